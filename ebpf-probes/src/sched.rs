@@ -7,7 +7,7 @@
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::map, maps::Array, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
-use kvmpilot_ebpf_common::sched::{BUCKETS, EXITED, LIVE, MISTAKEN, Slot, bucket};
+use kvmpilot_ebpf_common::sched::{EXITED, LIVE, MISTAKEN, Slot, bucket};
 
 use crate::task::Task;
 
@@ -89,10 +89,9 @@ fn book(slot: &mut Slot, task: Task) {
     let wait_ns = run_delay_ns.wrapping_sub(slot.runq_wait_ns);
     let arrivals = task.arrivals();
     if arrivals != slot.arrivals {
-        let at = bucket(wait_ns);
-        // `bucket` stays below BUCKETS, but the verifier cannot see that.
-        if at < BUCKETS {
-            slot.waits[at] += 1;
+        // Not an index: a probe can carry no panic.
+        if let Some(count) = slot.waits.get_mut(bucket(wait_ns)) {
+            *count += 1;
         }
         // SAFETY: a plain field; volatile because the daemon writes it meanwhile.
         let window = unsafe { (&raw const slot.window).read_volatile() };

@@ -1,12 +1,8 @@
 //! What the `sched_switch` probe keeps about one watched thread.
 
-/// Buckets of [`Slot::waits`]. Together with the 128-byte head they make a slot exactly 1 KiB, so that the probe finds
-/// one with a shift.
-pub const BUCKETS: usize = 112;
-
-/// Waits shorter than this (ns, 2^8) share bucket 0; it is also the width of the first eight buckets.
-pub const FINEST_NS: u64 = 1 << FINEST_BITS;
-const FINEST_BITS: u32 = 8;
+/// Buckets of [`Slot::waits`]: the last one is open from 2^47 ns, 39 hours. With the head of 128 bytes they make a slot
+/// 512 bytes, so that the probe finds one with a shift.
+pub const BUCKETS: usize = 48;
 
 /// [`Slot::state`]: nobody's. All bytes zero.
 pub const FREE: u32 = 0;
@@ -66,53 +62,43 @@ pub struct Slot {
     pub waits: [u64; BUCKETS],
 }
 
-const _: () = assert!(size_of::<Slot>() == 1024);
+const _: () = assert!(size_of::<Slot>() == 512);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C), integers only, and the size assertion above leaves no room for padding.
 unsafe impl aya::Pod for Slot {}
 
-/// Bucket of a wait: linear below 1 us, then four buckets per octave (at most 25 % wide), the last one open from 128 s.
+/// Bucket of a wait: `n` for 2^n up to 2^(n+1) ns, 0 also for no wait at all.
 #[inline(always)]
 #[must_use]
 pub const fn bucket(wait_ns: u64) -> usize {
-    let units = wait_ns >> FINEST_BITS;
-    if units < 4 {
-        return units as usize;
+    // BPF has no instruction for it and LLVM's substitute takes ~40: halve by hand.
+    let mut rest = wait_ns;
+    let mut log2 = 0;
+    if rest >> 32 != 0 {
+        rest >>= 32;
+        log2 = 32;
     }
-    if units >= 1 << 29 {
-        return BUCKETS - 1;
-    }
-    // BPF has no count-leading-zeros and LLVM's substitute is ~40 instructions: halve by hand. At most 29 bits here.
-    let mut rest = units;
-    let mut top = 0;
-    if rest >= 1 << 16 {
+    if rest >> 16 != 0 {
         rest >>= 16;
-        top = 16;
+        log2 += 16;
     }
-    if rest >= 1 << 8 {
+    if rest >> 8 != 0 {
         rest >>= 8;
-        top += 8;
+        log2 += 8;
     }
-    if rest >= 1 << 4 {
+    if rest >> 4 != 0 {
         rest >>= 4;
-        top += 4;
+        log2 += 4;
     }
-    if rest >= 1 << 2 {
+    if rest >> 2 != 0 {
         rest >>= 2;
-        top += 2;
+        log2 += 2;
     }
-    if rest >= 2 {
-        top += 1;
+    if rest >> 1 != 0 {
+        log2 += 1;
     }
-    ((top - 1) * 4 + ((units >> (top - 2)) & 3)) as usize
-}
-
-/// Shortest wait (ns) that falls into bucket `index`; the next bucket's floor is its end.
-#[must_use]
-pub const fn bucket_floor_ns(index: usize) -> u64 {
-    let index = index as u64;
-    if index < 4 { index << FINEST_BITS } else { (4 + index % 4) << (index / 4 - 1) << FINEST_BITS }
+    if log2 < BUCKETS { log2 } else { BUCKETS - 1 }
 }
 
 #[cfg(test)]
@@ -120,24 +106,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_floor_opens_its_bucket() {
-        for index in 0..BUCKETS {
-            let floor = bucket_floor_ns(index);
-            assert_eq!(bucket(floor), index);
-            if index > 0 {
-                assert_eq!(bucket(floor - 1), index - 1);
-            }
-        }
-    }
-
-    #[test]
-    fn buckets_are_at_most_a_quarter_wide_and_the_last_is_open() {
-        for index in 4..BUCKETS - 1 {
-            let (floor, end) = (bucket_floor_ns(index), bucket_floor_ns(index + 1));
-            assert!((end - floor) * 4 <= floor, "bucket {index}: {floor}..{end}");
-        }
+    fn a_bucket_holds_one_power_of_two_and_the_last_is_open() {
         assert_eq!(bucket(0), 0);
-        assert_eq!(bucket(FINEST_NS - 1), 0);
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+        for n in 0..64 {
+            assert_eq!(bucket(1 << n), n.min(BUCKETS - 1), "2^{n}");
+            assert_eq!(bucket((1_u64 << n) + ((1 << n) - 1)), n.min(BUCKETS - 1), "2^({n}+1) - 1");
+        }
     }
 }
