@@ -46,9 +46,9 @@ pub struct Slot {
     /// Longest wait that ended in window `max_window`, ns.
     pub max_wait_ns: u64,
     /// Written by the daemon alone: number of the current window.
-    pub window: u32,
+    pub window: u64,
     /// Window of `max_wait_ns`; another than `window` means that no wait has ended in this one.
-    pub max_window: u32,
+    pub max_window: u64,
     /// Switches out of a thread that wanted to run on (`nivcsw`, `sched_yield` included).
     pub preempted: u64,
     /// Switches out of a thread that went to sleep (`nvcsw`).
@@ -57,12 +57,38 @@ pub struct Slot {
     pub pcpu: u32,
     /// 1 from switch in to switch out.
     pub running: u32,
-    _reserved: [u64; 4],
+    _reserved: [u64; 3],
     /// Waits by length, see [`bucket`]. Their sum is the number of arrivals since the slot went live.
     pub waits: [u64; BUCKETS],
 }
 
 const _: () = assert!(size_of::<Slot>() == 512);
+
+impl Slot {
+    /// What the daemon writes before it leads the probe to the slot.
+    #[must_use]
+    pub const fn armed(tid: u32, start_ticks: u64) -> Self {
+        Self {
+            state: ARMED,
+            tid,
+            start_ticks,
+            start_ns: 0,
+            on_cpu_ns: 0,
+            runq_wait_ns: 0,
+            arrivals: 0,
+            migrations: 0,
+            max_wait_ns: 0,
+            window: 0,
+            max_window: 0,
+            preempted: 0,
+            blocked: 0,
+            pcpu: 0,
+            running: 0,
+            _reserved: [0; 3],
+            waits: [0; BUCKETS],
+        }
+    }
+}
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C), integers only, and the size assertion above leaves no room for padding.
