@@ -11,12 +11,16 @@ fn main() {
     let object = env::var_os("KVMPILOT_PROBES").map_or_else(|| in_target_dir(&out), PathBuf::from);
     println!("cargo::rerun-if-changed={}", object.display());
     if let Err(err) = fs::copy(&object, out.join(NAME)) {
-        println!("cargo::error=no probe object at {} ({err}): run `cargo xtask build-ebpf`", object.display());
+        println!(
+            "cargo::error=no probe object at {} ({err}): run `cargo xtask build-ebpf`",
+            object.display()
+        );
     }
 }
 
 /// `ebpf/kvmpilot-probes` below the directory that cargo marks as a cache: the target directory, wherever it is.
 fn in_target_dir(out: &Path) -> PathBuf {
-    let target = out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists()).unwrap_or_else(|| Path::new("target"));
+    let target =
+        out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists()).unwrap_or_else(|| Path::new("target"));
     target.join("ebpf").join(NAME)
 }

@@ -75,13 +75,17 @@ pub enum ProbeError {
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// All slots are taken.
-    #[error("no slot left for thread {tid}: it is read from /proc instead; raise the limit of watched threads")]
+    #[error(
+        "no slot left for thread {tid}: it is read from /proc instead; raise the limit of watched threads"
+    )]
     Full {
         /// The thread.
         tid: u32,
     },
     /// The index has no entry for this tid.
-    #[error("thread id {tid} is beyond the {limit} that the probes were loaded for: kernel.pid_max was raised since, restart the daemon")]
+    #[error(
+        "thread id {tid} is beyond the {limit} that the probes were loaded for: kernel.pid_max was raised since, restart the daemon"
+    )]
     TidBeyond {
         /// The thread.
         tid: u32,
@@ -101,8 +105,13 @@ pub enum WatchError {
 
 impl ProbeError {
     /// Sorts an error from aya.
-    pub(super) fn sort<E: Error + Send + Sync + 'static>(program: &'static str, confidential: bool, err: E) -> Self {
-        if let Some(ProgramError::LoadError { verifier_log, .. }) = (&err as &(dyn Error + 'static)).downcast_ref()
+    pub(super) fn sort<E: Error + Send + Sync + 'static>(
+        program: &'static str,
+        confidential: bool,
+        err: E,
+    ) -> Self {
+        if let Some(ProgramError::LoadError { verifier_log, .. }) =
+            (&err as &(dyn Error + 'static)).downcast_ref()
             && let log = tail(&verifier_log.to_string())
             && !log.is_empty()
         {
@@ -130,8 +139,11 @@ fn os_error(err: &(dyn Error + 'static)) -> Option<i32> {
 /// The reason stands at the end of the log, before the statistics.
 fn tail(log: &str) -> String {
     const LINES: usize = 6;
-    let lines: Vec<&str> =
-        log.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("processed ")).collect();
+    let lines: Vec<&str> = log
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("processed "))
+        .collect();
     lines[lines.len().saturating_sub(LINES)..].join(" | ")
 }
 

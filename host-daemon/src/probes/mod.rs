@@ -26,8 +26,8 @@ use tracing::level_filters::LevelFilter;
 pub use error::{ProbeError, WatchError};
 use offsets::Offsets;
 use slots::Slots;
-pub use table::ThreadKey;
 use table::Table;
+pub use table::ThreadKey;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kvmpilot-probes"));
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -247,7 +247,9 @@ fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map, ProbeError> {
 }
 
 fn attach(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
-    let program = ebpf.program_mut(name).ok_or_else(|| aya::programs::ProgramError::InvalidName { name: name.to_owned() })?;
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| aya::programs::ProgramError::InvalidName { name: name.to_owned() })?;
     let program: &mut BtfTracePoint = program.try_into()?;
     program.load(name, btf)?;
     program.attach()?;

@@ -97,7 +97,12 @@ pub fn resolve(btf: &[u8]) -> Result<Offsets, OffsetError> {
 }
 
 /// Offset of `path`, a dotted name of an integer of one of `sizes`; `None` if there is no such field.
-fn field_of(btf: &Btf, root: &Struct, path: &'static str, sizes: &[usize]) -> Result<Option<u32>, OffsetError> {
+fn field_of(
+    btf: &Btf,
+    root: &Struct,
+    path: &'static str,
+    sizes: &[usize],
+) -> Result<Option<u32>, OffsetError> {
     let shape = || OffsetError::Shape(path);
     let mut bits = 0;
     let mut at = Type::Struct(root.clone());

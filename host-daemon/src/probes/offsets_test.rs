@@ -185,7 +185,8 @@ fn two_layouts_of_one_name_are_refused_and_two_copies_are_not() {
 
 #[test]
 fn the_state_in_the_middle_is_refused() {
-    let odd = Kernel { arguments: |task, bool_, uint| vec![task, bool_, uint, task, task], ..Kernel::default() };
+    let odd =
+        Kernel { arguments: |task, bool_, uint| vec![task, bool_, uint, task, task], ..Kernel::default() };
     assert!(matches!(resolve_of(&odd), Err(OffsetError::Arguments)));
 }
 

@@ -31,7 +31,8 @@ unsafe impl Sync for Slots {}
 impl Slots {
     /// Maps all of a `BPF_F_MMAPABLE` array of `count` slots.
     pub(super) fn map(array: impl AsFd, count: usize) -> nix::Result<Self> {
-        let bytes = NonZeroUsize::new(count.saturating_mul(size_of::<Slot>())).ok_or(nix::errno::Errno::EINVAL)?;
+        let bytes =
+            NonZeroUsize::new(count.saturating_mul(size_of::<Slot>())).ok_or(nix::errno::Errno::EINVAL)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks the length against the array.
         let first = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, array, 0) }?.cast();
