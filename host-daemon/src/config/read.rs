@@ -30,8 +30,8 @@ pub(super) fn read(sources: &[Source]) -> Result<Config, Vec<Diagnostic>> {
     if reader.wrong.is_empty() {
         return Ok(reader.config);
     }
-    reader.wrong.truncate(MAX_DIAGNOSTICS);
-    Err(reader.wrong)
+    reader.wrong.sort_by_key(|(at, wrong)| (*at, wrong.line, wrong.column));
+    Err(reader.wrong.into_iter().map(|(_, wrong)| wrong).take(MAX_DIAGNOSTICS).collect())
 }
 
 struct Reader<'a> {
@@ -39,7 +39,7 @@ struct Reader<'a> {
     at: usize,
     config: Config,
     places: HashMap<String, Place>,
-    wrong: Vec<Diagnostic>,
+    wrong: Vec<(usize, Diagnostic)>,
 }
 
 impl<'a> Reader<'a> {
@@ -50,7 +50,7 @@ impl<'a> Reader<'a> {
 
     fn wrong_at(&mut self, (at, span): Place, message: impl Into<String>, help: impl Into<String>) {
         if let Some(source) = self.sources.get(at) {
-            self.wrong.push(Diagnostic::new(source, span, message.into(), help.into()));
+            self.wrong.push((at, Diagnostic::new(source, span, message.into(), help.into())));
         }
     }
 

@@ -199,6 +199,6 @@ fn show(number: u64, units: &[(&str, u64)]) -> String {
     units
         .iter()
         .find(|(_, factor)| number != 0 && number.is_multiple_of(*factor))
-        .or(units.last())
+        .or_else(|| units.last())
         .map_or_else(String::new, |(unit, factor)| format!("\"{}{unit}\"", number / factor))
 }

@@ -59,7 +59,8 @@ pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
             .query_row(&format!("pragma quick_check({table})"), [], |row| row.get(0))
             .map_err(sqlite)?;
         if verdict != "ok" {
-            return Err(StoreError::Corrupt { file: file.to_owned(), detail: verdict });
+            let detail = verdict.lines().last().unwrap_or_default().to_owned();
+            return Err(StoreError::Corrupt { file: file.to_owned(), detail });
         }
     }
     Ok(connection)
@@ -67,8 +68,11 @@ pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
-    // Has to come before the first table; lets retention give pages back to the file system.
-    connection.pragma_update(None, "auto_vacuum", "incremental")?;
+    // Has to come before the first table; lets retention give pages back to the file system. Setting it again would
+    // write to a file that is not yet known to be sound.
+    if connection.pragma_query_value(None, "auto_vacuum", |row| row.get::<_, u32>(0))? != 2 {
+        connection.pragma_update(None, "auto_vacuum", "incremental")?;
+    }
     connection.pragma_update(None, "journal_mode", "wal")?;
     // In WAL mode only FULL waits for the disk at each commit.
     connection.pragma_update(None, "synchronous", "full")?;
