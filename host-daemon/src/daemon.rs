@@ -29,8 +29,10 @@ use work::Done;
 use crate::act::Executor;
 use crate::api::CommandRequest;
 use crate::api::present::{self, Scene};
-use crate::api::views::{TierView, Views};
+use crate::api::views::{CheckView, DoctorView, TierView, Views};
 use crate::config::Config;
+use crate::doctor;
+use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
 use crate::sense::{Guests, HostSense, Inventory};
@@ -53,7 +55,11 @@ struct Daemon {
     inventory: Inventory,
     guests: Guests,
     host: HostSense,
+    kernel: Kernel,
+    host_name: String,
+    kernel_release: String,
     tiers: Vec<TierView>,
+    checks: Vec<CheckView>,
     store: Store,
     executor: Arc<Executor>,
     book: OrderBook,
@@ -239,12 +245,15 @@ impl Daemon {
     }
 
     fn publish(&self) {
+        let guests = self.guests.snapshot();
         let scene = Scene {
             policy: &self.config.policy,
             daemon: &self.config.daemon,
+            host_name: &self.host_name,
+            kernel_release: &self.kernel_release,
             model: &self.latest,
             history: &self.history,
-            guests: &self.guests.snapshot(),
+            guests: &guests,
             now: self.began.elapsed(),
             libvirt: self.libvirt.status(),
             tiers: &self.tiers,
@@ -255,8 +264,10 @@ impl Daemon {
             findings: self.findings.values().flatten().cloned().collect(),
             cycles: self.cycles,
             last_cycle: self.last_cycle.map(|(at, took)| (at.elapsed(), took)),
+            own_use: self.kernel.own_use().ok(),
             ledger_entries: self.executor.ledger().len(),
             orders: self.store.order_counts().ok(),
+            doctor: DoctorView { checks: [self.checks.clone(), doctor::guests(&self.latest, &guests)].concat() },
         };
         self.views.send_replace(Arc::new(present::views(&scene)));
     }

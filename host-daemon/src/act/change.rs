@@ -88,13 +88,11 @@ impl Executor {
     pub(super) async fn read(&self, domain: Uuid, target: &LedgerTarget) -> Result<Value, Failure> {
         let unreadable = || Failure::Unreadable(target.to_string());
         Ok(match target {
-            LedgerTarget::CpuShares => {
-                Value::Shares(self.libvirt.cpu_shares(domain).await?.ok_or_else(unreadable)?)
-            }
+            LedgerTarget::CpuShares => Value::Shares(self.libvirt.cpu_shares(domain).await?),
             LedgerTarget::VcpuPin { vcpu } => {
-                let pins = self.libvirt.vcpu_pins(domain).await?;
-                let pin = usize::try_from(*vcpu).ok().and_then(|vcpu| pins.into_iter().nth(vcpu));
-                Value::Pin(pin.ok_or_else(unreadable)?)
+                let vcpus = self.libvirt.vcpu_pins(domain).await?;
+                let found = vcpus.into_iter().find(|other| other.number == *vcpu);
+                Value::Pin(found.and_then(|found| found.pin).ok_or_else(unreadable)?)
             }
             LedgerTarget::EmulatorPin => Value::Pin(self.libvirt.emulator_pin(domain).await?),
             LedgerTarget::Balloon => Value::Memory(KiB(self.libvirt.balloon_current_kib(domain).await?)),

@@ -13,6 +13,7 @@ use kvmpilot_core::order::{Action, OrderState, Proposal};
 pub use ledger::Ledger;
 
 use crate::guest_channel::GuestChannel;
+use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 
 /// The hands of the daemon.
@@ -20,6 +21,7 @@ use crate::libvirt::Libvirt;
 pub struct Executor {
     libvirt: Libvirt,
     guests: GuestChannel,
+    kernel: Kernel,
     ledger: Ledger,
 }
 
@@ -52,8 +54,8 @@ enum Failure {
 impl Executor {
     /// Hands for these gateways and this ledger.
     #[must_use]
-    pub const fn new(libvirt: Libvirt, guests: GuestChannel, ledger: Ledger) -> Self {
-        Self { libvirt, guests, ledger }
+    pub const fn new(libvirt: Libvirt, guests: GuestChannel, kernel: Kernel, ledger: Ledger) -> Self {
+        Self { libvirt, guests, kernel, ledger }
     }
 
     /// The originals of everything that is changed now.

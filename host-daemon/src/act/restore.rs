@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, RestoreOutcome, RestoreVerdict, RestoredValue, Value};
+use kvmpilot_core::model::incarnation;
 use kvmpilot_core::sample::{GuestSample, ProcessKey, ProcessSample};
 use tokio::task::JoinSet;
 
 use super::Executor;
 use crate::agent::{NiceChange, NiceResult};
-use crate::kernel;
 
 impl Executor {
     /// Puts every original back, all domains side by side. What cannot be put back stays in the ledger.
     pub async fn restore(self: &Arc<Self>) -> Vec<RestoredValue> {
+        // Looked up once for all: it reads the command line of every process.
+        let (processes, _) = self.kernel.qemu_processes();
         let mut by_domain: BTreeMap<Uuid, Vec<LedgerEntry>> = BTreeMap::new();
         for entry in self.ledger.entries() {
             by_domain.entry(entry.domain).or_default().push(entry);
@@ -22,7 +24,9 @@ impl Executor {
         let mut tasks = JoinSet::new();
         for (domain, entries) in by_domain {
             let executor = Arc::clone(self);
-            tasks.spawn(async move { executor.restore_domain(domain, entries).await });
+            let main = processes.get(&domain).and_then(|pid| self.kernel.thread(*pid, *pid).ok());
+            let life = main.map(|main| incarnation(main.tid, main.start_ticks));
+            tasks.spawn(async move { executor.restore_domain(domain, life.as_deref(), entries).await });
         }
         let mut values = Vec::new();
         while let Some(done) = tasks.join_next().await {
@@ -34,10 +38,9 @@ impl Executor {
         values
     }
 
-    async fn restore_domain(&self, domain: Uuid, entries: Vec<LedgerEntry>) -> Vec<RestoredValue> {
-        let current = kernel::incarnation(domain);
+    async fn restore_domain(&self, domain: Uuid, life: Option<&str>, entries: Vec<LedgerEntry>) -> Vec<RestoredValue> {
         let (live, void): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| current.as_deref() == Some(entry.incarnation.as_str()));
+            entries.into_iter().partition(|entry| life == Some(entry.incarnation.as_str()));
         let mut values = Vec::new();
         let mut done = Vec::new();
         for entry in void {

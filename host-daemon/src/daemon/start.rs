@@ -20,6 +20,7 @@ use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
 use crate::api::{self, ApiContext};
 use crate::config::Config;
+use crate::doctor;
 use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
 use crate::libvirt::{self, Libvirt};
@@ -91,7 +92,11 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         began,
         inventory: Inventory::start(libvirt.clone(), config.policy.weight.period),
         guests: Guests::new(channel, began),
-        host: HostSense::new(kernel, probes),
+        host: HostSense::new(kernel.clone(), probes),
+        host_name: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        kernel_release: kernel.release().unwrap_or_default(),
+        checks: doctor::host(&kernel, &tiers),
+        kernel,
         tiers,
         book: OrderBook::open(store.clone(), wall_unix_ms())?,
         store,

@@ -72,7 +72,8 @@ pub fn scarcity(
 }
 
 /// Why the application is never touched, if so.
-pub(crate) fn protection(application: &Application, domain: &DomainModel, policy: &Policy) -> Option<String> {
+#[must_use]
+pub fn protection(application: &Application, domain: &DomainModel, policy: &Policy) -> Option<String> {
     let own = policy.domain(&domain.name).map(|domain| domain.protected.as_slice()).unwrap_or_default();
     let root = application.processes.first()?;
     if root.sample.key.pid == 1 {
