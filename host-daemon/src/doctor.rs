@@ -100,7 +100,9 @@ pub fn guests(model: &Model, guests: &BTreeMap<Uuid, GuestState>) -> Vec<CheckVi
                 &name,
                 Verdict::Warning,
                 "the domain has no agent channel".to_owned(),
-                Some("add a <channel> named org.qemu.guest_agent.0 and install qemu-guest-agent in the guest"),
+                Some(
+                    "add a <channel> named org.qemu.guest_agent.0 and install qemu-guest-agent in the guest",
+                ),
             ),
             (Some(false), None) => check(
                 &name,

@@ -24,14 +24,18 @@ impl Executor {
         action: &Action,
     ) -> Result<String, Failure> {
         let (target, seen, wanted) = match action {
-            Action::SetCpuShares { from, to } => (LedgerTarget::CpuShares, Value::Shares(*from), Value::Shares(*to)),
+            Action::SetCpuShares { from, to } => {
+                (LedgerTarget::CpuShares, Value::Shares(*from), Value::Shares(*to))
+            }
             Action::PinVcpu { vcpu, from, to } => {
                 (LedgerTarget::VcpuPin { vcpu: *vcpu }, Value::Pin(from.clone()), Value::Pin(to.clone()))
             }
             Action::PinEmulator { from, to } => {
                 (LedgerTarget::EmulatorPin, Value::Pin(from.clone()), Value::Pin(to.clone()))
             }
-            Action::SetBalloon { from, to } => (LedgerTarget::Balloon, Value::Memory(*from), Value::Memory(*to)),
+            Action::SetBalloon { from, to } => {
+                (LedgerTarget::Balloon, Value::Memory(*from), Value::Memory(*to))
+            }
             Action::SetLevel { .. } => return Ok(String::new()),
         };
         let domain = proposal.domain;
@@ -67,9 +71,15 @@ impl Executor {
         wanted: &Value,
     ) -> Result<String, Failure> {
         match (target, wanted) {
-            (LedgerTarget::CpuShares, Value::Shares(shares)) => self.libvirt.set_cpu_shares(domain, *shares).await?,
-            (LedgerTarget::VcpuPin { vcpu }, Value::Pin(pcpus)) => self.libvirt.pin_vcpu(domain, *vcpu, pcpus).await?,
-            (LedgerTarget::EmulatorPin, Value::Pin(pcpus)) => self.libvirt.pin_emulator(domain, pcpus).await?,
+            (LedgerTarget::CpuShares, Value::Shares(shares)) => {
+                self.libvirt.set_cpu_shares(domain, *shares).await?
+            }
+            (LedgerTarget::VcpuPin { vcpu }, Value::Pin(pcpus)) => {
+                self.libvirt.pin_vcpu(domain, *vcpu, pcpus).await?
+            }
+            (LedgerTarget::EmulatorPin, Value::Pin(pcpus)) => {
+                self.libvirt.pin_emulator(domain, pcpus).await?
+            }
             (LedgerTarget::Balloon, Value::Memory(memory)) => {
                 self.libvirt.set_balloon(domain, memory.0).await?;
                 return self.await_balloon(domain, before, *memory).await;
@@ -80,7 +90,11 @@ impl Executor {
         if live == *wanted {
             Ok(format!("{target} was set from {before} to {wanted} and read back"))
         } else {
-            Err(Failure::NotTaken { what: target.to_string(), wanted: wanted.to_string(), live: live.to_string() })
+            Err(Failure::NotTaken {
+                what: target.to_string(),
+                wanted: wanted.to_string(),
+                live: live.to_string(),
+            })
         }
     }
 
@@ -114,7 +128,9 @@ impl Executor {
                 continue;
             }
             if live != *before {
-                return Ok(format!("the balloon was set from {before} to {wanted}; the guest has got to {live} so far"));
+                return Ok(format!(
+                    "the balloon was set from {before} to {wanted}; the guest has got to {live} so far"
+                ));
             }
             if let Value::Memory(before) = before {
                 self.libvirt.set_balloon(domain, before.0).await?;

@@ -125,7 +125,10 @@ impl Daemon {
         if self.executor.ledger().is_empty() {
             self.recovered = true;
         } else if self.libvirt.status().is_up() {
-            tracing::warn!(values = self.executor.ledger().len(), "an earlier daemon left changed values; putting them back");
+            tracing::warn!(
+                values = self.executor.ledger().len(),
+                "an earlier daemon left changed values; putting them back"
+            );
             self.start_restore();
         }
     }
