@@ -123,8 +123,11 @@ impl Daemon {
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
         let inventory = self.inventory.snapshot();
-        let (sample, unread) =
-            block_in_place(|| self.host.sample(&inventory, |uuid| self.changed.get(&uuid).copied()));
+        // While a domain is being changed nobody knows which of its values is the old and which the new one.
+        let changed_at = |uuid| {
+            if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
+        };
+        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at));
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));

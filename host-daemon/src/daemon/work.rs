@@ -92,6 +92,8 @@ impl Daemon {
             tracing::info!(id = order.id, outcome = outcome.text, "done");
         } else {
             tracing::warn!(id = order.id, outcome = outcome.text, "not done");
+            // It may have been changed all the same: the ledger knows the original.
+            self.history.unsure(&order.proposal, &self.executor.ledger().entries_of(order.proposal.domain));
         }
         self.book.settle(order.id, outcome, wall_unix_ms());
         self.answer(order.id, outcome);
