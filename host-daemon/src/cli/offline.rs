@@ -1,0 +1,96 @@
+//! What the command line does itself when no daemon runs.
+
+use kvmpilot_core::Uuid;
+use nix::unistd::Group;
+
+use crate::api::views::{CheckView, CommandReply, DoctorView, RestoreView, Verdict};
+use crate::config::{Config, ConfigError};
+use crate::store::Store;
+
+/// Puts everything back that a daemon that is gone has left in the ledger.
+///
+/// # Errors
+/// A sentence that says what is in the way, and the way out.
+pub async fn restore(config: &Config) -> Result<CommandReply, String> {
+    let store = open(config).await?;
+    let entries = store.ledger().map_err(|error| error.to_string())?;
+    if entries.is_empty() {
+        let message = "nothing to put back: every value is at its original".to_owned();
+        return Ok(CommandReply {
+            message,
+            restore: Some(RestoreView::default()),
+            ..CommandReply::default()
+        });
+    }
+    let domains: std::collections::BTreeSet<Uuid> = entries.iter().map(|entry| entry.domain).collect();
+    Err(format!(
+        "{} values of {} domains are not at their originals; start kvmpilotd, which puts them back",
+        entries.len(),
+        domains.len()
+    ))
+}
+
+/// Checks what can be checked without a daemon.
+pub async fn doctor(config: &Config) -> DoctorView {
+    let mut checks = vec![CheckView {
+        name: "daemon".to_owned(),
+        verdict: Verdict::Problem,
+        message: format!("kvmpilotd does not run: nobody listens on {}", config.daemon.socket.display()),
+        advice: Some("start it with `systemctl start kvmpilotd`".to_owned()),
+    }];
+    checks.push(store_check(config).await);
+    checks.push(group_check(&config.daemon.socket_group));
+    DoctorView { checks }
+}
+
+/// What is wrong in the configuration files now, which may be newer than what a daemon has read.
+pub(super) fn configuration_check(mistakes: Option<&ConfigError>) -> CheckView {
+    let name = "configuration".to_owned();
+    match mistakes {
+        None => CheckView { name, verdict: Verdict::Ok, message: "no mistakes in the files".to_owned(), advice: None },
+        Some(mistakes) => CheckView {
+            name,
+            verdict: Verdict::Problem,
+            message: mistakes.to_string(),
+            advice: Some("correct them, then `systemctl reload kvmpilotd`".to_owned()),
+        },
+    }
+}
+
+async fn open(config: &Config) -> Result<Store, String> {
+    let (directory, limits) = (config.daemon.state_directory.clone(), config.daemon.store);
+    let opened = tokio::task::spawn_blocking(move || Store::open(&directory, limits)).await;
+    opened.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+async fn store_check(config: &Config) -> CheckView {
+    let ledger = match open(config).await {
+        Ok(store) => store.ledger().map_err(|error| error.to_string()),
+        Err(error) => Err(error),
+    };
+    let (verdict, message, advice) = match ledger {
+        Ok(entries) if entries.is_empty() => {
+            (Verdict::Ok, "readable; every value is at its original".to_owned(), None)
+        }
+        Ok(entries) => (
+            Verdict::Warning,
+            format!("{} values are not at their originals", entries.len()),
+            Some("`kvmpilot restore` puts them back".to_owned()),
+        ),
+        Err(error) => (Verdict::Problem, error, None),
+    };
+    CheckView { name: "store".to_owned(), verdict, message, advice }
+}
+
+fn group_check(name: &str) -> CheckView {
+    let (verdict, message, advice) = match Group::from_name(name) {
+        Ok(Some(_)) => (Verdict::Ok, format!("members of {name} may use kvmpilot"), None),
+        Ok(None) => (
+            Verdict::Warning,
+            format!("there is no group {name}, so only root may use kvmpilot"),
+            Some(format!("`groupadd --system {name}`, then restart kvmpilotd")),
+        ),
+        Err(errno) => (Verdict::Warning, format!("the group database does not answer: {errno}"), None),
+    };
+    CheckView { name: "group".to_owned(), verdict, message, advice }
+}
