@@ -1,0 +1,232 @@
+//! [`LedgerEntry`]: the original of a value that we changed, and what to do with it when everything goes back.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::CpuSet;
+use crate::sample::ProcessKey;
+use crate::units::KiB;
+
+/// Which value of a domain an entry is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum LedgerTarget {
+    /// CPU weight.
+    CpuShares,
+    /// Pin of one vcpu.
+    VcpuPin {
+        /// Number of the vcpu.
+        vcpu: u32,
+    },
+    /// Pin of the emulator threads.
+    EmulatorPin,
+    /// The balloon.
+    Balloon,
+    /// Nice value of one guest process and all its threads.
+    Nice {
+        /// Identity inside the guest.
+        key: ProcessKey,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl fmt::Display for LedgerTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CpuShares => f.write_str("cpu_shares"),
+            Self::VcpuPin { vcpu } => write!(f, "pin of vcpu {vcpu}"),
+            Self::EmulatorPin => f.write_str("emulator pin"),
+            Self::Balloon => f.write_str("balloon"),
+            Self::Nice { key, name } => write!(f, "nice of {name} ({})", key.pid),
+        }
+    }
+}
+
+/// A value as libvirt or the guest has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Value {
+    /// `cpu_shares`.
+    Shares(u64),
+    /// A pin.
+    Pin(CpuSet),
+    /// Memory of the domain.
+    Memory(KiB),
+    /// Nice value.
+    Nice(i8),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shares(shares) => shares.fmt(f),
+            Self::Pin(pcpus) => pcpus.fmt(f),
+            Self::Memory(memory) => memory.fmt(f),
+            Self::Nice(nice) => nice.fmt(f),
+        }
+    }
+}
+
+/// The original of one value. It is on disk before the value changes for the first time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LedgerEntry {
+    /// The domain.
+    pub domain: Uuid,
+    /// Its name at the time.
+    pub domain_name: String,
+    /// Names one life of the domain (its QEMU process): our changes are live-only, so an entry of an earlier life is void.
+    pub incarnation: String,
+    /// What was changed.
+    pub target: LedgerTarget,
+    /// Before our first change.
+    pub original: Value,
+    /// What we last set and read back; `None` before the first success.
+    pub applied: Option<Value>,
+    /// What we are about to set, or set last.
+    pub intended: Value,
+}
+
+/// What to do with a ledger entry, given the live value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreVerdict {
+    /// The original is there already.
+    AlreadyOriginal,
+    /// The live value is ours: put the original back.
+    Restore,
+    /// Somebody else changed the value since: leave it and say so.
+    Drift,
+}
+
+/// What came of putting one value back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RestoreOutcome {
+    /// Put back and read back.
+    Restored,
+    /// It was there already.
+    AlreadyOriginal,
+    /// Somebody else has changed it since: left alone.
+    Drift,
+    /// The domain, guest or process that had it is gone, and the change with it.
+    Gone,
+    /// It could not be put back; it stays in the ledger.
+    Failed,
+}
+
+/// One value of the ledger after a restore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestoredValue {
+    /// Name of the domain.
+    pub domain: String,
+    /// Which value of it.
+    pub target: String,
+    /// The original value.
+    pub original: String,
+    /// What came of it.
+    pub outcome: RestoreOutcome,
+    /// Details, for everything but plain success.
+    pub message: Option<String>,
+}
+
+impl LedgerEntry {
+    /// The entry to write before `target` of a domain goes from `live` to `intended`. An earlier entry of the same life
+    /// keeps its original, unless `live` shows that somebody else has changed the value since: then theirs counts.
+    #[must_use]
+    pub fn before_change(earlier: Option<&Self>, mut fresh: Self, live: &Value) -> Self {
+        if let Some(earlier) = earlier.filter(|earlier| earlier.incarnation == fresh.incarnation)
+            && earlier.restore_verdict(live) != RestoreVerdict::Drift
+        {
+            fresh.original.clone_from(&earlier.original);
+            fresh.applied.clone_from(&earlier.applied);
+        }
+        fresh
+    }
+
+    /// What came of it, for the report.
+    #[must_use]
+    pub fn outcome(&self, outcome: RestoreOutcome, message: Option<String>) -> RestoredValue {
+        RestoredValue {
+            domain: self.domain_name.clone(),
+            target: self.target.to_string(),
+            original: self.original.to_string(),
+            outcome,
+            message,
+        }
+    }
+
+    /// What to do about this entry when `live` is the value now. A crash may have come before or after the change that
+    /// `intended` announced, so both `applied` and `intended` count as ours.
+    #[must_use]
+    pub fn restore_verdict(&self, live: &Value) -> RestoreVerdict {
+        if *live == self.original {
+            RestoreVerdict::AlreadyOriginal
+        } else if *live == self.intended
+            || self.applied.as_ref() == Some(live)
+            || self.is_balloon_on_its_way(live)
+        {
+            RestoreVerdict::Restore
+        } else {
+            RestoreVerdict::Drift
+        }
+    }
+
+    /// A balloon moves slowly, so that a value between the old and the new target is ours, too.
+    fn is_balloon_on_its_way(&self, live: &Value) -> bool {
+        let (Value::Memory(live), Value::Memory(intended)) = (live, &self.intended) else { return false };
+        let from = match self.applied.as_ref().unwrap_or(&self.original) {
+            Value::Memory(from) => from,
+            _ => return false,
+        };
+        (from.min(intended)..=from.max(intended)).contains(&live)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(original: Value, applied: Option<Value>, intended: Value) -> LedgerEntry {
+        LedgerEntry {
+            domain: Uuid::nil(),
+            domain_name: "web".into(),
+            incarnation: "1:1".into(),
+            target: LedgerTarget::CpuShares,
+            original,
+            applied,
+            intended,
+        }
+    }
+
+    #[test]
+    fn ours_goes_back_theirs_stays() {
+        let entry = entry(Value::Shares(1024), Some(Value::Shares(2048)), Value::Shares(8192));
+        assert_eq!(entry.restore_verdict(&Value::Shares(1024)), RestoreVerdict::AlreadyOriginal);
+        assert_eq!(entry.restore_verdict(&Value::Shares(2048)), RestoreVerdict::Restore);
+        assert_eq!(entry.restore_verdict(&Value::Shares(8192)), RestoreVerdict::Restore);
+        assert_eq!(entry.restore_verdict(&Value::Shares(100)), RestoreVerdict::Drift);
+    }
+
+    #[test]
+    fn the_first_original_stays_until_somebody_else_changes_the_value() {
+        let first = entry(Value::Shares(1024), Some(Value::Shares(2048)), Value::Shares(2048));
+        let next = |live| entry(Value::Shares(live), None, Value::Shares(8192));
+        let second = LedgerEntry::before_change(Some(&first), next(2048), &Value::Shares(2048));
+        assert_eq!((second.original, second.applied), (Value::Shares(1024), Some(Value::Shares(2048))));
+        let after_drift = LedgerEntry::before_change(Some(&first), next(500), &Value::Shares(500));
+        assert_eq!((after_drift.original, after_drift.applied), (Value::Shares(500), None));
+        let other_life = LedgerEntry { incarnation: "2:2".into(), ..next(2048) };
+        let restarted = LedgerEntry::before_change(Some(&first), other_life, &Value::Shares(2048));
+        assert_eq!(restarted.original, Value::Shares(2048));
+    }
+
+    #[test]
+    fn a_balloon_between_two_targets_is_ours() {
+        let entry = entry(Value::Memory(KiB(1000)), None, Value::Memory(KiB(900)));
+        assert_eq!(entry.restore_verdict(&Value::Memory(KiB(950))), RestoreVerdict::Restore);
+        assert_eq!(entry.restore_verdict(&Value::Memory(KiB(800))), RestoreVerdict::Drift);
+    }
+}

@@ -1,0 +1,112 @@
+//! One domain as libvirt and the host see it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::ThreadSample;
+use crate::CpuSet;
+
+/// libvirt's domain states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DomainState {
+    /// Running, or blocked on a resource.
+    Running,
+    /// Paused by a person, by I/O or by a job.
+    Paused,
+    /// Being shut down.
+    ShuttingDown,
+    /// Not active.
+    ShutOff,
+    /// Crashed.
+    Crashed,
+    /// Suspended by the guest's power management.
+    Suspended,
+    /// A state that this version does not know.
+    Unknown,
+}
+
+/// One reading of a domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DomainSample {
+    /// Identity across renames and restarts.
+    pub uuid: Uuid,
+    /// libvirt's name.
+    pub name: String,
+    /// State.
+    pub state: DomainState,
+    /// Virtualisation: `kvm`, `qemu` (TCG) or another libvirt type.
+    pub accel: String,
+    /// QEMU's process.
+    pub qemu_pid: Option<u32>,
+    /// vcpus with their pins.
+    pub vcpus: Vec<VcpuSample>,
+    /// pcpus that the emulator threads may use.
+    pub emulator_pin: Option<CpuSet>,
+    /// CPU weight as libvirt's `cpu_shares`: 2 to 262144 on cgroup v1, 1 to 10000 on v2.
+    pub cpu_shares: Option<u64>,
+    /// Largest memory the domain can have without a restart.
+    pub memory_maximum_kib: u64,
+    /// Balloon statistics.
+    pub balloon: Option<BalloonSample>,
+    /// Why the balloon must not be touched (VFIO, locked memory, huge pages, SEV/TDX, no balloon), if so.
+    pub balloon_refusal: Option<String>,
+    /// Whether libvirt sees a guest agent connected to its channel; `None` without a channel.
+    pub agent_connected: Option<bool>,
+    /// A job (migration, backup, snapshot) is running.
+    pub job_active: bool,
+    /// Tap devices with their counters.
+    pub interfaces: Vec<InterfaceSample>,
+    /// QEMU's threads.
+    pub threads: Vec<ThreadSample>,
+}
+
+/// One vcpu.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuSample {
+    /// Number of the vcpu.
+    pub number: u32,
+    /// The live pin; `None` where libvirt does not tell.
+    pub pin: Option<CpuSet>,
+}
+
+/// Balloon statistics as the guest reports them: hostile and possibly old.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonSample {
+    /// `actual`: memory that the domain has now.
+    pub current_kib: u64,
+    /// `unused`: free inside the guest.
+    pub unused_kib: Option<u64>,
+    /// `usable`: the guest's MemAvailable.
+    pub usable_kib: Option<u64>,
+    /// `available`: the guest's MemTotal.
+    pub available_kib: Option<u64>,
+    /// `disk_caches`.
+    pub disk_caches_kib: Option<u64>,
+    /// `swap_in`, since the guest's boot.
+    pub swap_in_kib: Option<u64>,
+    /// `swap_out`, since the guest's boot.
+    pub swap_out_kib: Option<u64>,
+    /// `major_fault`, since the guest's boot.
+    pub major_faults: Option<u64>,
+    /// `rss` of QEMU.
+    pub rss_kib: Option<u64>,
+    /// `last-update`: wall clock of the guest's report in seconds since 1970.
+    pub last_update_unix_s: Option<u64>,
+}
+
+/// Counters of one tap device, from the guest's point of view.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceSample {
+    /// Host name of the tap.
+    pub device: String,
+    /// Bytes that the guest received.
+    pub received_bytes: Option<u64>,
+    /// Bytes that the guest sent.
+    pub sent_bytes: Option<u64>,
+    /// Packets that the guest received.
+    pub received_packets: Option<u64>,
+    /// Packets that the guest sent.
+    pub sent_packets: Option<u64>,
+}

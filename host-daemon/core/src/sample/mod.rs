@@ -1,0 +1,31 @@
+//! Raw readings, as the gateways got them. No rates, no opinions: those are [`crate::model`]'s.
+//!
+//! A field that could not be read is `None`, never a sentinel. Samples are also the recording format, so they
+//! (de)serialize and keep the source's unit as a suffix.
+
+mod domain;
+mod guest;
+mod host;
+mod thread;
+
+pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
+pub use guest::{
+    GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample, SocketState,
+};
+pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
+pub use thread::{ThreadRole, ThreadSample, ThreadSource};
+
+use serde::{Deserialize, Serialize};
+
+use crate::topology::Topology;
+
+/// Everything that was read at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The host.
+    pub host: HostSample,
+    /// Its pcpus.
+    pub topology: Topology,
+    /// Its running and paused domains.
+    pub domains: Vec<DomainSample>,
+}

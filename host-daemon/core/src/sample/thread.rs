@@ -1,0 +1,63 @@
+//! One thread of a QEMU process.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a QEMU thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ThreadRole {
+    /// Runs the vcpu of this number.
+    Vcpu(u32),
+    /// QEMU's main loop.
+    Emulator,
+    /// An iothread, by its number.
+    Iothread(u32),
+    /// Moves packets for virtio-net outside QEMU's loop.
+    Vhost,
+    /// Anything else: block workers, migration, VNC.
+    Worker,
+}
+
+/// Where a thread's counters come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ThreadSource {
+    /// The sched_switch program (tier 1).
+    Probe,
+    /// `/proc/PID/task/TID/schedstat` (tier 0): no histogram, no switches.
+    Schedstat,
+}
+
+/// Counters of one thread. They only rise while the thread lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadSample {
+    /// Kernel thread id.
+    pub tid: u32,
+    /// Thread group: QEMU's process id.
+    pub tgid: u32,
+    /// Start time in clock ticks since boot; together with `tid` it names the thread for ever.
+    pub start_ticks: u64,
+    /// What the thread is for.
+    pub role: ThreadRole,
+    /// The kernel's name of the thread.
+    pub comm: String,
+    /// Origin of the counters.
+    pub source: ThreadSource,
+    /// Time on a pcpu.
+    pub on_cpu_ns: u64,
+    /// Time runnable but not running (`sched_info.run_delay`), which the guest sees as steal.
+    pub runq_wait_ns: u64,
+    /// Longest single wait since the thread is watched.
+    pub runq_wait_max_ns: Option<u64>,
+    /// Waits by length, log2 buckets: entry `n` counts waits of `2^n` up to `2^(n+1)` ns, entry 0 also zero.
+    pub runq_wait_histogram: Option<Vec<u64>>,
+    /// Switches away while still runnable.
+    pub switches_preempted: Option<u64>,
+    /// Switches away to sleep.
+    pub switches_blocked: Option<u64>,
+    /// Moves from one pcpu to another.
+    pub migrations: Option<u64>,
+    /// The pcpu it ran on last.
+    pub pcpu: Option<u32>,
+}

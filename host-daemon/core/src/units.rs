@@ -1,0 +1,107 @@
+//! Units that must not be mixed up: [`KiB`] and [`Ratio`]. Times are `std::time::Duration`.
+//!
+//! Gateways keep the source's unit as a name suffix (`_kib`, `_ns`, `_usec`); these types start with the model.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// An amount of memory in KiB, the unit of libvirt's memory calls.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(transparent)]
+pub struct KiB(pub u64);
+
+impl KiB {
+    /// `mib` MiB.
+    #[must_use]
+    pub const fn from_mib(mib: u64) -> Self {
+        Self(mib.saturating_mul(1024))
+    }
+
+    /// This amount less `other`, never below zero.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    /// The `ratio` part of this amount, rounded down; negative and non-finite ratios give zero.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates, and negative or NaN input has been mapped to zero"
+    )]
+    pub fn part(self, ratio: f64) -> Self {
+        if ratio.is_finite() && ratio > 0.0 { Self((self.as_f64() * ratio) as u64) } else { Self(0) }
+    }
+
+    /// As a float, for ratios. Exact up to 2^53 KiB.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "2^53 KiB is 8 ZiB")]
+    pub fn as_f64(self) -> f64 {
+        self.0 as f64
+    }
+}
+
+impl Add for KiB {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl Sub for KiB {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        self.saturating_sub(other)
+    }
+}
+
+impl fmt::Display for KiB {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 >= 10 * 1024 { write!(f, "{} MiB", self.0 / 1024) } else { write!(f, "{} KiB", self.0) }
+    }
+}
+
+/// A share of something, 0.0 to 1.0 unless its user says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Ratio(pub f64);
+
+impl Ratio {
+    /// `part / whole`, or `None` where `whole` is zero or the result is not a number.
+    #[must_use]
+    pub fn of(part: f64, whole: f64) -> Option<Self> {
+        let ratio = part / whole;
+        (whole > 0.0 && ratio.is_finite()).then_some(Self(ratio))
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} %", self.0 * 100.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn part_of_memory_never_overflows() {
+        assert_eq!(KiB(1000).part(0.01), KiB(10));
+        assert_eq!(KiB(1000).part(-1.0), KiB(0));
+        assert_eq!(KiB(1000).part(f64::NAN), KiB(0));
+        assert_eq!(KiB(u64::MAX).part(2.0), KiB(u64::MAX));
+    }
+
+    #[test]
+    fn ratio_of_nothing_is_unknown() {
+        assert_eq!(Ratio::of(1.0, 0.0), None);
+        assert_eq!(Ratio::of(1.0, 4.0), Some(Ratio(0.25)));
+    }
+}

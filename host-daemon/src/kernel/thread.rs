@@ -1,0 +1,205 @@
+//! The threads of a process: who they are, what they are for, and the kernel's three figures about each.
+
+use std::io;
+use std::path::Path;
+
+use kvmpilot_core::sample::{ThreadRole, ThreadSample, ThreadSource};
+use procfs::prelude::FromRead;
+use procfs::process::{Schedstat as ProcSchedstat, Stat};
+
+use super::{Kernel, Unread, Unreads, text};
+
+/// More threads than this of one process are not followed: QEMU has a few dozen, a runaway one must not eat our cycle.
+const MOST_THREADS: usize = 2048;
+
+/// One thread, named for ever by `tid` and `start_ticks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadInfo {
+    /// Kernel thread id.
+    pub tid: u32,
+    /// Process id.
+    pub tgid: u32,
+    /// Start time in clock ticks since boot.
+    pub start_ticks: u64,
+    /// The kernel's name of the thread, at most 15 bytes.
+    pub comm: String,
+    /// What QEMU uses it for, told from its name.
+    pub role: ThreadRole,
+}
+
+/// `/proc/PID/task/TID/schedstat`, from the thread's birth on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schedstat {
+    /// Time on a pcpu. Of a thread that runs right now, as of the last tick (1 to 10 ms ago; up to 1 s on a
+    /// `nohz_full` pcpu).
+    pub on_cpu_ns: u64,
+    /// Time runnable but not running, up to the last arrival on a pcpu.
+    pub runq_wait_ns: u64,
+    /// Arrivals on a pcpu.
+    pub arrivals: u64,
+}
+
+impl ThreadInfo {
+    /// This thread as tier 0 knows it.
+    #[must_use]
+    pub fn into_sample(self, schedstat: Schedstat) -> ThreadSample {
+        ThreadSample {
+            tid: self.tid,
+            tgid: self.tgid,
+            start_ticks: self.start_ticks,
+            role: self.role,
+            comm: self.comm,
+            source: ThreadSource::Schedstat,
+            on_cpu_ns: schedstat.on_cpu_ns,
+            runq_wait_ns: schedstat.runq_wait_ns,
+            runq_wait_max_ns: None,
+            runq_wait_histogram: None,
+            switches_preempted: None,
+            switches_blocked: None,
+            migrations: None,
+            pcpu: None,
+        }
+    }
+}
+
+/// What QEMU uses a thread for. vcpus call themselves `CPU 0/KVM` or `CPU 0/TCG`, iothreads `IO ` and their object's id
+/// (libvirt: `iothread1`), vhost workers `vhost-` and QEMU's pid; the main thread keeps the program's name.
+#[must_use]
+pub fn role(comm: &str, main: bool) -> ThreadRole {
+    let vcpu = || comm.strip_prefix("CPU ")?.split_once('/').and_then(|(number, _)| number.parse().ok());
+    let iothread = || comm.strip_prefix("IO iothread")?.parse().ok();
+    if main {
+        ThreadRole::Emulator
+    } else if let Some(number) = vcpu() {
+        ThreadRole::Vcpu(number)
+    } else if comm == "ALL CPUs/TCG" {
+        // Single-threaded TCG: one thread runs all vcpus by turns.
+        ThreadRole::Vcpu(0)
+    } else if let Some(number) = iothread() {
+        ThreadRole::Iothread(number)
+    } else if comm.starts_with("vhost-") {
+        ThreadRole::Vhost
+    } else {
+        ThreadRole::Worker
+    }
+}
+
+impl Kernel {
+    /// The threads of process `pid`, in rising order of `tid`. One that ends while we look is left out.
+    #[must_use]
+    pub fn threads(&self, pid: u32) -> (Vec<ThreadInfo>, Vec<Unread>) {
+        let dir = self.proc.join(pid.to_string()).join("task");
+        let mut unread = Unreads::default();
+        let mut tids = numbered(&dir, &mut unread);
+        if tids.len() > MOST_THREADS {
+            unread.add(&dir, format!("{} threads; only the first {MOST_THREADS} are followed", tids.len()));
+            tids.truncate(MOST_THREADS);
+        }
+        let mut threads = Vec::with_capacity(tids.len());
+        for tid in tids {
+            match self.thread(pid, tid) {
+                Ok(thread) => threads.push(thread),
+                Err(err) if vanished(&err) => {}
+                Err(err) => unread.add(&dir.join(tid.to_string()), err),
+            }
+        }
+        (threads, unread.0)
+    }
+
+    /// One thread of process `tgid`.
+    ///
+    /// # Errors
+    /// Where there is no such thread, or its `stat` cannot be read.
+    pub fn thread(&self, tgid: u32, tid: u32) -> io::Result<ThreadInfo> {
+        let stat: Stat = self.task_file(tgid, tid, "stat")?;
+        let role = role(&stat.comm, tid == tgid);
+        Ok(ThreadInfo { tid, tgid, start_ticks: stat.starttime, comm: stat.comm, role })
+    }
+
+    /// The kernel's three figures about one thread.
+    ///
+    /// # Errors
+    /// Where there is no such thread, or the kernel is built without `CONFIG_SCHED_INFO`.
+    pub fn schedstat(&self, tgid: u32, tid: u32) -> io::Result<Schedstat> {
+        let read: ProcSchedstat = self.task_file(tgid, tid, "schedstat")?;
+        Ok(Schedstat {
+            on_cpu_ns: read.sum_exec_runtime,
+            runq_wait_ns: read.run_delay,
+            arrivals: read.pcount,
+        })
+    }
+
+    fn task_file<T: FromRead>(&self, tgid: u32, tid: u32, name: &str) -> io::Result<T> {
+        let text = text(&self.proc.join(format!("{tgid}/task/{tid}/{name}")))?;
+        T::from_read(text.as_bytes()).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+    }
+}
+
+/// The entries of a directory whose names are numbers.
+pub(super) fn numbered(dir: &Path, unread: &mut Unreads) -> Vec<u32> {
+    match dir.read_dir() {
+        Ok(entries) => {
+            let mut numbers: Vec<u32> = entries
+                .filter_map(Result::ok)
+                .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+                .collect();
+            numbers.sort_unstable();
+            numbers
+        }
+        Err(err) => {
+            unread.add(dir, err);
+            Vec::new()
+        }
+    }
+}
+
+/// Whether an error means that the thread or process has just ended.
+pub(super) fn vanished(err: &io::Error) -> bool {
+    err.kind() == io::ErrorKind::NotFound || err.raw_os_error() == Some(libc::ESRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn roles_are_told_from_qemus_names() {
+        assert_eq!(role("CPU 0/KVM", false), ThreadRole::Vcpu(0));
+        assert_eq!(role("CPU 511/TCG", false), ThreadRole::Vcpu(511));
+        assert_eq!(role("ALL CPUs/TCG", false), ThreadRole::Vcpu(0));
+        assert_eq!(role("IO iothread12", false), ThreadRole::Iothread(12));
+        assert_eq!(role("IO mon_iothread", false), ThreadRole::Worker);
+        assert_eq!(role("vhost-4711", false), ThreadRole::Vhost);
+        assert_eq!(role("worker", false), ThreadRole::Worker);
+        assert_eq!(role("CPU x/KVM", false), ThreadRole::Worker);
+        assert_eq!(role("CPU 1/KVM", true), ThreadRole::Emulator, "a main thread named like a vcpu");
+    }
+
+    #[test]
+    fn our_own_threads_are_there_and_match_the_kernels_ids() {
+        let (pid, tid) = (nix::unistd::getpid(), nix::unistd::gettid());
+        let (pid, tid) = (pid.as_raw().unsigned_abs(), tid.as_raw().unsigned_abs());
+        let kernel = Kernel::default();
+        let (threads, unread) = kernel.threads(pid);
+        assert_eq!(unread, []);
+        let own = threads.iter().find(|thread| thread.tid == tid).unwrap();
+        assert_eq!(*own, kernel.thread(pid, tid).unwrap());
+        assert!(own.start_ticks > 0);
+        // The kernel books a running thread's time at the next tick.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while kernel.schedstat(pid, tid).unwrap().on_cpu_ns == 0 {
+            assert!(Instant::now() < deadline);
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_reported_not_invented() {
+        let root = tempfile::tempdir().unwrap();
+        let (threads, unread) = Kernel::at(root.path(), root.path()).threads(77);
+        assert_eq!(threads, []);
+        assert_eq!(unread.len(), 1);
+        assert!(unread[0].to_string().contains("77/task"), "{}", unread[0]);
+    }
+}
