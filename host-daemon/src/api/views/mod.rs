@@ -11,8 +11,7 @@ mod process;
 mod status;
 
 pub use command::{
-    CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView,
-    Verdict, VersionView,
+    CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView, Verdict, VersionView,
 };
 pub use domain::{
     AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
