@@ -1,0 +1,12 @@
+//! The API: JSON over HTTP on a unix socket, for the command line now and for more clients later.
+//!
+//! It reads what the daemon last published ([`ApiContext::views`]) and the store, and passes commands on. It measures
+//! nothing, decides nothing and changes nothing.
+
+mod command;
+pub mod views;
+
+pub use command::{ApiContext, Command, CommandError, CommandRequest};
+
+/// Version of the API: the `v1` in its paths.
+pub const API_VERSION: u32 = 1;
