@@ -23,6 +23,7 @@ use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use start::{DaemonError, Options, chain, run};
+pub(crate) use start::{connect, load_probes};
 use windows::Windows;
 use work::Done;
 

@@ -4,9 +4,8 @@ use kvmpilot_core::sample::{DomainState, ThreadRole, ThreadSource};
 
 use super::super::page::{Page, Screen, bad, doubtful, good};
 use super::super::words::{UNKNOWN, changed, memory, micros, number, plain, rate, ratio, seconds, yes_no};
-use crate::api::views::{
-    AgentView, BalloonView, ClassSource, DomainDetailView, DomainsView, ResourceState, SharesView,
-};
+use crate::api::views::{AgentView, BalloonView, ClassSource, DomainDetailView, DomainsView, SharesView};
+use kvmpilot_core::decide::ResourceState;
 
 pub(in super::super) fn domains(view: &DomainsView, screen: Screen) -> String {
     let mut page = Page::new(screen);
