@@ -114,6 +114,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         work: JoinSet::new(),
         busy: BTreeSet::new(),
         changed: BTreeMap::new(),
+        levelled: BTreeMap::new(),
         recovered: false,
         paused: false,
         restoring: false,
