@@ -141,11 +141,15 @@ fn ticks_to_ns(ticks: u64, ticks_per_second: u64) -> Option<u64> {
 
 type ByPid<'a> = BTreeMap<u32, &'a ProcessSample>;
 
-/// All processes but the agent and what it started.
+/// All processes but zombies, the agent and what it started.
 fn processes_of_interest<'a>(sample: &'a GuestSample, agent: &str) -> ByPid<'a> {
     let all: ByPid = sample.processes.iter().map(|process| (process.key.pid, process)).collect();
     let of_agent = |process: &ProcessSample| ancestry(process, &all).any(|ancestor| ancestor.name == agent);
-    all.values().filter(|process| !of_agent(process)).map(|process| (process.key.pid, *process)).collect()
+    let lives = |process: &ProcessSample| !matches!(process.state, 'Z' | 'X');
+    all.values()
+        .filter(|process| lives(process) && !of_agent(process))
+        .map(|process| (process.key.pid, *process))
+        .collect()
 }
 
 /// The process and its parents, nearest first. A guest may lie about parents, so a circle ends after 64 steps.
@@ -155,8 +159,13 @@ fn ancestry<'a>(process: &'a ProcessSample, all: &ByPid<'a>) -> impl Iterator<It
 
 /// The process that stands for the application of `process`.
 fn root<'a>(process: &'a ProcessSample, all: &ByPid<'a>) -> &'a ProcessSample {
+    // A process that ends has no executable any more, but still its parent's name.
+    let same = |ancestor: &ProcessSample| match &process.executable {
+        Some(executable) => ancestor.executable.as_ref() == Some(executable),
+        None => ancestor.name == process.name,
+    };
     ancestry(process, all)
-        .take_while(|ancestor| ancestor.key.pid != 1 && ancestor.executable == process.executable)
+        .take_while(|ancestor| ancestor.key.pid != 1 && same(ancestor))
         .last()
         .unwrap_or(process)
 }
@@ -313,6 +322,8 @@ mod tests {
                 process(61, 1, "hog", "/bin/busybox"),
                 process(70, 60, "work.cgi", "/bin/busybox"),
                 process(80, 50, "sh", "/bin/busybox"),
+                ProcessSample { executable: None, ..process(90, 60, "httpd", "") },
+                ProcessSample { state: 'Z', ..process(91, 60, "gone", "/bin/busybox") },
             ],
             listeners: vec![Listener {
                 protocol: SocketProtocol::Tcp,
@@ -334,7 +345,7 @@ mod tests {
         let model = model(busybox_guest());
         let names: Vec<_> = model.applications.iter().map(|application| application.name.as_str()).collect();
         assert_eq!(names, ["hog (/bin/busybox)", "httpd (/bin/busybox)", "init (/bin/busybox)"]);
-        assert_eq!(model.applications[1].processes.len(), 2);
+        assert_eq!(model.applications[1].processes.len(), 3);
         assert_eq!(model.applications[1].processes[0].sample.name, "httpd");
     }
 
