@@ -74,10 +74,4 @@ impl<T: Transport> Agent<T> {
     pub const fn new(transport: T, limits: Limits) -> Self {
         Self { transport, limits, may_exec: false, pending: None }
     }
-
-    /// Call this when the agent came back: it may be another version in another system.
-    pub const fn forget(&mut self) {
-        self.may_exec = false;
-        self.pending = None;
-    }
 }
