@@ -1,7 +1,8 @@
-//! The probes against the kernel's own books, on threads that this test makes. Needs root and a kernel with BTF.
+//! The probes against the kernel's own books, on threads that this test makes. Needs root and a kernel with
+//! BTF.
 //!
-//! The truth is `/proc/PID/task/TID/schedstat`. Of a thread that sleeps, probe and schedstat must agree to the
-//! nanosecond; of one that moves, a reading must lie between two readings of schedstat around it.
+//! The truth is `/proc/PID/task/TID/schedstat`. Of a thread that sleeps, probe and schedstat must agree to
+//! the nanosecond; of one that moves, a reading must lie between two readings of schedstat around it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -160,7 +161,8 @@ fn error(probe: u64, kernel: u64) -> f64 {
     if kernel == 0 { 0.0 } else { probe.abs_diff(kernel) as f64 / kernel as f64 }
 }
 
-/// Lets threads run for a window and compares: asleep before and after it exactly, and all the time in between.
+/// Lets threads run for a window and compares: asleep before and after it exactly, and all the time in
+/// between.
 fn compare(name: &str, turns: Vec<Turn>) {
     let mut probes = load();
     let go_on = Arc::new(AtomicBool::new(false));
