@@ -47,7 +47,12 @@ pub async fn doctor(config: &Config) -> DoctorView {
 pub(super) fn configuration_check(mistakes: Option<&ConfigError>) -> CheckView {
     let name = "configuration".to_owned();
     match mistakes {
-        None => CheckView { name, verdict: Verdict::Ok, message: "no mistakes in the files".to_owned(), advice: None },
+        None => CheckView {
+            name,
+            verdict: Verdict::Ok,
+            message: "no mistakes in the files".to_owned(),
+            advice: None,
+        },
         Some(mistakes) => CheckView {
             name,
             verdict: Verdict::Problem,
