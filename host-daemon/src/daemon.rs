@@ -22,18 +22,20 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-pub use start::{DaemonError, Options, run};
+pub use start::{DaemonError, Options, chain, run};
 use windows::Windows;
 use work::Done;
 
 use crate::act::Executor;
 use crate::api::CommandRequest;
 use crate::api::present::{self, Scene};
-use crate::api::views::{TierView, Views};
+use crate::api::views::{CheckView, DoctorView, TierView, Views};
 use crate::config::Config;
+use crate::doctor;
+use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{Guests, HostSense, Inventory};
+use crate::sense::{GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
 
 /// Name of the agent's process in a Linux guest.
@@ -53,7 +55,11 @@ struct Daemon {
     inventory: Inventory,
     guests: Guests,
     host: HostSense,
+    kernel: Kernel,
+    host_name: String,
+    kernel_release: String,
     tiers: Vec<TierView>,
+    checks: Vec<CheckView>,
     store: Store,
     executor: Arc<Executor>,
     book: OrderBook,
@@ -76,6 +82,8 @@ struct Daemon {
     latest: Model,
     findings: BTreeMap<&'static str, Vec<Finding>>,
     unread: Vec<String>,
+    /// What would be done, for `--once`.
+    wanted: Option<Vec<Proposal>>,
     cycles: u64,
     last_cycle: Option<(Instant, Duration)>,
     views: watch::Sender<Arc<Views>>,
@@ -83,7 +91,7 @@ struct Daemon {
 
 impl Daemon {
     /// Runs until told to stop, or for one cycle.
-    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>, once: bool) -> std::io::Result<()> {
+    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut reload = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -95,7 +103,7 @@ impl Daemon {
                 _ = fast.tick() => {
                     self.turn();
                     start::notify_alive();
-                    if once && self.cycles > 0 {
+                    if self.wanted.is_some() && self.cycles > 0 {
                         return Ok(());
                     }
                 }
@@ -115,7 +123,11 @@ impl Daemon {
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
         let inventory = self.inventory.snapshot();
-        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, |uuid| self.changed.get(&uuid).copied()));
+        // While a domain is being changed nobody knows which of its values is the old and which the new one.
+        let changed_at = |uuid| {
+            if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
+        };
+        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at));
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
@@ -129,7 +141,9 @@ impl Daemon {
             let decision = decide::release(&model, &self.config.policy, &mut self.history);
             self.follow(decision, "release");
         }
-        if let Some(model) = self.windows.tick.close(&sample, now, self.config.policy.weight.period, wall_unix_s()) {
+        if let Some(model) =
+            self.windows.tick.close(&sample, now, self.config.policy.weight.period, wall_unix_s())
+        {
             let model = self.with_guests(model);
             let decision = decide::tick(&model, &self.config.policy, &mut self.history);
             self.latest = model;
@@ -157,6 +171,10 @@ impl Daemon {
         if pace != "release" {
             self.findings.insert(pace, decision.findings);
         }
+        if let Some(wanted) = &mut self.wanted {
+            wanted.extend(decision.proposals);
+            return;
+        }
         if !self.may_change() {
             return;
         }
@@ -167,10 +185,13 @@ impl Daemon {
             return;
         }
         let now = self.began.elapsed();
-        let admitted = block_in_place(|| self.book.admit(proposals, &self.config.policy, now, wall_unix_ms()));
+        let admitted =
+            block_in_place(|| self.book.admit(proposals, &self.config.policy, now, wall_unix_ms()));
         match admitted {
             Ok(orders) => self.start_work(orders),
-            Err(error) => tracing::error!(%error, "nothing is changed, because orders cannot be written down"),
+            Err(error) => {
+                tracing::error!(%error, "nothing is changed, because orders cannot be written down");
+            }
         }
     }
 
@@ -229,7 +250,8 @@ impl Daemon {
     }
 
     fn record(&self, model: &Model, decision: &Decision) {
-        let record = present::record(model, &decision.findings, &self.config.policy, &self.history, wall_unix_ms());
+        let record =
+            present::record(model, &decision.findings, &self.config.policy, &self.history, wall_unix_ms());
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.record(record) {
@@ -238,13 +260,23 @@ impl Daemon {
         });
     }
 
+    fn check_up(&self, guests: &BTreeMap<Uuid, GuestState>) -> Vec<CheckView> {
+        let mut checks = self.checks.clone();
+        checks.push(doctor::libvirt(&self.libvirt.status()));
+        checks.extend(doctor::guests(&self.latest, guests));
+        checks
+    }
+
     fn publish(&self) {
+        let guests = self.guests.snapshot();
         let scene = Scene {
             policy: &self.config.policy,
             daemon: &self.config.daemon,
+            host_name: &self.host_name,
+            kernel_release: &self.kernel_release,
             model: &self.latest,
             history: &self.history,
-            guests: &self.guests.snapshot(),
+            guests: &guests,
             now: self.began.elapsed(),
             libvirt: self.libvirt.status(),
             tiers: &self.tiers,
@@ -255,8 +287,10 @@ impl Daemon {
             findings: self.findings.values().flatten().cloned().collect(),
             cycles: self.cycles,
             last_cycle: self.last_cycle.map(|(at, took)| (at.elapsed(), took)),
+            own_use: self.kernel.own_use().ok(),
             ledger_entries: self.executor.ledger().len(),
             orders: self.store.order_counts().ok(),
+            doctor: DoctorView { checks: self.check_up(&guests) },
         };
         self.views.send_replace(Arc::new(present::views(&scene)));
     }

@@ -273,7 +273,11 @@ mod tests {
         }
         book.reject(2, PAUSE + 2 * S, 4).unwrap();
         book.admit(vec![proposal(1024, 8192)], &recommend, PAUSE * 2 + 3 * S, 5).unwrap();
-        assert_eq!(book.store.orders(&OrderFilter::default()).unwrap().len(), 2, "the second pause is longer");
+        assert_eq!(
+            book.store.orders(&OrderFilter::default()).unwrap().len(),
+            2,
+            "the second pause is longer"
+        );
     }
 
     #[test]

@@ -24,14 +24,18 @@ impl Executor {
         action: &Action,
     ) -> Result<String, Failure> {
         let (target, seen, wanted) = match action {
-            Action::SetCpuShares { from, to } => (LedgerTarget::CpuShares, Value::Shares(*from), Value::Shares(*to)),
+            Action::SetCpuShares { from, to } => {
+                (LedgerTarget::CpuShares, Value::Shares(*from), Value::Shares(*to))
+            }
             Action::PinVcpu { vcpu, from, to } => {
                 (LedgerTarget::VcpuPin { vcpu: *vcpu }, Value::Pin(from.clone()), Value::Pin(to.clone()))
             }
             Action::PinEmulator { from, to } => {
                 (LedgerTarget::EmulatorPin, Value::Pin(from.clone()), Value::Pin(to.clone()))
             }
-            Action::SetBalloon { from, to } => (LedgerTarget::Balloon, Value::Memory(*from), Value::Memory(*to)),
+            Action::SetBalloon { from, to } => {
+                (LedgerTarget::Balloon, Value::Memory(*from), Value::Memory(*to))
+            }
             Action::SetLevel { .. } => return Ok(String::new()),
         };
         let domain = proposal.domain;
@@ -67,9 +71,15 @@ impl Executor {
         wanted: &Value,
     ) -> Result<String, Failure> {
         match (target, wanted) {
-            (LedgerTarget::CpuShares, Value::Shares(shares)) => self.libvirt.set_cpu_shares(domain, *shares).await?,
-            (LedgerTarget::VcpuPin { vcpu }, Value::Pin(pcpus)) => self.libvirt.pin_vcpu(domain, *vcpu, pcpus).await?,
-            (LedgerTarget::EmulatorPin, Value::Pin(pcpus)) => self.libvirt.pin_emulator(domain, pcpus).await?,
+            (LedgerTarget::CpuShares, Value::Shares(shares)) => {
+                self.libvirt.set_cpu_shares(domain, *shares).await?
+            }
+            (LedgerTarget::VcpuPin { vcpu }, Value::Pin(pcpus)) => {
+                self.libvirt.pin_vcpu(domain, *vcpu, pcpus).await?
+            }
+            (LedgerTarget::EmulatorPin, Value::Pin(pcpus)) => {
+                self.libvirt.pin_emulator(domain, pcpus).await?
+            }
             (LedgerTarget::Balloon, Value::Memory(memory)) => {
                 self.libvirt.set_balloon(domain, memory.0).await?;
                 return self.await_balloon(domain, before, *memory).await;
@@ -80,7 +90,11 @@ impl Executor {
         if live == *wanted {
             Ok(format!("{target} was set from {before} to {wanted} and read back"))
         } else {
-            Err(Failure::NotTaken { what: target.to_string(), wanted: wanted.to_string(), live: live.to_string() })
+            Err(Failure::NotTaken {
+                what: target.to_string(),
+                wanted: wanted.to_string(),
+                live: live.to_string(),
+            })
         }
     }
 
@@ -88,13 +102,11 @@ impl Executor {
     pub(super) async fn read(&self, domain: Uuid, target: &LedgerTarget) -> Result<Value, Failure> {
         let unreadable = || Failure::Unreadable(target.to_string());
         Ok(match target {
-            LedgerTarget::CpuShares => {
-                Value::Shares(self.libvirt.cpu_shares(domain).await?.ok_or_else(unreadable)?)
-            }
+            LedgerTarget::CpuShares => Value::Shares(self.libvirt.cpu_shares(domain).await?),
             LedgerTarget::VcpuPin { vcpu } => {
-                let pins = self.libvirt.vcpu_pins(domain).await?;
-                let pin = usize::try_from(*vcpu).ok().and_then(|vcpu| pins.into_iter().nth(vcpu));
-                Value::Pin(pin.ok_or_else(unreadable)?)
+                let vcpus = self.libvirt.vcpu_pins(domain).await?;
+                let found = vcpus.into_iter().find(|other| other.number == *vcpu);
+                Value::Pin(found.and_then(|found| found.pin).ok_or_else(unreadable)?)
             }
             LedgerTarget::EmulatorPin => Value::Pin(self.libvirt.emulator_pin(domain).await?),
             LedgerTarget::Balloon => Value::Memory(KiB(self.libvirt.balloon_current_kib(domain).await?)),
@@ -116,7 +128,9 @@ impl Executor {
                 continue;
             }
             if live != *before {
-                return Ok(format!("the balloon was set from {before} to {wanted}; the guest has got to {live} so far"));
+                return Ok(format!(
+                    "the balloon was set from {before} to {wanted}; the guest has got to {live} so far"
+                ));
             }
             if let Value::Memory(before) = before {
                 self.libvirt.set_balloon(domain, before.0).await?;

@@ -34,6 +34,12 @@ impl Ledger {
         self.lock().values().cloned().collect()
     }
 
+    /// Those of one domain.
+    #[must_use]
+    pub fn entries_of(&self, domain: Uuid) -> Vec<LedgerEntry> {
+        self.lock().values().filter(|entry| entry.domain == domain).cloned().collect()
+    }
+
     /// How many values are not at their original.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -63,7 +69,11 @@ impl Ledger {
     }
 
     /// Takes note of values that were set and read back. One that is at its original leaves the ledger.
-    pub(super) async fn settle(&self, domain: Uuid, values: Vec<(LedgerTarget, Value)>) -> Result<(), StoreError> {
+    pub(super) async fn settle(
+        &self,
+        domain: Uuid,
+        values: Vec<(LedgerTarget, Value)>,
+    ) -> Result<(), StoreError> {
         let (mut back, mut away) = (Vec::new(), Vec::new());
         for (target, value) in values {
             let Some(mut entry) = self.lock().get(&(domain, target)).cloned() else { continue };
@@ -83,7 +93,8 @@ impl Ledger {
     /// Drops entries whose value is back or gone.
     pub(super) async fn forget(&self, domain: Uuid, targets: Vec<LedgerTarget>) -> Result<(), StoreError> {
         let on_disk = targets.clone();
-        self.blocking(move |store| on_disk.iter().try_for_each(|target| store.ledger_remove(domain, target))).await?;
+        self.blocking(move |store| on_disk.iter().try_for_each(|target| store.ledger_remove(domain, target)))
+            .await?;
         let mut entries = self.lock();
         for target in targets {
             entries.remove(&(domain, target));

@@ -40,14 +40,20 @@ impl Executor {
 
         let (mut settled, mut gone, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
         for step in processes {
-            let outcome = outcomes.iter().find(|outcome| outcome.key == step.key).map(|outcome| &outcome.result);
+            let outcome =
+                outcomes.iter().find(|outcome| outcome.key == step.key).map(|outcome| &outcome.result);
             match outcome {
                 Some(NiceResult::Applied) => settled.push((target(step), Value::Nice(step.nice_to))),
                 Some(NiceResult::Gone) => gone.push(target(step)),
                 Some(NiceResult::Drift { now }) => {
-                    troubles.push(format!("{} ({}) has nice {now} now, not {}", step.name, step.key.pid, step.nice_from));
+                    troubles.push(format!(
+                        "{} ({}) has nice {now} now, not {}",
+                        step.name, step.key.pid, step.nice_from
+                    ));
                 }
-                Some(NiceResult::Failed(why)) => troubles.push(format!("{} ({}): {why}", step.name, step.key.pid)),
+                Some(NiceResult::Failed(why)) => {
+                    troubles.push(format!("{} ({}): {why}", step.name, step.key.pid))
+                }
                 None => troubles.push(format!("{} ({}): the agent did not say", step.name, step.key.pid)),
             }
         }
@@ -55,13 +61,18 @@ impl Executor {
         let ended = gone.len();
         self.ledger.settle(domain, settled).await?;
         self.ledger.forget(domain, gone).await?;
-        let mut text = format!("{applied} of {} processes are at level {to}, read back in the guest", processes.len());
+        let mut text =
+            format!("{applied} of {} processes are at level {to}, read back in the guest", processes.len());
         if ended > 0 {
             text.push_str(&format!("; {ended} had ended"));
         }
         if applied == 0 && !troubles.is_empty() {
             let wanted = format!("level {to}");
-            return Err(Failure::NotTaken { what: proposal.action.target(), wanted, live: troubles.join("; ") });
+            return Err(Failure::NotTaken {
+                what: proposal.action.target(),
+                wanted,
+                live: troubles.join("; "),
+            });
         }
         for trouble in troubles {
             text.push_str("; left alone: ");

@@ -13,6 +13,7 @@ use kvmpilot_core::order::{Action, OrderState, Proposal};
 pub use ledger::Ledger;
 
 use crate::guest_channel::GuestChannel;
+use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 
 /// The hands of the daemon.
@@ -20,6 +21,7 @@ use crate::libvirt::Libvirt;
 pub struct Executor {
     libvirt: Libvirt,
     guests: GuestChannel,
+    kernel: Kernel,
     ledger: Ledger,
 }
 
@@ -41,7 +43,9 @@ enum Failure {
     Agent(#[from] crate::agent::AgentError),
     #[error("nothing was changed, because the ledger cannot be written: {0}")]
     Ledger(#[from] crate::store::StoreError),
-    #[error("{what} is {live} now, not {seen} as the order saw it: somebody else changed it, so it is left alone")]
+    #[error(
+        "{what} is {live} now, not {seen} as the order saw it: somebody else changed it, so it is left alone"
+    )]
     Moved { what: String, live: String, seen: String },
     #[error("{what} was set to {wanted} but reads {live}")]
     NotTaken { what: String, wanted: String, live: String },
@@ -52,8 +56,8 @@ enum Failure {
 impl Executor {
     /// Hands for these gateways and this ledger.
     #[must_use]
-    pub const fn new(libvirt: Libvirt, guests: GuestChannel, ledger: Ledger) -> Self {
-        Self { libvirt, guests, ledger }
+    pub const fn new(libvirt: Libvirt, guests: GuestChannel, kernel: Kernel, ledger: Ledger) -> Self {
+        Self { libvirt, guests, kernel, ledger }
     }
 
     /// The originals of everything that is changed now.
@@ -65,7 +69,9 @@ impl Executor {
     /// Carries out one order on the life of the domain that it was made for.
     pub async fn carry_out(&self, proposal: &Proposal, incarnation: &str) -> Outcome {
         let result = match &proposal.action {
-            Action::SetLevel { processes, to, .. } => self.set_level(proposal, incarnation, processes, *to).await,
+            Action::SetLevel { processes, to, .. } => {
+                self.set_level(proposal, incarnation, processes, *to).await
+            }
             action => self.change_value(proposal, incarnation, action).await,
         };
         match result {

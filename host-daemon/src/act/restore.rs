@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, RestoreOutcome, RestoreVerdict, RestoredValue, Value};
+use kvmpilot_core::ledger::{
+    LedgerEntry, LedgerTarget, RestoreOutcome, RestoreVerdict, RestoredValue, Value,
+};
+use kvmpilot_core::model::incarnation;
 use kvmpilot_core::sample::{GuestSample, ProcessKey, ProcessSample};
 use tokio::task::JoinSet;
 
 use super::Executor;
 use crate::agent::{NiceChange, NiceResult};
-use crate::kernel;
 
 impl Executor {
     /// Puts every original back, all domains side by side. What cannot be put back stays in the ledger.
     pub async fn restore(self: &Arc<Self>) -> Vec<RestoredValue> {
+        // Looked up once for all: it reads the command line of every process.
+        let (processes, _) = self.kernel.qemu_processes();
         let mut by_domain: BTreeMap<Uuid, Vec<LedgerEntry>> = BTreeMap::new();
         for entry in self.ledger.entries() {
             by_domain.entry(entry.domain).or_default().push(entry);
@@ -22,26 +26,35 @@ impl Executor {
         let mut tasks = JoinSet::new();
         for (domain, entries) in by_domain {
             let executor = Arc::clone(self);
-            tasks.spawn(async move { executor.restore_domain(domain, entries).await });
+            let main = processes.get(&domain).and_then(|pid| self.kernel.thread(*pid, *pid).ok());
+            let life = main.map(|main| incarnation(main.tid, main.start_ticks));
+            tasks.spawn(async move { executor.restore_domain(domain, life.as_deref(), entries).await });
         }
         let mut values = Vec::new();
         while let Some(done) = tasks.join_next().await {
             match done {
                 Ok(restored) => values.extend(restored),
-                Err(error) => tracing::error!(%error, "restoring a domain ended early; its values stay in the ledger"),
+                Err(error) => {
+                    tracing::error!(%error, "restoring a domain ended early; its values stay in the ledger")
+                }
             }
         }
         values
     }
 
-    async fn restore_domain(&self, domain: Uuid, entries: Vec<LedgerEntry>) -> Vec<RestoredValue> {
-        let current = kernel::incarnation(domain);
+    async fn restore_domain(
+        &self,
+        domain: Uuid,
+        life: Option<&str>,
+        entries: Vec<LedgerEntry>,
+    ) -> Vec<RestoredValue> {
         let (live, void): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| current.as_deref() == Some(entry.incarnation.as_str()));
+            entries.into_iter().partition(|entry| life == Some(entry.incarnation.as_str()));
         let mut values = Vec::new();
         let mut done = Vec::new();
         for entry in void {
-            let why = "the domain was stopped or restarted since; its configured value is in force".to_owned();
+            let why =
+                "the domain was stopped or restarted since; its configured value is in force".to_owned();
             values.push(entry.outcome(RestoreOutcome::Gone, Some(why)));
             done.push(entry.target);
         }
@@ -74,10 +87,12 @@ impl Executor {
         match entry.restore_verdict(&live) {
             RestoreVerdict::AlreadyOriginal => (RestoreOutcome::AlreadyOriginal, None),
             RestoreVerdict::Drift => (RestoreOutcome::Drift, Some(drift(entry, &live))),
-            RestoreVerdict::Restore => match self.set(entry.domain, &entry.target, &live, &entry.original).await {
-                Ok(_) => (RestoreOutcome::Restored, None),
-                Err(failure) => (RestoreOutcome::Failed, Some(failure.to_string())),
-            },
+            RestoreVerdict::Restore => {
+                match self.set(entry.domain, &entry.target, &live, &entry.original).await {
+                    Ok(_) => (RestoreOutcome::Restored, None),
+                    Err(failure) => (RestoreOutcome::Failed, Some(failure.to_string())),
+                }
+            }
         }
     }
 
@@ -96,20 +111,26 @@ impl Executor {
         let mut open: Vec<(LedgerEntry, Value)> =
             entries.iter().map(|entry| (entry.clone(), entry.intended.clone())).collect();
         for _ in 0..2 {
-            let changes: Vec<NiceChange> = open.iter().filter_map(|(entry, live)| change(entry, live)).collect();
+            let changes: Vec<NiceChange> =
+                open.iter().filter_map(|(entry, live)| change(entry, live)).collect();
             let outcomes = match agent.set_nice(&changes).await {
                 Ok(outcomes) => outcomes,
                 Err(error) => {
                     let why = error.to_string();
-                    results.extend(open.drain(..).map(|(entry, _)| (entry, RestoreOutcome::Failed, Some(why.clone()))));
+                    results.extend(
+                        open.drain(..).map(|(entry, _)| (entry, RestoreOutcome::Failed, Some(why.clone()))),
+                    );
                     return results;
                 }
             };
             for (entry, _) in std::mem::take(&mut open) {
-                let result = outcomes.iter().find(|outcome| Some(outcome.key) == process(&entry).map(|(key, _)| key));
+                let result =
+                    outcomes.iter().find(|outcome| Some(outcome.key) == process(&entry).map(|(key, _)| key));
                 let (outcome, message) = match result.map(|outcome| &outcome.result) {
                     Some(NiceResult::Applied) => (RestoreOutcome::Restored, None),
-                    Some(NiceResult::Gone) => (RestoreOutcome::Gone, Some("the process has ended".to_owned())),
+                    Some(NiceResult::Gone) => {
+                        (RestoreOutcome::Gone, Some("the process has ended".to_owned()))
+                    }
                     Some(NiceResult::Failed(why)) => (RestoreOutcome::Failed, Some(why.clone())),
                     None => (RestoreOutcome::Failed, Some("the agent did not say".to_owned())),
                     Some(NiceResult::Drift { now }) => {
@@ -131,7 +152,10 @@ impl Executor {
                 break;
             }
         }
-        results.extend(open.into_iter().map(|(entry, _)| (entry, RestoreOutcome::Failed, Some("it keeps changing".to_owned()))));
+        results.extend(
+            open.into_iter()
+                .map(|(entry, _)| (entry, RestoreOutcome::Failed, Some("it keeps changing".to_owned()))),
+        );
         if let Ok(inventory) = agent.inventory().await {
             let heirs = heirs(&inventory, &entries);
             if !heirs.is_empty()
@@ -166,13 +190,15 @@ fn change(entry: &LedgerEntry, live: &Value) -> Option<NiceChange> {
 fn heirs(inventory: &GuestSample, entries: &[LedgerEntry]) -> Vec<NiceChange> {
     let by_pid: BTreeMap<u32, &ProcessSample> =
         inventory.processes.iter().map(|process| (process.key.pid, process)).collect();
-    let entry_of = |key: ProcessKey| entries.iter().find(|entry| process(entry).is_some_and(|(other, _)| other == key));
+    let entry_of =
+        |key: ProcessKey| entries.iter().find(|entry| process(entry).is_some_and(|(other, _)| other == key));
     let heir = |child: &ProcessSample| {
         if entry_of(child.key).is_some() {
             return None;
         }
         // A guest may lie about parents, so a circle ends after 64 steps.
-        let ancestors = std::iter::successors(by_pid.get(&child.parent), |parent| by_pid.get(&parent.parent)).take(64);
+        let ancestors =
+            std::iter::successors(by_pid.get(&child.parent), |parent| by_pid.get(&parent.parent)).take(64);
         let entry = ancestors.filter_map(|ancestor| entry_of(ancestor.key)).next()?;
         let inherited = entry.restore_verdict(&Value::Nice(child.nice)) == RestoreVerdict::Restore;
         let (_, original) = process(entry).filter(|_| inherited)?;

@@ -61,17 +61,24 @@ impl Daemon {
         self.check_free(domain)?;
         let now = self.began.elapsed();
         let proposal = self.book.undo(id, now)?;
-        let admitted = block_in_place(|| self.book.admit(vec![proposal], &self.config.policy, now, wall_unix_ms()));
+        let admitted =
+            block_in_place(|| self.book.admit(vec![proposal], &self.config.policy, now, wall_unix_ms()));
         let mut orders = admitted.map_err(|error| CommandError::Failed(error.to_string()))?;
-        orders.pop().ok_or_else(|| CommandError::Failed("mode observe changes nothing; set another mode first".to_owned()))
+        orders.pop().ok_or_else(|| {
+            CommandError::Failed("mode observe changes nothing; set another mode first".to_owned())
+        })
     }
 
     fn check_free(&self, domain: Uuid) -> Result<(), CommandError> {
         if self.busy.contains(&domain) {
-            return Err(CommandError::Failed("the domain is being changed; try again in a few seconds".to_owned()));
+            return Err(CommandError::Failed(
+                "the domain is being changed; try again in a few seconds".to_owned(),
+            ));
         }
         if !self.recovered || self.restoring {
-            return Err(CommandError::Failed("values are being put back; try again in a few seconds".to_owned()));
+            return Err(CommandError::Failed(
+                "values are being put back; try again in a few seconds".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -106,7 +113,8 @@ impl Daemon {
     pub(super) fn answer_restore(&mut self, values: Vec<RestoredValue>) {
         let restore = RestoreView { values };
         let message = if restore.is_complete() {
-            "everything is back; kvmpilot changes nothing until it is reloaded (SIGHUP) or restarted".to_owned()
+            "everything is back; kvmpilot changes nothing until it is reloaded (SIGHUP) or restarted"
+                .to_owned()
         } else {
             "not everything could be put back; `kvmpilot restore` tries again".to_owned()
         };
@@ -131,7 +139,8 @@ impl Daemon {
             }
             Err(error) => {
                 tracing::error!(%error, "the configuration is bad; the last good one stays in force");
-                self.config_problem = Some(format!("the configuration is bad, the last good one is in force: {error}"));
+                self.config_problem =
+                    Some(format!("the configuration is bad, the last good one is in force: {error}"));
             }
         }
         self.publish();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use kvmpilot_core::decide::History;
 use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::model::Model;
+use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::Mode;
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
@@ -20,6 +21,7 @@ use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
 use crate::api::{self, ApiContext};
 use crate::config::Config;
+use crate::doctor;
 use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
 use crate::libvirt::{self, Libvirt};
@@ -32,8 +34,12 @@ use crate::store::{Store, StoreError};
 const FINISH: Duration = Duration::from_secs(10);
 /// Time that everything gets to go back when the daemon stops.
 const RESTORE: Duration = Duration::from_secs(20);
+/// Time for one libvirt call. None is made in the fast loop, so this only bounds how long a hung domain goes unnoticed; on
+/// a host whose pcpus are all taken by guests, libvirtd itself has been seen to take more than 1 s.
+const DEADLINE: Duration = Duration::from_secs(5);
 /// Longest cycle of `--once`.
-const ONCE_CYCLE: Duration = Duration::from_secs(10);
+/// (classes are inferred over three ticks of 5 s).
+const ONCE_CYCLE: Duration = Duration::from_secs(20);
 
 /// How to run.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +63,9 @@ pub enum DaemonError {
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
     /// Values were not put back.
-    #[error("{0} changed values could not be put back; they stay in the ledger, and `kvmpilot restore` tries again")]
+    #[error(
+        "{0} changed values could not be put back; they stay in the ledger, and `kvmpilot restore` tries again"
+    )]
     NotRestored(usize),
 }
 
@@ -76,9 +84,12 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let store = Store::open(&config.daemon.state_directory, config.daemon.store)?;
     let kernel = Kernel::default();
     let (probes, tiers) = load_probes(&kernel, &config);
-    let libvirt = Libvirt::start(&config.daemon.libvirt_uri, libvirt::Options::default());
+    let deadlines =
+        libvirt::Options { read_deadline: DEADLINE, set_deadline: DEADLINE, ..libvirt::Options::default() };
+    let libvirt = Libvirt::start(&config.daemon.libvirt_uri, deadlines);
     let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
-    let executor = Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
+    let executor =
+        Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
     let (views, shown) = watch::channel(Arc::new(Views::default()));
     let (commands, requests) = mpsc::channel(16);
     let context = ApiContext { views: shown.clone(), commands, store: store.clone() };
@@ -91,7 +102,11 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         began,
         inventory: Inventory::start(libvirt.clone(), config.policy.weight.period),
         guests: Guests::new(channel, began),
-        host: HostSense::new(kernel, probes),
+        host: HostSense::new(kernel.clone(), probes),
+        host_name: kernel.host_name().unwrap_or_default(),
+        kernel_release: kernel.release().unwrap_or_default(),
+        checks: doctor::host(&kernel, &tiers),
+        kernel,
         tiers,
         book: OrderBook::open(store.clone(), wall_unix_ms())?,
         store,
@@ -109,6 +124,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         latest: Model::default(),
         findings: BTreeMap::new(),
         unread: Vec::new(),
+        wanted: options.once.then(Vec::new),
         cycles: 0,
         last_cycle: None,
         views,
@@ -117,7 +133,10 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     };
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
-    let result = daemon.run(requests, options.once).await.map_err(DaemonError::Signals);
+    let result = daemon.run(requests).await.map_err(DaemonError::Signals);
+    if let Some(wanted) = daemon.wanted.take() {
+        report(&shown.borrow(), &wanted);
+    }
     notify(&[NotifyState::Stopping]);
     let stopped = daemon.stop().await;
     drop(server);
@@ -168,8 +187,27 @@ fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, Vec<TierVie
     }
 }
 
+/// What `--once` prints.
+fn report(views: &Views, wanted: &[Proposal]) {
+    for problem in &views.status.health.problems {
+        println!("problem: {problem}");
+    }
+    for finding in &views.status.findings {
+        println!("finding: {}", finding.summary);
+    }
+    for Proposal { domain_name, action, reason, .. } in wanted {
+        println!("would change {domain_name}, {action}: {}", reason.summary);
+    }
+    println!(
+        "{} domains run; {} changes would be made; nothing was changed",
+        views.status.domains.running,
+        wanted.len()
+    );
+}
+
 /// An error with its sources on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |error| error.source())
         .fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }

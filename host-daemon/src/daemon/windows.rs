@@ -55,6 +55,9 @@ mod tests {
             let model = window.close(&sample, Duration::from_millis(ms), Duration::from_secs(5), 0);
             model.map(|model| model.elapsed.as_millis())
         };
-        assert_eq!([close(0), close(1000), close(4950), close(5000), close(9900)], [None, None, Some(4950), None, Some(4950)]);
+        assert_eq!(
+            [close(0), close(1000), close(4950), close(5000), close(9900)],
+            [None, None, Some(4950), None, Some(4950)]
+        );
     }
 }

@@ -92,6 +92,8 @@ impl Daemon {
             tracing::info!(id = order.id, outcome = outcome.text, "done");
         } else {
             tracing::warn!(id = order.id, outcome = outcome.text, "not done");
+            // It may have been changed all the same: the ledger knows the original.
+            self.history.unsure(&order.proposal, &self.executor.ledger().entries_of(order.proposal.domain));
         }
         self.book.settle(order.id, outcome, wall_unix_ms());
         self.answer(order.id, outcome);
@@ -125,7 +127,10 @@ impl Daemon {
         if self.executor.ledger().is_empty() {
             self.recovered = true;
         } else if self.libvirt.status().is_up() {
-            tracing::warn!(values = self.executor.ledger().len(), "an earlier daemon left changed values; putting them back");
+            tracing::warn!(
+                values = self.executor.ledger().len(),
+                "an earlier daemon left changed values; putting them back"
+            );
             self.start_restore();
         }
     }

@@ -138,12 +138,11 @@ fn os_error(err: &(dyn Error + 'static)) -> Option<i32> {
 
 /// The reason stands at the end of the log, before the statistics.
 fn tail(log: &str) -> String {
-    const LINES: usize = 6;
-    let lines: Vec<&str> = log
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("processed "))
-        .collect();
+    const LINES: usize = 4;
+    let statistics = ["processed ", "verification time ", "stack depth "];
+    let reasons =
+        log.lines().map(str::trim).filter(|line| !statistics.iter().any(|begin| line.starts_with(begin)));
+    let lines: Vec<&str> = reasons.filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(LINES)..].join(" | ")
 }
 
@@ -170,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_log_ends_before_its_statistics() {
-        let log = "1: (61) r1 = *(u32 *)(r1 +0)\naccess beyond struct task_struct\nprocessed 3 insns (limit 1000000)\n";
+        let log = "1: (61) r1 = *(u32 *)(r1 +0)\naccess beyond struct task_struct\nverification time 3 usec\nprocessed 3 insns\n";
         assert_eq!(tail(log), "1: (61) r1 = *(u32 *)(r1 +0) | access beyond struct task_struct");
     }
 }

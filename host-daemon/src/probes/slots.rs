@@ -5,15 +5,17 @@ use std::mem::{offset_of, transmute};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed};
 
 use kvmpilot_ebpf_common::sched::Slot;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 const WORDS: usize = size_of::<Slot>() / size_of::<u64>();
 
-/// A slot as both sides see it: the probe stores aligned fields of at most a word, we load and store words. What one
-/// load returns may stem from the middle of a switch: a count may be one ahead of its neighbour.
+/// Words before the histogram: each switch changes at least one of them.
+const HEAD: usize = offset_of!(Slot, waits) / size_of::<u64>();
+
+/// A slot as both sides see it: the probe stores aligned fields of at most a word, we load and store words.
 type SharedSlot = [AtomicU64; WORDS];
 
 #[derive(Debug)]
@@ -46,9 +48,20 @@ impl Slots {
         unsafe { self.first.add(index).as_ref() }
     }
 
+    /// A slot between two switches. We may be preempted while we copy and mix what was before a switch with what came
+    /// after it (seen within seconds on a busy machine), so the copy counts only if the slot still says the same.
     pub(super) fn load(&self, slot: u32) -> Slot {
+        const TRIES: usize = 100;
         let shared = self.at(slot);
-        let words: [u64; WORDS] = std::array::from_fn(|n| shared[n].load(Relaxed));
+        let copy = || -> [u64; WORDS] { std::array::from_fn(|n| shared[n].load(Acquire)) };
+        let still = |words: &[u64; WORDS]| (0..HEAD).all(|n| shared[n].load(Acquire) == words[n]);
+        let mut words = copy();
+        for _ in 0..TRIES {
+            if still(&words) {
+                break;
+            }
+            words = copy();
+        }
         // SAFETY: same size, and every field is an integer.
         unsafe { transmute(words) }
     }

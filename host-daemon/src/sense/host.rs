@@ -51,7 +51,8 @@ impl HostSense {
         changed_at: impl Fn(Uuid) -> Option<Instant>,
     ) -> (Sample, Vec<String>) {
         let mut unread = Vec::new();
-        let mut note = |troubles: Vec<crate::kernel::Unread>| unread.extend(troubles.iter().map(ToString::to_string));
+        let mut note =
+            |troubles: Vec<crate::kernel::Unread>| unread.extend(troubles.iter().map(ToString::to_string));
         let (host, trouble) = self.kernel.host();
         note(trouble);
         let now = Instant::now();
@@ -75,12 +76,18 @@ impl HostSense {
 
         let domains = inventory.iter().filter_map(|(uuid, entry)| {
             let mut domain = entry.domain.clone()?;
-            let stale = changed_at(*uuid).is_some_and(|changed| entry.read_at.is_none_or(|read| read <= changed));
+            let stale =
+                changed_at(*uuid).is_some_and(|changed| entry.read_at.is_none_or(|read| read <= changed));
             if stale || entry.failures > 0 {
                 forget_allocation(&mut domain);
             }
             domain.qemu_pid = self.qemus.get(uuid).map(|(pid, _)| *pid);
-            domain.threads = threads.remove(uuid).unwrap_or_default().into_iter().filter_map(|info| self.read(info)).collect();
+            domain.threads = threads
+                .remove(uuid)
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|info| self.read(info))
+                .collect();
             for tap in &mut domain.interfaces {
                 fill(tap, &taps);
             }
@@ -97,7 +104,11 @@ impl HostSense {
     }
 
     /// Keeps the map from domain to QEMU process: forgets processes that ended, looks for missing ones now and then.
-    fn find_qemus(&mut self, inventory: &BTreeMap<Uuid, InventoryEntry>, now: Instant) -> Vec<crate::kernel::Unread> {
+    fn find_qemus(
+        &mut self,
+        inventory: &BTreeMap<Uuid, InventoryEntry>,
+        now: Instant,
+    ) -> Vec<crate::kernel::Unread> {
         let kernel = &self.kernel;
         self.qemus.retain(|uuid, (pid, start_ticks)| {
             let lives = kernel.thread(*pid, *pid).is_ok_and(|main| main.start_ticks == *start_ticks);
@@ -137,7 +148,7 @@ impl HostSense {
         let schedstat = if fresh { Some(self.kernel.schedstat(tgid, tid).ok()?) } else { None };
         let mut sample = info.into_sample(schedstat.unwrap_or_default());
         if let Some(counters) = counters {
-            overlay(&mut sample, counters, schedstat.is_some());
+            overlay(&mut sample, &counters, schedstat.is_some());
         }
         Some(sample)
     }
@@ -147,7 +158,7 @@ fn key(info: &ThreadInfo) -> ThreadKey {
     ThreadKey { tid: info.tid, start_ticks: info.start_ticks }
 }
 
-fn overlay(sample: &mut ThreadSample, counters: ThreadCounters, has_totals: bool) {
+fn overlay(sample: &mut ThreadSample, counters: &ThreadCounters, has_totals: bool) {
     if !has_totals {
         sample.on_cpu_ns = counters.totals.on_cpu_ns;
         sample.runq_wait_ns = counters.totals.runq_wait_ns;

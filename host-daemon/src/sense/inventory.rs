@@ -56,7 +56,12 @@ impl Inventory {
     pub fn start(libvirt: Libvirt, period: Duration) -> Self {
         let entries = Arc::new(Mutex::new(Entries::new()));
         let (refresh, requests) = mpsc::unbounded_channel();
-        let keeper = Keeper { libvirt, entries: Arc::clone(&entries), reading: BTreeSet::new(), again: BTreeSet::new() };
+        let keeper = Keeper {
+            libvirt,
+            entries: Arc::clone(&entries),
+            reading: BTreeSet::new(),
+            again: BTreeSet::new(),
+        };
         let task = tokio::spawn(keeper.run(requests, period));
         Self { entries, refresh, task }
     }
@@ -180,7 +185,8 @@ impl Keeper {
             }
             Err(error) => {
                 if let Some(entry) = entries.get_mut(&uuid) {
-                    let pause = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(entry.failures).unwrap_or(u32::MAX));
+                    let pause =
+                        FIRST_PAUSE.saturating_mul(1_u32.checked_shl(entry.failures).unwrap_or(u32::MAX));
                     entry.failures = entry.failures.saturating_add(1);
                     entry.retry_at = Some(Instant::now() + pause.min(LONGEST_PAUSE));
                     entry.trouble = vec![error.to_string()];

@@ -33,7 +33,8 @@ fn fresh(domain: &DomainModel, policy: &BalloonPolicy) -> Option<BalloonModel> {
 
 /// The least memory that the domain should have: what it needed at most in the window, and the guard; never below the
 /// floor. `None` without fresh statistics.
-fn enough(domain: &DomainModel, policy: &BalloonPolicy, history: &History) -> Option<KiB> {
+#[must_use]
+pub fn least_memory(domain: &DomainModel, policy: &BalloonPolicy, history: &History) -> Option<KiB> {
     let demand = fresh(domain, policy)?.demand?;
     let remembered = history.domains.get(&domain.uuid).into_iter().flat_map(|entry| &entry.demand);
     let most = remembered.map(|(_, demand)| *demand).fold(demand, KiB::max);
@@ -45,7 +46,7 @@ pub(super) fn reclaimable(domain: &DomainModel, policy: &Policy, history: &Histo
     if domain.balloon_refusal.is_some() {
         return None;
     }
-    let idle = domain.balloon?.current - enough(domain, &policy.balloon, history)?;
+    let idle = domain.balloon?.current - least_memory(domain, &policy.balloon, history)?;
     (idle >= domain.memory_maximum.part(0.01).max(KiB(1))).then_some(idle)
 }
 
@@ -75,7 +76,7 @@ pub(super) fn inflate(
         ));
     }
     let idle = reclaimable(domain, policy, history)?;
-    let enough = enough(domain, &policy.balloon, history)?;
+    let enough = least_memory(domain, &policy.balloon, history)?;
     let current = domain.balloon?.current;
     let entry = history.domains.get_mut(&domain.uuid)?;
     if entry.states.idle_memory < policy.state.cycles {
@@ -93,7 +94,8 @@ pub(super) fn inflate(
     };
     let since = entry.inflated_at.map_or(period, |at| model.at.saturating_sub(at).min(period));
     let step = domain.memory_maximum.part(part * since.as_secs_f64() / period.as_secs_f64());
-    let to = (current - step).max(enough);
+    // Whole MiB: QEMU rounds to pages, and a target between two of them would never be reached.
+    let to = KiB((current - step).max(enough).0.next_multiple_of(1024));
     if current - to < domain.memory_maximum.part(WORTH).max(KiB(1)) {
         return None;
     }
@@ -135,7 +137,7 @@ pub(super) fn deflate(
     } else {
         let usable = balloon.usable?;
         let deficit = (usable < guard.part(PRESSED)).then(|| guard - usable)?;
-        let to = (balloon.current + deficit + deficit).min(original);
+        let to = KiB((balloon.current + deficit + deficit).0.next_multiple_of(1024)).min(original);
         (to, format!("only {usable} are usable in the guest, the guard is {guard}"))
     };
     // Already on its way there.

@@ -26,7 +26,8 @@ pub struct ClassHistory {
 }
 
 /// The class that counts for a domain: the configured one, else the inferred one.
-pub(super) fn class_of(domain: &DomainModel, policy: &Policy, history: &History) -> Class {
+#[must_use]
+pub fn class_of(domain: &DomainModel, policy: &Policy, history: &History) -> Class {
     match policy.class(&domain.name) {
         ClassSetting::Latency => Class::Latency,
         ClassSetting::Standard => Class::Standard,

@@ -15,9 +15,11 @@ mod weight;
 
 use std::time::Duration;
 
+pub use balloon::least_memory;
+pub use class::class_of;
 pub use history::History;
-pub use priority::scarcity;
-pub use state::{ResourceState, need, target_wait};
+pub use priority::{protection, scarcity};
+pub use state::{ResourceState, StateHistory, need, target_wait};
 
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};

@@ -26,6 +26,19 @@ pub enum ResourceState {
     Unknown,
 }
 
+impl ResourceState {
+    /// The state's name as stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Over => "over",
+            Self::Under => "under",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What is remembered about a domain's resources.
 #[derive(Clone, Debug, Default)]
 pub struct StateHistory {

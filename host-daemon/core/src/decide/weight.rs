@@ -29,7 +29,10 @@ pub(super) fn decide(
 ) -> Vec<Proposal> {
     let mut proposals: Vec<Proposal> = Vec::new();
     let mut pressed = false;
-    for domain in running(model) {
+    // Who is protected first cannot be asked to yield for others afterwards.
+    let mut victims: Vec<&DomainModel> = running(model).collect();
+    victims.sort_by_key(|domain| class_of(domain, policy, history) != Class::Latency);
+    for domain in victims {
         let Some(wait) = domain.wait_ratio() else { continue };
         let Some(target) = target_wait(class_of(domain, policy, history), policy) else { continue };
         let waits = waits_too_long(domain, policy, history);
@@ -61,7 +64,7 @@ pub(super) fn decide(
     proposals
 }
 
-/// Whether `other` has a lower class than `victim`, runs, and shares pcpus with it.
+/// Whether `other` has a lower class than `victim`, uses CPU, and shares pcpus with it.
 pub(super) fn takes_cpu_of(
     other: &DomainModel,
     victim: &DomainModel,
@@ -80,7 +83,7 @@ pub(super) fn takes_cpu_of(
     other.uuid != victim.uuid
         && rank(other) < rank(victim)
         && shares_pcpus
-        && other.cpu_demand().is_some_and(|demand| demand > TAKES_PCPUS)
+        && other.cpu_use().is_some_and(|used| used.0 * other.vcpu_count() > TAKES_PCPUS)
 }
 
 /// Where the domain's vcpus may run as far as its administrator is concerned.
@@ -135,7 +138,7 @@ fn protect(
         let Some((current, shares)) = weight_of(aggressor, history) else { continue };
         let to = limited(as_float(current) / missing, shares, &policy.weight);
         let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
-        if to < current && !known {
+        if to < current && !known && class_of(aggressor, policy, history) == Class::Batch {
             let summary = format!(
                 "{} takes CPU that {} ({class}) waits for, whose own weight is at its limit",
                 aggressor.name, domain.name

@@ -172,7 +172,7 @@ impl DomainModel {
             name: end.name.clone(),
             state: end.state,
             accel: end.accel.clone(),
-            incarnation: incarnation(end),
+            incarnation: incarnation_of(end),
             vcpus,
             emulator_pin: end.emulator_pin.clone(),
             cpu_shares: end.cpu_shares,
@@ -238,11 +238,16 @@ impl DomainModel {
     }
 }
 
-/// Names the life of the domain by its main thread.
-fn incarnation(domain: &DomainSample) -> Option<String> {
+/// Names one life of a domain by QEMU's process id and start time.
+#[must_use]
+pub fn incarnation(pid: u32, start_ticks: u64) -> String {
+    format!("{pid}:{start_ticks}")
+}
+
+fn incarnation_of(domain: &DomainSample) -> Option<String> {
     let pid = domain.qemu_pid?;
     let main = domain.threads.iter().find(|thread| thread.tid == pid)?;
-    Some(format!("{pid}:{}", main.start_ticks))
+    Some(incarnation(pid, main.start_ticks))
 }
 
 impl ThreadModel {

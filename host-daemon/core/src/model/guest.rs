@@ -31,7 +31,8 @@ pub struct GuestModel {
     pub window: Option<Duration>,
     /// vcpus online.
     pub vcpus_online: Option<u32>,
-    /// Runnable threads at the poll, without the poll's own.
+    /// Threads that wanted to run at the poll, the poll's own left out: running processes, and of a process with
+    /// several threads as many as the vcpus that it used over the window.
     pub runnable: Option<u32>,
     /// One-minute load average.
     pub load1: Option<f64>,
@@ -99,11 +100,12 @@ impl GuestModel {
             .and_then(|ticks| ticks_to_ns(ticks, sample.ticks_per_second));
         let host_ns = begin.and_then(|begin| rise_of(begin.host_cpu_ns, end.host_cpu_ns));
         let processes = processes_of_interest(sample, agent);
+        let applications = applications(sample, &processes, begin, window);
         Self {
             at: end.at,
             window,
             vcpus_online: sample.vcpus_online,
-            runnable: sample.runnable.map(|runnable| runnable.saturating_sub(1)),
+            runnable: Some(runnable(&applications)),
             load1: sample.load1,
             busy: busy_ns.zip(vcpu_window).and_then(|(busy, window)| part_of(busy, window)).map(Ratio),
             virtualisation_loss: host_ns
@@ -113,10 +115,20 @@ impl GuestModel {
                 .map(Ratio),
             autogroup: sample.autogroup,
             systemd: sample.systemd,
-            applications: applications(sample, &processes, begin, window),
+            applications,
             truncated: sample.truncated.clone(),
         }
     }
+}
+
+/// The kernel's own count has the poll's shell and its pipeline in it, so it is counted from the processes.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates; a share of CPU is positive")]
+fn runnable(applications: &[Application]) -> u32 {
+    let wants = |process: &ProcessModel| {
+        let used = process.cpu.unwrap_or(0.0).round() as u32;
+        u32::from(process.sample.state == 'R').max(used.min(process.sample.threads))
+    };
+    applications.iter().flat_map(|application| &application.processes).map(wants).sum()
 }
 
 fn ticks_to_ns(ticks: u64, ticks_per_second: u64) -> Option<u64> {

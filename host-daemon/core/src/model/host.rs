@@ -15,6 +15,12 @@ pub struct HostModel {
     pub memory_pressure: Option<Ratio>,
     /// Part of the window in which some task waited for I/O.
     pub io_pressure: Option<Ratio>,
+    /// The kernel's own ten-second average of [`Self::cpu_pressure`]; the same for memory and I/O follow.
+    pub cpu_pressure_avg10: Option<Ratio>,
+    /// Ten-second average of the memory pressure.
+    pub memory_pressure_avg10: Option<Ratio>,
+    /// Ten-second average of the I/O pressure.
+    pub io_pressure_avg10: Option<Ratio>,
     /// Memory of the host.
     pub memory_total: Option<KiB>,
     /// Memory that can be had without swapping.
@@ -40,6 +46,8 @@ impl HostModel {
             let stalled_usec = rise(begin?.some_total_usec, end?.some_total_usec)?;
             part_of(stalled_usec.saturating_mul(1000), elapsed).map(|part| Ratio(part.min(1.0)))
         };
+        let avg10 =
+            |pressure: Option<PressureSample>| pressure.map(|end| Ratio(end.some_avg10_percent / 100.0));
         let pcpus = end
             .pcpus
             .iter()
@@ -57,6 +65,9 @@ impl HostModel {
             cpu_pressure: pressure(begin.cpu_pressure, end.cpu_pressure),
             memory_pressure: pressure(begin.memory_pressure, end.memory_pressure),
             io_pressure: pressure(begin.io_pressure, end.io_pressure),
+            cpu_pressure_avg10: avg10(end.cpu_pressure),
+            memory_pressure_avg10: avg10(end.memory_pressure),
+            io_pressure_avg10: avg10(end.io_pressure),
             memory_total: end.memory.map(|memory| KiB(memory.total_kib)),
             memory_available: end.memory.map(|memory| KiB(memory.available_kib)),
             pcpus,

@@ -10,7 +10,7 @@ mod host;
 
 use std::time::Duration;
 
-pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel};
+pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};

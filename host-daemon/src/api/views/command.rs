@@ -1,5 +1,6 @@
 //! Answers about work orders, restore, the doctor's checks and failures.
 
+use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
 use kvmpilot_core::order::WorkOrder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ pub struct CommandReply {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RestoreView {
     /// One entry for each value in the ledger.
-    pub values: Vec<RestoredValueView>,
+    pub values: Vec<RestoredValue>,
 }
 
 impl RestoreView {
@@ -37,37 +38,6 @@ impl RestoreView {
     pub fn is_complete(&self) -> bool {
         self.values.iter().all(|value| value.outcome != RestoreOutcome::Failed)
     }
-}
-
-/// One value of the ledger.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct RestoredValueView {
-    /// Name of the domain.
-    pub domain: String,
-    /// Which value of it.
-    pub target: String,
-    /// The original value.
-    pub original: String,
-    /// What came of it.
-    pub outcome: RestoreOutcome,
-    /// Details, for everything but plain success.
-    pub message: Option<String>,
-}
-
-/// What came of putting one value back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RestoreOutcome {
-    /// Put back and read back.
-    Restored,
-    /// It was there already.
-    AlreadyOriginal,
-    /// Somebody else has changed it since: left alone.
-    Drift,
-    /// The domain, guest or process that had it is gone, and the change with it.
-    Gone,
-    /// It could not be put back; it stays in the ledger.
-    Failed,
 }
 
 /// What could be better about the installation.

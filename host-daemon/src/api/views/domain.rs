@@ -1,5 +1,6 @@
 //! [`DomainView`] and [`DomainDetailView`]: a domain as the host sees it.
 
+use kvmpilot_core::decide::ResourceState;
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::policy::{Class, Mode};
 use kvmpilot_core::sample::{DomainState, ThreadRole, ThreadSource};
@@ -89,34 +90,6 @@ pub struct SharesView {
     pub current: Option<u64>,
     /// Before kvmpilot first changed it; equal to `current` if it never did.
     pub original: Option<u64>,
-}
-
-/// State of one resource against its thresholds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ResourceState {
-    /// Between the thresholds.
-    Ok,
-    /// Above the high one.
-    Over,
-    /// Below the low one.
-    Under,
-    /// Not measured.
-    #[default]
-    Unknown,
-}
-
-impl ResourceState {
-    /// The state's name as stored and shown.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Over => "over",
-            Self::Under => "under",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 /// State of a domain's resources.

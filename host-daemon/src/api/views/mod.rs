@@ -11,12 +11,11 @@ mod process;
 mod status;
 
 pub use command::{
-    CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreOutcome, RestoreView, RestoredValueView,
-    Verdict, VersionView,
+    CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView, Verdict, VersionView,
 };
 pub use domain::{
     AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
-    ModesView, NetworkView, ResourceState, SharesView, StatesView, ThreadView, VcpuView,
+    ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
 };
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
 pub use status::{
