@@ -6,6 +6,7 @@
 mod command;
 mod listen;
 mod peer;
+pub mod present;
 mod problem;
 mod routes;
 pub mod schema;

@@ -1,12 +1,12 @@
 //! `kvmpilot domains` and `kvmpilot domain`.
 
+use kvmpilot_core::decide::ResourceState;
 use kvmpilot_core::sample::{DomainState, ThreadRole, ThreadSource};
 
 use super::super::page::{Page, Screen, bad, doubtful, good};
 use super::super::words::{UNKNOWN, changed, memory, micros, number, plain, rate, ratio, seconds, yes_no};
 use crate::api::views::{
-    AgentView, BalloonView, ClassSource, DomainDetailView, DomainsView, NetworkView, ResourceState,
-    SharesView,
+    AgentView, BalloonView, ClassSource, DomainDetailView, DomainsView, NetworkView, SharesView,
 };
 
 pub(in super::super) fn domains(view: &DomainsView, screen: Screen) -> String {

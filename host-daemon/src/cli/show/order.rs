@@ -1,10 +1,11 @@
 //! `kvmpilot orders`, and what came of commands.
 
+use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::order::{Action, OrderState, WorkOrder};
 
 use super::super::page::{Page, Screen, bad, doubtful, good};
 use super::super::words::time;
-use crate::api::views::{CommandReply, OrdersView, RestoreOutcome};
+use crate::api::views::{CommandReply, OrdersView};
 
 pub(in super::super) fn orders(view: &OrdersView, screen: Screen) -> String {
     let mut page = Page::new(screen);

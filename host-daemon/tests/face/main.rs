@@ -1,0 +1,8 @@
+//! The faces together: the real command line and raw clients against the real API on a real unix socket, with made-up
+//! views and a made-up daemon behind it.
+
+mod cli;
+mod hostile;
+mod schema;
+mod server;
+mod socket;
