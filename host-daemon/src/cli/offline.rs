@@ -1,11 +1,23 @@
 //! What the command line does itself when no daemon runs.
 
-use kvmpilot_core::Uuid;
+use std::sync::Arc;
+use std::time::Duration;
+
 use nix::unistd::Group;
+use tokio::time::timeout;
+
+use crate::act::{Executor, Ledger};
 
 use crate::api::views::{CheckView, CommandReply, DoctorView, RestoreView, Verdict};
 use crate::config::{Config, ConfigError};
+use crate::daemon;
+use crate::guest_channel::GuestChannel;
+use crate::kernel::Kernel;
+use crate::libvirt::Status;
 use crate::store::Store;
+
+/// How long libvirt may take to answer.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Puts everything back that a daemon that is gone has left in the ledger.
 ///
@@ -22,12 +34,28 @@ pub async fn restore(config: &Config) -> Result<CommandReply, String> {
             ..CommandReply::default()
         });
     }
-    let domains: std::collections::BTreeSet<Uuid> = entries.iter().map(|entry| entry.domain).collect();
-    Err(format!(
-        "{} values of {} domains are not at their originals; start kvmpilotd, which puts them back",
-        entries.len(),
-        domains.len()
-    ))
+    let ledger = Ledger::load(store).map_err(|error| error.to_string())?;
+    let libvirt = daemon::connect(config);
+    let mut status = libvirt.status_changes();
+    match timeout(CONNECT, status.wait_for(Status::is_up)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) | Err(_) => {
+            return Err(format!(
+                "{} values are not at their originals, but libvirt is {}",
+                entries.len(),
+                libvirt.status()
+            ));
+        }
+    }
+    let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
+    let executor = Arc::new(Executor::new(libvirt, channel, Kernel::default(), ledger));
+    let restore = RestoreView { values: executor.restore().await };
+    let message = if restore.is_complete() {
+        "everything is back".to_owned()
+    } else {
+        "not everything could be put back; what is left stays in the ledger".to_owned()
+    };
+    Ok(CommandReply { message, restore: Some(restore), ..CommandReply::default() })
 }
 
 /// Checks what can be checked without a daemon.
@@ -39,6 +67,13 @@ pub async fn doctor(config: &Config) -> DoctorView {
         advice: Some("start it with `systemctl start kvmpilotd`".to_owned()),
     }];
     checks.push(store_check(config).await);
+    let (kernel, libvirt) = (Kernel::default(), daemon::connect(config));
+    let (_probes, tiers) = daemon::load_probes(&kernel, config);
+    checks.extend(crate::doctor::host(&kernel, &tiers));
+    let mut status = libvirt.status_changes();
+    // Up, or still the reason why not: both are worth showing.
+    let _ = timeout(CONNECT, status.wait_for(Status::is_up)).await;
+    checks.push(crate::doctor::libvirt(&libvirt.status()));
     checks.push(group_check(&config.daemon.socket_group));
     DoctorView { checks }
 }

@@ -84,9 +84,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let store = Store::open(&config.daemon.state_directory, config.daemon.store)?;
     let kernel = Kernel::default();
     let (probes, tiers) = load_probes(&kernel, &config);
-    let deadlines =
-        libvirt::Options { read_deadline: DEADLINE, set_deadline: DEADLINE, ..libvirt::Options::default() };
-    let libvirt = Libvirt::start(&config.daemon.libvirt_uri, deadlines);
+    let libvirt = connect(&config);
     let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
     let executor =
         Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
@@ -116,6 +114,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         work: JoinSet::new(),
         busy: BTreeSet::new(),
         changed: BTreeMap::new(),
+        levelled: BTreeMap::new(),
         recovered: false,
         paused: false,
         restoring: false,
@@ -143,8 +142,15 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     result.and(stopped)
 }
 
+/// Starts to connect to the configured libvirt.
+pub(crate) fn connect(config: &Config) -> Libvirt {
+    let deadlines =
+        libvirt::Options { read_deadline: DEADLINE, set_deadline: DEADLINE, ..libvirt::Options::default() };
+    Libvirt::start(&config.daemon.libvirt_uri, deadlines)
+}
+
 /// Loads the scheduler probe, and says which tiers deliver and why.
-fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, Vec<TierView>) {
+pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, Vec<TierView>) {
     let tier = |tier, name: &str, on, reason: String| TierView { tier, name: name.to_owned(), on, reason };
     let t0 = tier(0, "kernel files and libvirt", true, "needs no probes".to_owned());
     let loaded = if config.daemon.probes.enabled {

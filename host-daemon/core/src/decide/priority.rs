@@ -55,7 +55,12 @@ const WANTS: f64 = 0.25;
 /// Why CPU is scarce for this guest, or `None` where it is not: inside, more threads want to run than there are vcpus;
 /// outside, the vcpus wait for pcpus or are used up.
 #[must_use]
-pub fn scarcity(domain: &DomainModel, guest: &GuestModel, policy: &Policy, history: &History) -> Option<String> {
+pub fn scarcity(
+    domain: &DomainModel,
+    guest: &GuestModel,
+    policy: &Policy,
+    history: &History,
+) -> Option<String> {
     let vcpus = guest.vcpus_online.filter(|vcpus| *vcpus > 0)?;
     if let Some(runnable) = guest.runnable.filter(|runnable| *runnable > vcpus) {
         return Some(format!("{runnable} threads want to run on {vcpus} vcpus"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::class::class_of;
 use super::history::{History, Managed};
-use super::state::{target_wait, waits_too_long};
+use super::state::{target_wait, waits_too_long, wants_cpu};
 use super::{finding, input, propose, running};
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};
@@ -36,7 +36,8 @@ pub(super) fn decide(
         let Some(wait) = domain.wait_ratio() else { continue };
         let Some(target) = target_wait(class_of(domain, policy, history), policy) else { continue };
         let waits = waits_too_long(domain, policy, history);
-        note_calm(domain, wait.0 < target * (1.0 - policy.weight.dead_band), model.at, history);
+        let calm = !wants_cpu(domain, policy, history) || wait.0 < target * (1.0 - policy.weight.dead_band);
+        note_calm(domain, calm, model.at, history);
         if !waits {
             continue;
         }
@@ -64,13 +65,14 @@ pub(super) fn decide(
     proposals
 }
 
-/// Whether `other` has a lower class than `victim`, uses CPU, and shares pcpus with it.
-pub(super) fn takes_cpu_of(
-    other: &DomainModel,
-    victim: &DomainModel,
-    policy: &Policy,
-    history: &History,
-) -> bool {
+/// Whether `other` has a lower class than `victim`, shares pcpus with it, and uses CPU.
+pub(super) fn takes_cpu_of(other: &DomainModel, victim: &DomainModel, policy: &Policy, history: &History) -> bool {
+    yields_to(other, victim, policy, history)
+        && other.cpu_use().is_some_and(|used| used.0 * other.vcpu_count() > TAKES_PCPUS)
+}
+
+/// Whether `other` has a lower class than `victim` and shares pcpus with it.
+fn yields_to(other: &DomainModel, victim: &DomainModel, policy: &Policy, history: &History) -> bool {
     let rank = |domain| match class_of(domain, policy, history) {
         Class::Latency => 2,
         Class::Standard => 1,
@@ -80,10 +82,7 @@ pub(super) fn takes_cpu_of(
         (Some(own), Some(theirs)) => !own.intersection(&theirs).is_empty(),
         _ => true,
     };
-    other.uuid != victim.uuid
-        && rank(other) < rank(victim)
-        && shares_pcpus
-        && other.cpu_use().is_some_and(|used| used.0 * other.vcpu_count() > TAKES_PCPUS)
+    other.uuid != victim.uuid && rank(other) < rank(victim) && shares_pcpus
 }
 
 /// Where the domain's vcpus may run as far as its administrator is concerned.
@@ -163,7 +162,7 @@ fn relax(domain: &DomainModel, model: &Model, policy: &Policy, history: &History
                 .is_some_and(|since| model.at.saturating_sub(since) >= policy.weight.relax_after)
     };
     // A lowered neighbour may come up again only when those that it was lowered for are calm.
-    let held_for = |other: &&DomainModel| takes_cpu_of(domain, other, policy, history);
+    let held_for = |other: &&DomainModel| yields_to(domain, other, policy, history);
     if !calm(domain) || !running(model).filter(held_for).all(calm) {
         return None;
     }

@@ -122,7 +122,11 @@ impl GuestModel {
 }
 
 /// The kernel's own count has the poll's shell and its pipeline in it, so it is counted from the processes.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates; a share of CPU is positive")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates; a share of CPU is positive"
+)]
 fn runnable(applications: &[Application]) -> u32 {
     let wants = |process: &ProcessModel| {
         let used = process.cpu.unwrap_or(0.0).round() as u32;
