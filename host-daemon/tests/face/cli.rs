@@ -5,6 +5,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use kvmpilot::api::Command;
+use kvmpilot::store::{Limits, Store};
+use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value as LedgerValue};
 use kvmpilot_core::order::OrderState;
 use serde_json::Value;
 
@@ -156,6 +158,51 @@ fn without_a_daemon_it_says_how_to_start_one() {
             "{message}"
         );
     }
+}
+
+#[test]
+fn without_a_daemon_restore_uses_the_ledger_and_keeps_what_it_cannot_put_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let config = directory.path().join("kvmpilot.toml");
+    let text = format!(
+        "[daemon]\nstate_directory = '{}'\nlibvirt_uri = 'qemu+unix:///system?socket=/nonexistent'\nlog_level = 3\n",
+        state.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let restore = || {
+        let output = kvmpilot(
+            &directory.path().join("s"),
+            &["restore", "--config", config.to_str().unwrap(), "--json"],
+        );
+        // The mistake in the configuration is told, but is no reason to leave a host as it is.
+        assert!(stderr(&output).contains("kvmpilot.toml:4:13: daemon.log_level"), "{}", stderr(&output));
+        output
+    };
+    let output = restore();
+    assert!(output.status.success());
+    assert_valid("command", std::str::from_utf8(&output.stdout).unwrap());
+    assert!(!state.exists(), "restore made a database");
+
+    let entry = LedgerEntry {
+        domain: uuid::Uuid::from_u128(1),
+        domain_name: "web".into(),
+        incarnation: "1:1".into(),
+        target: LedgerTarget::CpuShares,
+        original: LedgerValue::Shares(1024),
+        applied: None,
+        intended: LedgerValue::Shares(2048),
+    };
+    let store = || Store::open(&state, Limits::default()).unwrap();
+    store().ledger_put(&entry).unwrap();
+    let output = restore();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("1 values are not at their originals, but libvirt is"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(store().ledger().unwrap(), [entry]);
 }
 
 #[test]
