@@ -7,7 +7,6 @@ use nix::unistd::Group;
 use tokio::time::timeout;
 
 use crate::act::{Executor, Ledger};
-
 use crate::api::views::{CheckView, CommandReply, DoctorView, RestoreView, Verdict};
 use crate::config::{Config, ConfigError};
 use crate::daemon;
@@ -25,15 +24,16 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A sentence that says what is in the way, and the way out.
 pub async fn restore(config: &Config) -> Result<CommandReply, String> {
     let store = open(config).await?;
-    let entries = store.ledger().map_err(|error| error.to_string())?;
-    if entries.is_empty() {
+    let entries =
+        store.as_ref().map_or_else(|| Ok(Vec::new()), Store::ledger).map_err(|error| error.to_string())?;
+    let Some(store) = store.filter(|_| !entries.is_empty()) else {
         let message = "nothing to put back: every value is at its original".to_owned();
         return Ok(CommandReply {
             message,
             restore: Some(RestoreView::default()),
             ..CommandReply::default()
         });
-    }
+    };
     let ledger = Ledger::load(store).map_err(|error| error.to_string())?;
     let libvirt = daemon::connect(config);
     let mut status = libvirt.status_changes();
@@ -97,21 +97,22 @@ pub(super) fn configuration_check(mistakes: Option<&ConfigError>) -> CheckView {
     }
 }
 
-async fn open(config: &Config) -> Result<Store, String> {
+/// The store, if a daemon has ever made one.
+async fn open(config: &Config) -> Result<Option<Store>, String> {
     let (directory, limits) = (config.daemon.state_directory.clone(), config.daemon.store);
-    let opened = tokio::task::spawn_blocking(move || Store::open(&directory, limits)).await;
+    let open = move || Store::exists(&directory)?.then(|| Store::open(&directory, limits)).transpose();
+    let opened = tokio::task::spawn_blocking(open).await;
     opened.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 async fn store_check(config: &Config) -> CheckView {
     let ledger = match open(config).await {
-        Ok(store) => store.ledger().map_err(|error| error.to_string()),
+        Ok(Some(store)) => store.ledger().map_err(|error| error.to_string()),
+        Ok(None) => Ok(Vec::new()),
         Err(error) => Err(error),
     };
     let (verdict, message, advice) = match ledger {
-        Ok(entries) if entries.is_empty() => {
-            (Verdict::Ok, "readable; every value is at its original".to_owned(), None)
-        }
+        Ok(entries) if entries.is_empty() => (Verdict::Ok, "every value is at its original".to_owned(), None),
         Ok(entries) => (
             Verdict::Warning,
             format!("{} values are not at their originals", entries.len()),

@@ -1,11 +1,13 @@
 //! `kvmpilot domains` and `kvmpilot domain`.
 
+use kvmpilot_core::decide::ResourceState;
 use kvmpilot_core::sample::{DomainState, ThreadRole, ThreadSource};
 
 use super::super::page::{Page, Screen, bad, doubtful, good};
 use super::super::words::{UNKNOWN, changed, memory, micros, number, plain, rate, ratio, seconds, yes_no};
-use crate::api::views::{AgentView, BalloonView, ClassSource, DomainDetailView, DomainsView, SharesView};
-use kvmpilot_core::decide::ResourceState;
+use crate::api::views::{
+    AgentView, BalloonView, ClassSource, DomainDetailView, DomainsView, NetworkView, SharesView,
+};
 
 pub(in super::super) fn domains(view: &DomainsView, screen: Screen) -> String {
     let mut page = Page::new(screen);
@@ -18,18 +20,15 @@ pub(in super::super) fn domains(view: &DomainsView, screen: Screen) -> String {
             domain.name.clone(),
             state(domain.state),
             domain.class.to_string(),
-            domain.vcpu_count.to_string(),
             resource(domain.states.cpu, &ratio(domain.cpu_use_ratio)),
             ratio(domain.wait_ratio),
             resource(domain.states.memory, &memory(domain.memory_current_kib)),
             shares(domain.cpu_shares),
-            rate(domain.network.received_bytes_per_s),
-            rate(domain.network.sent_bytes_per_s),
+            rate(traffic(domain.network)),
             agent(&domain.agent),
         ]
     });
-    let titles =
-        ["DOMAIN", "STATE", "CLASS", ">VCPUS", ">CPU", ">WAIT", ">MEMORY", "SHARES", ">IN", ">OUT", "AGENT"];
+    let titles = ["~DOMAIN", "STATE", "CLASS", ">CPU", ">WAIT", ">MEMORY", "~SHARES", ">TRAFFIC", "~AGENT"];
     page.table(&titles, rows.collect());
     page.finish()
 }
@@ -38,7 +37,7 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
     let mut page = Page::new(screen);
     page.line(&format!("{} ({})", view.row.name, view.row.uuid));
     page.facts(facts(view));
-    page.heading("VCPUS");
+    page.heading("VCPUS (switches and migrations a second)");
     let rows = view.vcpus.iter().map(|vcpu| {
         vec![
             vcpu.number.to_string(),
@@ -53,18 +52,8 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
             number(vcpu.migrations_per_s),
         ]
     });
-    let titles = [
-        ">VCPU",
-        ">PCPU",
-        "PIN",
-        ">RUNS",
-        ">WAITS",
-        ">P50",
-        ">P99",
-        ">PREEMPTED/S",
-        ">BLOCKED/S",
-        ">MIGRATIONS/S",
-    ];
+    let titles =
+        [">VCPU", ">PCPU", "~PIN", ">RUNS", ">WAITS", ">P50", ">P99", ">PREEMPTED", ">BLOCKED", ">MIGRATED"];
     page.table(&titles, rows.collect());
     page.heading("THREADS");
     let rows = view.threads.iter().map(|thread| {
@@ -81,9 +70,9 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
             },
         ]
     });
-    page.table(&[">TID", "ROLE", "NAME", ">PCPU", ">RUNS", ">WAITS", "SOURCE"], rows.collect());
+    page.table(&[">TID", "ROLE", "~NAME", ">PCPU", ">RUNS", ">WAITS", "SOURCE"], rows.collect());
     if !view.interfaces.is_empty() {
-        page.heading("INTERFACES");
+        page.heading("INTERFACES (a second)");
         let rows = view.interfaces.iter().map(|interface| {
             vec![
                 interface.device.clone(),
@@ -93,7 +82,7 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
                 number(interface.sent_packets_per_s),
             ]
         });
-        page.table(&["DEVICE", ">IN", ">OUT", ">PACKETS IN/S", ">PACKETS OUT/S"], rows.collect());
+        page.table(&["DEVICE", ">IN", ">OUT", ">PACKETS IN", ">PACKETS OUT"], rows.collect());
     }
     super::findings(&mut page, &view.findings);
     page.finish()
@@ -160,6 +149,10 @@ fn facts(view: &DomainDetailView) -> Vec<(&str, String)> {
         facts.push(("guest", text));
     }
     facts
+}
+
+fn traffic(network: NetworkView) -> Option<f64> {
+    Some(network.received_bytes_per_s? + network.sent_bytes_per_s?)
 }
 
 fn balloon(balloon: &BalloonView) -> String {

@@ -1,11 +1,11 @@
 //! `kvmpilot orders`, and what came of commands.
 
+use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::order::{Action, OrderState, WorkOrder};
 
 use super::super::page::{Page, Screen, bad, doubtful, good};
 use super::super::words::time;
 use crate::api::views::{CommandReply, OrdersView};
-use kvmpilot_core::ledger::RestoreOutcome;
 
 pub(in super::super) fn orders(view: &OrdersView, screen: Screen) -> String {
     let mut page = Page::new(screen);
@@ -23,7 +23,7 @@ pub(in super::super) fn orders(view: &OrdersView, screen: Screen) -> String {
             time(order.changed_unix_ms),
         ]
     });
-    page.table(&[">ID", "STATE", "DOMAIN", "CHANGE", "WHY", "WHEN"], rows.collect());
+    page.dense_table(&[">ID", "STATE", "~DOMAIN", "~CHANGE", "~WHY", "~WHEN"], rows.collect());
     if let Some(before) = view.next_before {
         page.line(&format!("older ones: --before {before}"));
     }
@@ -72,7 +72,7 @@ pub(super) fn steps(page: &mut Page, action: &Action) {
         ]
     });
     page.heading("PROCESSES");
-    page.table(&[">PID", "NAME", ">NICE BEFORE", ">NICE AFTER", ">ORIGINALLY"], rows.collect());
+    page.table(&[">PID", "~NAME", ">NICE BEFORE", ">NICE AFTER", ">ORIGINALLY"], rows.collect());
 }
 
 fn state(state: OrderState) -> String {
@@ -100,7 +100,7 @@ pub(in super::super) fn reply(reply: &CommandReply, screen: Screen) -> String {
             let message = value.message.clone().unwrap_or_default();
             vec![value.domain.clone(), value.target.clone(), value.original.clone(), outcome, message]
         });
-        page.table(&["DOMAIN", "VALUE", "ORIGINAL", "OUTCOME", "DETAILS"], rows.collect());
+        page.table(&["~DOMAIN", "~VALUE", "~ORIGINAL", "OUTCOME", "~DETAILS"], rows.collect());
     }
     page.finish()
 }

@@ -17,7 +17,9 @@ pub(in super::super) fn processes(view: &ProcessesView, screen: Screen) -> Strin
     let scarce =
         if view.scarce { "CPU is scarce" } else { "CPU is not scarce, so levels rest at their originals" };
     let reason = view.scarce_reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-    page.line(&format!("{scarce}{reason}"));
+    if view.age_s.is_some() {
+        page.line(&format!("{scarce}{reason}"));
+    }
     for cut in &view.truncated {
         page.line(&doubtful(&format!("left out: {cut}")));
     }
@@ -31,18 +33,18 @@ pub(in super::super) fn processes(view: &ProcessesView, screen: Screen) -> Strin
             application.name.clone(),
             level(application),
             if application.communicating { good("yes") } else { yes_no(false).to_owned() },
-            application.processes.len().to_string(),
             why.or_else(|| application.evidence.clone()).unwrap_or_default(),
         ]
     });
-    page.table(&["APPLICATION", "LEVEL", "COMMUNICATES", ">PROCESSES", "WHY"], rows.collect());
+    page.table(&["~APPLICATION", "LEVEL", "COMMUNICATES", "~WHY"], rows.collect());
     page.heading("PROCESSES");
     let all = view.applications.iter().flat_map(|application| {
         application.processes.iter().map(move |process| row(&application.name, process))
     });
-    let titles =
-        [">PID", "APPLICATION", "NAME", "UID", "NICE", ">CPU", ">MEMORY", ">THREADS", "SOCKETS", "COMMAND"];
-    page.table(&titles, all.collect());
+    page.dense_table(
+        &[">PID", "~PROCESS", ">UID", "NICE", ">CPU", ">MEMORY", "~SOCKETS", "~COMMAND"],
+        all.collect(),
+    );
     page.finish()
 }
 
@@ -64,15 +66,18 @@ fn row(application: &str, process: &ProcessView) -> Vec<String> {
         SchedPolicy::RealTime => " real-time",
         SchedPolicy::Unknown => " unknown policy",
     };
+    let name = if process.name == application {
+        process.name.clone()
+    } else {
+        format!("{application}: {}", process.name)
+    };
     vec![
         process.pid.to_string(),
-        application.to_owned(),
-        process.name.clone(),
+        name,
         plain(process.uid),
         changed(&process.nice.to_string(), &process.nice_original.to_string()) + policy,
         ratio(process.cpu_ratio),
         memory(Some(process.rss_kib)),
-        process.threads.to_string(),
         sockets(process),
         process.command.clone(),
     ]

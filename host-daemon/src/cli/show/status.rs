@@ -95,9 +95,11 @@ pub(in super::super) fn doctor(view: &DoctorView, screen: Screen) -> String {
             Verdict::Warning => doubtful("warning"),
             Verdict::Problem => bad("problem"),
         };
-        page.line(&format!("{verdict}  {}: {}", check.name, check.message));
-        if let Some(advice) = &check.advice {
-            page.line(&format!("         {advice}"));
+        // A message can show a line of a file with a caret below it.
+        let mut lines = check.message.lines();
+        page.line(&format!("{verdict}  {}: {}", check.name, lines.next().unwrap_or_default()));
+        for line in lines.chain(check.advice.as_deref()) {
+            page.line(&format!("         {line}"));
         }
     }
     page.finish()

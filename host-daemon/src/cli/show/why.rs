@@ -15,7 +15,9 @@ pub(in super::super) fn why(order: &WorkOrder, screen: Screen) -> String {
     if reason.inputs.is_empty() {
         page.line("  Nothing was measured for this one.");
     } else {
-        page.facts(reason.inputs.iter().map(|(name, value)| (name.as_str(), value.clone())));
+        let names: Vec<String> = reason.inputs.iter().map(|(name, _)| format!("  {name}")).collect();
+        let values = reason.inputs.iter().map(|(_, value)| value.clone());
+        page.facts(names.iter().map(String::as_str).zip(values));
     }
 
     page.heading("What followed from it");
