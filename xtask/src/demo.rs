@@ -76,7 +76,7 @@ fn play() -> Result<Report> {
     say("kvmpilotd starts, in mode auto and with a cycle of 5 s");
     let daemon = lab.start_daemon("demo", CONFIG)?;
     let mut story = Story::default();
-    under_load(&lab, || story.follow(&daemon, &lab, ADAPT))??;
+    under_load(&lab, || story.follow(&daemon, ADAPT))??;
 
     say(&format!("{MEASURE_S} s of HTTP load at web, with kvmpilot"));
     let http_after = measure(&lab)?;
@@ -116,16 +116,20 @@ fn under_load<T: Send>(lab: &Lab, work: impl FnOnce() -> T + Send) -> Result<T> 
     })
 }
 
-/// What is there when no order is on its way, so that kvmpilot's word and the witness speak of the same moment.
+/// What is there when no order is on its way, so that kvmpilot's word and the witness speak of the same moment: mode
+/// `observe` keeps what was set and sets nothing more.
 fn look_at_rest(daemon: &Daemon<'_>, lab: &Lab) -> Result<Witness> {
-    kvmpilot_tests::wait_for("a moment without orders on their way", Duration::from_secs(60), || {
-        let newest = |orders: &[serde_json::Value]| orders.first().map(|order| order["id"].clone());
+    daemon.reload(&CONFIG.replace("auto", "observe"))?;
+    let rest = Duration::from_secs(60);
+    kvmpilot_tests::wait_for("the last orders to end", rest, || {
+        ensure!(daemon.json(&["status"])?["mode"] == "observe", "the configuration was not read again yet");
         let orders = daemon.orders()?;
         ensure!(orders.iter().all(|order| order["state"] != "approved"), "orders are on their way");
+        Ok(())
+    })?;
+    kvmpilot_tests::wait_for("libvirt and the guests to agree with the orders", rest, || {
         let witness = Witness::look(lab)?;
-        let later = daemon.orders()?;
-        ensure!(newest(&orders) == newest(&later), "an order came in between");
-        witness.agrees_with(&later)?;
+        witness.agrees_with(&daemon.orders()?)?;
         Ok(witness)
     })
 }

@@ -116,11 +116,12 @@ fn value_after<'a>(text: &'a str, key: &str) -> Result<&'a str> {
 
 /// Lines like ` 0      0-1` and `    *: 0-1`.
 fn table(text: &str) -> Vec<(String, String)> {
-    let rows = text
-        .lines()
-        .filter_map(|line| line.split_once(|c: char| c == ':' || c.is_whitespace() && !line.starts_with(c)));
-    let rows = rows.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()));
-    rows.filter(|(key, value)| !value.is_empty() && (key == "*" || key.parse::<u32>().is_ok())).collect()
+    let row = |line: &str| {
+        let (key, value) = line.trim().split_once(|c: char| c == ':' || c.is_whitespace())?;
+        let known = key == "*" || key.parse::<u32>().is_ok();
+        known.then(|| (key.to_owned(), value.trim().to_owned()))
+    };
+    text.lines().filter_map(row).collect()
 }
 
 /// Nice values of all processes of a guest but kernel threads, from its own /proc.
