@@ -4,7 +4,6 @@
 
 mod report;
 mod story;
-mod witness;
 
 use std::fs;
 use std::path::Path;
@@ -14,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kvmpilot_tests::daemon::Daemon;
-use kvmpilot_tests::{HttpLoad, HttpReport, Lab, LabOptions, guests};
+use kvmpilot_tests::{HttpLoad, HttpReport, Lab, LabOptions, Witness, guests};
 
 use crate::command::{cargo, run_shown, say};
 use crate::{build_ebpf, setup};
 use report::Report;
 use story::Story;
-use witness::Witness;
 
 /// The guest that serves.
 const SERVER: &str = "web";
