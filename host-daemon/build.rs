@@ -20,7 +20,6 @@ fn main() {
 
 /// `ebpf/kvmpilot-probes` below the directory that cargo marks as a cache: the target directory, wherever it is.
 fn in_target_dir(out: &Path) -> PathBuf {
-    let target =
-        out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists()).unwrap_or_else(|| Path::new("target"));
-    target.join("ebpf").join(NAME)
+    let marked = out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists());
+    marked.unwrap_or_else(|| Path::new("target")).join("ebpf").join(NAME)
 }

@@ -23,6 +23,7 @@ use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use start::{DaemonError, Options, chain, run};
+pub(crate) use start::{connect, load_probes};
 use windows::Windows;
 use work::Done;
 
@@ -70,6 +71,8 @@ struct Daemon {
     busy: BTreeSet<Uuid>,
     /// When we last changed a domain.
     changed: BTreeMap<Uuid, Instant>,
+    /// When we last changed levels inside its guest.
+    levelled: BTreeMap<Uuid, Instant>,
     /// What the last daemon left has been put back.
     recovered: bool,
     /// Nothing is changed, because a person asked for a restore.
@@ -123,20 +126,26 @@ impl Daemon {
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
         let inventory = self.inventory.snapshot();
-        let (sample, unread) =
-            block_in_place(|| self.host.sample(&inventory, |uuid| self.changed.get(&uuid).copied()));
+        // While a domain is being changed nobody knows which of its values is the old and which the new one.
+        let changed_at = |uuid| {
+            if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
+        };
+        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at));
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
+        self.levelled.retain(|uuid, _| inventory.contains_key(uuid));
         self.poll_guests(&sample);
         self.recover();
         let sample = Arc::new(sample);
         let now = self.began.elapsed();
         let periods = self.config.policy.periods;
 
+        // All paces first, then one admission: what one of them starts must not cost another one its turn.
+        let mut wanted = Vec::new();
         if let Some(model) = self.windows.release.close(&sample, now, Duration::ZERO, wall_unix_s()) {
             let decision = decide::release(&model, &self.config.policy, &mut self.history);
-            self.follow(decision, "release");
+            wanted.extend(decision.proposals);
         }
         if let Some(model) =
             self.windows.tick.close(&sample, now, self.config.policy.weight.period, wall_unix_s())
@@ -144,8 +153,7 @@ impl Daemon {
             let model = self.with_guests(model);
             let decision = decide::tick(&model, &self.config.policy, &mut self.history);
             self.latest = model;
-            self.follow(decision, "tick");
-            self.publish();
+            wanted.extend(self.take(decision, "tick"));
         }
         if let Some(model) = self.windows.cycle.close(&sample, now, periods.cycle, wall_unix_s()) {
             let started = Instant::now();
@@ -153,32 +161,34 @@ impl Daemon {
             let decision = decide::cycle(&model, &self.config.policy, &mut self.history);
             self.cycles += 1;
             self.record(&model, &decision);
-            self.follow(decision, "cycle");
+            wanted.extend(self.take(decision, "cycle"));
             self.expire(&model);
             self.last_cycle = Some((started, started.elapsed()));
+        }
+        self.follow(wanted);
+        if self.latest.at == now {
             self.publish();
         }
     }
 
-    /// Turns a decision into orders, and those that may go ahead into work.
-    fn follow(&mut self, decision: Decision, pace: &'static str) {
+    /// Keeps a decision's findings and returns what it wants.
+    fn take(&mut self, decision: Decision, pace: &'static str) -> Vec<Proposal> {
         for (proposal, why) in &decision.held {
             tracing::info!(domain = proposal.domain_name, change = %proposal.action, why, "held back");
         }
-        if pace != "release" {
-            self.findings.insert(pace, decision.findings);
-        }
+        self.findings.insert(pace, decision.findings);
+        decision.proposals
+    }
+
+    /// Turns proposals into orders, and those that may go ahead into work.
+    fn follow(&mut self, mut proposals: Vec<Proposal>) {
         if let Some(wanted) = &mut self.wanted {
-            wanted.extend(decision.proposals);
-            return;
-        }
-        if !self.may_change() {
+            wanted.extend(proposals);
             return;
         }
         // A domain that is being changed is decided on again when its new values have been read.
-        let free = |proposal: &Proposal| !self.busy.contains(&proposal.domain);
-        let proposals: Vec<Proposal> = decision.proposals.into_iter().filter(free).collect();
-        if proposals.is_empty() {
+        proposals.retain(|proposal| !self.busy.contains(&proposal.domain));
+        if proposals.is_empty() || !self.may_change() {
             return;
         }
         let now = self.began.elapsed();
@@ -196,14 +206,16 @@ impl Daemon {
         self.recovered && !self.paused && !self.restoring
     }
 
-    /// Adds what the agents told, as far as it is newer than our last change and not too old.
+    /// Adds what the agents told, as far as it is newer than our last step on the ladder and not too old.
     fn with_guests(&self, mut model: Model) -> Model {
         let guests = self.guests.snapshot();
         let oldest = model.at.saturating_sub(self.config.policy.periods.guest * GUEST_PERIODS);
         for domain in &mut model.domains {
-            let Some(state) = guests.get(&domain.uuid) else { continue };
-            let changed = self.changed.get(&domain.uuid).map(|at| at.duration_since(self.began));
-            let usable = |at: Duration| at >= oldest && changed.is_none_or(|changed| at > changed);
+            let Some(state) = guests.get(&domain.uuid).filter(|_| !self.busy.contains(&domain.uuid)) else {
+                continue;
+            };
+            let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
+            let usable = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > levelled);
             domain.guest = state
                 .latest
                 .as_ref()

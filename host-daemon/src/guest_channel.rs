@@ -36,6 +36,7 @@ impl GuestChannel {
     pub fn new(libvirt: Libvirt, config: &AgentConfig) -> Self {
         let limits = Limits {
             total: config.timeout,
+            command: config.timeout,
             output_bytes: usize::try_from(config.max_output_bytes).unwrap_or(usize::MAX),
             ..Limits::default()
         };

@@ -69,7 +69,11 @@ impl OrderBook {
             let target = (proposal.domain, proposal.action.target());
             let mode = policy.mode(&proposal.domain_name, proposal.action.actuator());
             let paused = self.pauses.get(&target).is_some_and(|(until, _)| *until > now);
-            if mode == Mode::Observe || (paused && !proposal.release) {
+            // Releases come first in a round; nothing else may answer them in the same one.
+            let taken = ready
+                .iter()
+                .any(|order: &WorkOrder| (order.proposal.domain, order.proposal.action.target()) == target);
+            if mode == Mode::Observe || taken || (paused && !proposal.release) {
                 continue;
             }
             if mode == Mode::Auto || proposal.release {

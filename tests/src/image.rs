@@ -115,8 +115,8 @@ fn make_initramfs(root: &Path) -> Result<Vec<u8>> {
     }
     archive.device("dev/console", 5, 1);
     archive.file("init", INIT.as_bytes());
-    archive.file("work/hog", HOG.as_bytes());
-    archive.file("work/sleeper", SLEEPER.as_bytes());
+    archive.file("lab/hog", HOG.as_bytes());
+    archive.file("lab/sleeper", SLEEPER.as_bytes());
     archive.file("www/cgi-bin/work", CGI.as_bytes());
     archive.file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n");
     archive.file("etc/os-release", b"ID=kvmpilot-lab\nPRETTY_NAME=\"kvmpilot lab guest\"\n");

@@ -119,8 +119,16 @@ pub fn reap_stale() -> Result<Vec<String>> {
     Ok(dead)
 }
 
+/// The labs that nobody owns.
+pub(crate) fn detached() -> Result<Vec<String>> {
+    let mut names = names()?;
+    names.retain(|name| state_dir(name).join("hold").exists() && Keeper::attach(name).is_ok());
+    names.sort();
+    Ok(names)
+}
+
 /// The labs that have a state directory.
-pub(crate) fn names() -> Result<Vec<String>> {
+fn names() -> Result<Vec<String>> {
     match fs::read_dir(STATE_ROOT) {
         Ok(entries) => {
             Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())

@@ -92,12 +92,12 @@ impl Lab {
         Ok(Self { name: name.to_owned(), keeper, image, verdict, guests, logs })
     }
 
-    /// Names of the labs that run on this machine.
+    /// Names of the labs that [`Lab::detach`] left running, in the order of their names.
     ///
     /// # Errors
     /// When their directory cannot be read.
-    pub fn running() -> Result<Vec<String>> {
-        Ok(keeper::names()?.into_iter().filter(|name| Keeper::attach(name).is_ok()).collect())
+    pub fn detached() -> Result<Vec<String>> {
+        keeper::detached()
     }
 
     /// Defines and starts one more guest.

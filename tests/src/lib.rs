@@ -6,6 +6,7 @@
 pub mod accel;
 mod agent;
 mod cpio;
+pub mod daemon;
 mod domain_xml;
 pub mod guests;
 mod image;

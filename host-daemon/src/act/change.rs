@@ -72,13 +72,13 @@ impl Executor {
     ) -> Result<String, Failure> {
         match (target, wanted) {
             (LedgerTarget::CpuShares, Value::Shares(shares)) => {
-                self.libvirt.set_cpu_shares(domain, *shares).await?
+                self.libvirt.set_cpu_shares(domain, *shares).await?;
             }
             (LedgerTarget::VcpuPin { vcpu }, Value::Pin(pcpus)) => {
-                self.libvirt.pin_vcpu(domain, *vcpu, pcpus).await?
+                self.libvirt.pin_vcpu(domain, *vcpu, pcpus).await?;
             }
             (LedgerTarget::EmulatorPin, Value::Pin(pcpus)) => {
-                self.libvirt.pin_emulator(domain, pcpus).await?
+                self.libvirt.pin_emulator(domain, pcpus).await?;
             }
             (LedgerTarget::Balloon, Value::Memory(memory)) => {
                 self.libvirt.set_balloon(domain, memory.0).await?;

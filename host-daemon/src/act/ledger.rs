@@ -34,6 +34,12 @@ impl Ledger {
         self.lock().values().cloned().collect()
     }
 
+    /// Those of one domain.
+    #[must_use]
+    pub fn entries_of(&self, domain: Uuid) -> Vec<LedgerEntry> {
+        self.lock().values().filter(|entry| entry.domain == domain).cloned().collect()
+    }
+
     /// How many values are not at their original.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -52,7 +52,7 @@ impl Executor {
                     ));
                 }
                 Some(NiceResult::Failed(why)) => {
-                    troubles.push(format!("{} ({}): {why}", step.name, step.key.pid))
+                    troubles.push(format!("{} ({}): {why}", step.name, step.key.pid));
                 }
                 None => troubles.push(format!("{} ({}): the agent did not say", step.name, step.key.pid)),
             }

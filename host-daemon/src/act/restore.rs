@@ -35,7 +35,7 @@ impl Executor {
             match done {
                 Ok(restored) => values.extend(restored),
                 Err(error) => {
-                    tracing::error!(%error, "restoring a domain ended early; its values stay in the ledger")
+                    tracing::error!(%error, "restoring a domain ended early; its values stay in the ledger");
                 }
             }
         }

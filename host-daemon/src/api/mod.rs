@@ -4,9 +4,18 @@
 //! nothing, decides nothing and changes nothing.
 
 mod command;
+mod listen;
+mod peer;
+pub mod present;
+mod problem;
+mod routes;
+pub mod schema;
+mod serve;
 pub mod views;
 
 pub use command::{ApiContext, Command, CommandError, CommandRequest};
+pub use listen::{ApiError, Listen};
+pub use serve::{Limits, Server, serve};
 
 /// Version of the API: the `v1` in its paths.
 pub const API_VERSION: u32 = 1;

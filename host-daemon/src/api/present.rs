@@ -57,7 +57,8 @@ pub struct Scene<'a> {
 /// Everything that the API shows.
 #[must_use]
 pub fn views(scene: &Scene<'_>) -> Views {
-    let mut domains: Vec<_> = scene.model.domains.iter().map(|domain| domain::detail(domain, scene)).collect();
+    let mut domains: Vec<_> =
+        scene.model.domains.iter().map(|domain| domain::detail(domain, scene)).collect();
     domains.sort_by(|a, b| a.row.name.cmp(&b.row.name));
     Views {
         status: status::status(scene),

@@ -144,6 +144,18 @@ pub enum ConfigError {
 /// # Errors
 /// When a file cannot be read (a `path` must exist) or anything in it is wrong.
 pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
+    match salvage(path)? {
+        (config, None) => Ok(config),
+        (_, Some(error)) => Err(error),
+    }
+}
+
+/// Like [`load`], but goes on with what is right in files that have mistakes: for `kvmpilot restore`, which must not
+/// fail because somebody has just broken the configuration.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn salvage(path: Option<&Path>) -> Result<(Config, Option<ConfigError>), ConfigError> {
     let main = path.unwrap_or_else(|| Path::new(DEFAULT_PATH));
     let mut sources = Vec::new();
     match Source::read(main) {
@@ -155,7 +167,8 @@ pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
     for file in toml_files(&drop_ins).map_err(|source| ConfigError::Read { path: drop_ins, source })? {
         sources.push(Source::read(&file).map_err(|source| ConfigError::Read { path: file, source })?);
     }
-    read::read(&sources).map_err(ConfigError::Invalid)
+    let (config, wrong) = read::read(&sources);
+    Ok((config, (!wrong.is_empty()).then_some(ConfigError::Invalid(wrong))))
 }
 
 /// The `*.toml` files of a directory by name; none if there is no directory.

@@ -60,7 +60,7 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("modes", "placement", |config, v| actuator_mode(config, Actuator::Placement, v)),
     option("modes", "balloon", |config, v| actuator_mode(config, Actuator::Balloon, v)),
 
-    option("loops", "fast", sets!(policy.periods.fast, |v| v.duration(SECOND / 10..=SECOND * 60))),
+    option("loops", "fast", sets!(policy.periods.fast, |v| v.duration(SECOND / 10..=SECOND * 10))),
     option("loops", "guest", sets!(policy.periods.guest, |v| v.duration(PERIOD))),
     option("loops", "cycle", sets!(policy.periods.cycle, |v| v.duration(SECOND * 5..=DAY))),
 

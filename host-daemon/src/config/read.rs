@@ -18,8 +18,8 @@ const MAX_DIAGNOSTICS: usize = 20;
 /// Where a key was set last: which source, and where in it.
 type Place = (usize, Range<usize>);
 
-/// Later sources win key by key; `[[domain]]` entries add up.
-pub(super) fn read(sources: &[Source]) -> Result<Config, Vec<Diagnostic>> {
+/// Later sources win key by key; `[[domain]]` entries add up. What is wrong leaves its default behind.
+pub(super) fn read(sources: &[Source]) -> (Config, Vec<Diagnostic>) {
     let mut reader =
         Reader { sources, at: 0, config: Config::default(), places: HashMap::new(), wrong: Vec::new() };
     for at in 0..sources.len() {
@@ -27,11 +27,8 @@ pub(super) fn read(sources: &[Source]) -> Result<Config, Vec<Diagnostic>> {
         reader.file();
     }
     reader.check_together();
-    if reader.wrong.is_empty() {
-        return Ok(reader.config);
-    }
     reader.wrong.sort_by_key(|(at, wrong)| (*at, wrong.line, wrong.column));
-    Err(reader.wrong.into_iter().map(|(_, wrong)| wrong).take(MAX_DIAGNOSTICS).collect())
+    (reader.config, reader.wrong.into_iter().map(|(_, wrong)| wrong).take(MAX_DIAGNOSTICS).collect())
 }
 
 struct Reader<'a> {

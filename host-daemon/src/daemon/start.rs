@@ -34,6 +34,9 @@ use crate::store::{Store, StoreError};
 const FINISH: Duration = Duration::from_secs(10);
 /// Time that everything gets to go back when the daemon stops.
 const RESTORE: Duration = Duration::from_secs(20);
+/// Time for one libvirt call. None is made in the fast loop, so this only bounds how long a hung domain goes unnoticed; on
+/// a host whose pcpus are all taken by guests, libvirtd itself has been seen to take more than 1 s.
+const DEADLINE: Duration = Duration::from_secs(5);
 /// Longest cycle of `--once`.
 /// (classes are inferred over three ticks of 5 s).
 const ONCE_CYCLE: Duration = Duration::from_secs(20);
@@ -81,7 +84,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let store = Store::open(&config.daemon.state_directory, config.daemon.store)?;
     let kernel = Kernel::default();
     let (probes, tiers) = load_probes(&kernel, &config);
-    let libvirt = Libvirt::start(&config.daemon.libvirt_uri, libvirt::Options::default());
+    let libvirt = connect(&config);
     let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
     let executor =
         Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
@@ -111,6 +114,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         work: JoinSet::new(),
         busy: BTreeSet::new(),
         changed: BTreeMap::new(),
+        levelled: BTreeMap::new(),
         recovered: false,
         paused: false,
         restoring: false,
@@ -138,8 +142,15 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     result.and(stopped)
 }
 
+/// Starts to connect to the configured libvirt.
+pub(crate) fn connect(config: &Config) -> Libvirt {
+    let deadlines =
+        libvirt::Options { read_deadline: DEADLINE, set_deadline: DEADLINE, ..libvirt::Options::default() };
+    Libvirt::start(&config.daemon.libvirt_uri, deadlines)
+}
+
 /// Loads the scheduler probe, and says which tiers deliver and why.
-fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, Vec<TierView>) {
+pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, Vec<TierView>) {
     let tier = |tier, name: &str, on, reason: String| TierView { tier, name: name.to_owned(), on, reason };
     let t0 = tier(0, "kernel files and libvirt", true, "needs no probes".to_owned());
     let loaded = if config.daemon.probes.enabled {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
 use kvmpilot_core::order::{OrderState, WorkOrder};
+use kvmpilot_core::policy::Actuator;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
@@ -69,6 +70,9 @@ impl Daemon {
             Ok(Done::Orders(domain, outcomes)) => {
                 self.busy.remove(&domain);
                 self.changed.insert(domain, Instant::now());
+                if outcomes.iter().any(|(order, _)| order.proposal.action.actuator() == Actuator::Ladder) {
+                    self.levelled.insert(domain, Instant::now());
+                }
                 for (order, outcome) in &outcomes {
                     self.conclude(order, outcome);
                 }
@@ -92,6 +96,8 @@ impl Daemon {
             tracing::info!(id = order.id, outcome = outcome.text, "done");
         } else {
             tracing::warn!(id = order.id, outcome = outcome.text, "not done");
+            // It may have been changed all the same: the ledger knows the original.
+            self.history.unsure(&order.proposal, &self.executor.ledger().entries_of(order.proposal.domain));
         }
         self.book.settle(order.id, outcome, wall_unix_ms());
         self.answer(order.id, outcome);
@@ -112,6 +118,7 @@ impl Daemon {
         self.history.restored();
         for domain in self.inventory.snapshot().into_keys() {
             self.changed.insert(domain, Instant::now());
+            self.levelled.insert(domain, Instant::now());
             self.inventory.refresh(domain);
         }
         self.answer_restore(values);

@@ -9,7 +9,8 @@ use procfs::process::{Schedstat as ProcSchedstat, Stat};
 
 use super::{Kernel, Unread, Unreads, text};
 
-/// More threads than this of one process are not followed: QEMU has a few dozen, a runaway one must not eat our cycle.
+/// More threads than this of one process are not followed: QEMU has a few dozen, a runaway one must not eat
+/// our cycle.
 const MOST_THREADS: usize = 2048;
 
 /// One thread, named for ever by `tid` and `start_ticks`.
@@ -62,8 +63,9 @@ impl ThreadInfo {
     }
 }
 
-/// What QEMU uses a thread for. vcpus call themselves `CPU 0/KVM` or `CPU 0/TCG`, iothreads `IO ` and their object's id
-/// (libvirt: `iothread1`), vhost workers `vhost-` and QEMU's pid; the main thread keeps the program's name.
+/// What QEMU uses a thread for. vcpus call themselves `CPU 0/KVM` or `CPU 0/TCG`, iothreads `IO ` and their
+/// object's id (libvirt: `iothread1`), vhost workers `vhost-` and QEMU's pid; the main thread keeps the
+/// program's name.
 #[must_use]
 pub fn role(comm: &str, main: bool) -> ThreadRole {
     let vcpu = || comm.strip_prefix("CPU ")?.split_once('/').and_then(|(number, _)| number.parse().ok());

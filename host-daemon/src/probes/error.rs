@@ -13,7 +13,8 @@ use super::offsets::OffsetError;
 pub enum ProbeError {
     /// No type information.
     #[error(
-        "no type information at /sys/kernel/btf/vmlinux: the kernel is built without CONFIG_DEBUG_INFO_BTF, or /sys is not mounted here"
+        "no type information at /sys/kernel/btf/vmlinux: the kernel is built without CONFIG_DEBUG_INFO_BTF, or \
+         /sys is not mounted here"
     )]
     NoBtf(#[source] io::Error),
     /// The type information is there, but does not say what is needed.
@@ -84,7 +85,8 @@ pub enum WatchError {
     },
     /// The index has no entry for this tid.
     #[error(
-        "thread id {tid} is beyond the {limit} that the probes were loaded for: kernel.pid_max was raised since, restart the daemon"
+        "thread id {tid} is not below {limit}, for which the probes were loaded: if kernel.pid_max was raised \
+         since, restart the daemon"
     )]
     TidBeyond {
         /// The thread.
@@ -138,12 +140,11 @@ fn os_error(err: &(dyn Error + 'static)) -> Option<i32> {
 
 /// The reason stands at the end of the log, before the statistics.
 fn tail(log: &str) -> String {
-    const LINES: usize = 6;
-    let lines: Vec<&str> = log
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("processed "))
-        .collect();
+    const LINES: usize = 4;
+    let statistics = ["processed ", "verification time ", "stack depth "];
+    let reasons =
+        log.lines().map(str::trim).filter(|line| !statistics.iter().any(|begin| line.starts_with(begin)));
+    let lines: Vec<&str> = reasons.filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(LINES)..].join(" | ")
 }
 
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_log_ends_before_its_statistics() {
-        let log = "1: (61) r1 = *(u32 *)(r1 +0)\naccess beyond struct task_struct\nprocessed 3 insns (limit 1000000)\n";
+        let log = "1: (61) r1 = *(u32 *)(r1 +0)\naccess beyond struct task_struct\nverification time 3 usec\nprocessed 3 insns\n";
         assert_eq!(tail(log), "1: (61) r1 = *(u32 *)(r1 +0) | access beyond struct task_struct");
     }
 }

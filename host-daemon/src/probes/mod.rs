@@ -1,6 +1,6 @@
-//! Gateway to the probes in the kernel: loads them, tells them which threads to watch, reads what they counted. The only
-//! room that names aya. What the figures mean is the model's business; what `/proc` says about the same threads is
-//! `kernel`'s, and comes in as [`Ground`].
+//! Gateway to the probes in the kernel: loads them, tells them which threads to watch, reads what they
+//! counted. The only room that names aya. What the figures mean is the model's business; what `/proc` says
+//! about the same threads is `kernel`'s, and comes in as [`Ground`].
 
 mod error;
 pub mod offsets;
@@ -65,9 +65,10 @@ pub struct Totals {
 /// What the probes know about a thread, as of its last switch.
 #[derive(Clone, Debug)]
 pub struct ThreadCounters {
-    /// The kernel's own accumulators when the thread last left a pcpu. They are those that schedstat shows, so that the
-    /// two may take turns: **while `running`, schedstat is ahead** by the present run (a vcpu that spins alone on its
-    /// pcpu may not switch for hours) and is the better reading; at any other time both are equal to the nanosecond.
+    /// The kernel's own accumulators when the thread last left a pcpu. They are those that schedstat shows,
+    /// so that the two may take turns: **while `running`, schedstat is ahead** by the present run (a vcpu
+    /// that spins alone on its pcpu may not switch for hours) and is the better reading; at any other time
+    /// both are equal to the nanosecond.
     pub totals: Totals,
     /// On a pcpu right now, which means on `pcpu`.
     pub running: bool,
@@ -75,8 +76,8 @@ pub struct ThreadCounters {
     pub exited: bool,
     /// Longest wait that ended since the previous [`Probes::read`] of this thread, ns.
     pub max_wait_ns: u64,
-    /// Waits that ended while the thread was watched: entry `n` counts those of `2^n` up to `2^(n+1)` ns, entry 0 also
-    /// those of no length, the last all longer ones.
+    /// Waits that ended while the thread was watched: entry `n` counts those of `2^n` up to `2^(n+1)` ns,
+    /// entry 0 also those of no length, the last all longer ones.
     pub waits: [u64; BUCKETS],
     /// Switches away while still runnable, since the thread is watched.
     pub preempted: u64,
@@ -108,8 +109,8 @@ impl fmt::Debug for Probes {
 }
 
 impl Probes {
-    /// Loads the probes for up to `max_threads` watched threads (512 bytes each), attaches them, and tests them against
-    /// the kernel's figures of a thread of ours. Takes some 200 ms.
+    /// Loads the probes for up to `max_threads` watched threads (512 bytes each), attaches them, and tests
+    /// them against the kernel's figures of a thread of ours. Takes some 200 ms.
     ///
     /// # Errors
     /// The reason why the daemon has to work without them, see [`ProbeError`].
@@ -118,7 +119,8 @@ impl Probes {
         Self::load_with(ground, max_threads, &btf, &offsets::resolve(&btf)?)
     }
 
-    /// As [`Probes::load`], with given offsets instead of resolved ones. It exists to show that wrong ones are refused.
+    /// As [`Probes::load`], with given offsets instead of resolved ones. It exists to show that wrong ones
+    /// are refused.
     ///
     /// # Errors
     /// As [`Probes::load`].
@@ -166,7 +168,8 @@ impl Probes {
         Ok(probes)
     }
 
-    /// The task that forwards the probes' messages; once. Without it they are dropped.
+    /// The task that forwards the probes' messages; once. Without it they are dropped. Spawn it on its own:
+    /// aya-log 0.3 panics on a malformed record.
     pub fn take_log(&mut self) -> Option<LogTask> {
         self.log.take()
     }
@@ -214,8 +217,8 @@ impl Probes {
         }
     }
 
-    /// What the probes know about a thread. `None` if it is not watched, and until its first switch after the watch
-    /// began; schedstat has the totals then.
+    /// What the probes know about a thread. `None` if it is not watched, and until its first switch after the
+    /// watch began; schedstat has the totals then.
     #[must_use]
     pub fn read(&self, key: ThreadKey) -> Option<ThreadCounters> {
         let number = self.table.slot(key)?;

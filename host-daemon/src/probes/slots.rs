@@ -1,19 +1,21 @@
-//! The slots' memory, shared with the probes: aya has no mmap for arrays, so this maps the file descriptor itself.
-//! A slot is read without a system call. Whose slot it is, is `table.rs`'s business.
+//! The slots' memory, shared with the probes: aya has no mmap for arrays, so this maps the file descriptor
+//! itself. A slot is read without a system call. Whose slot it is, is `table.rs`'s business.
 
 use std::mem::{offset_of, transmute};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed};
 
 use kvmpilot_ebpf_common::sched::Slot;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 const WORDS: usize = size_of::<Slot>() / size_of::<u64>();
 
-/// A slot as both sides see it: the probe stores aligned fields of at most a word, we load and store words. What one
-/// load returns may stem from the middle of a switch: a count may be one ahead of its neighbour.
+/// Words before the histogram: each switch changes at least one of them.
+const HEAD: usize = offset_of!(Slot, waits) / size_of::<u64>();
+
+/// A slot as both sides see it: the probe stores aligned fields of at most a word, we load and store words.
 type SharedSlot = [AtomicU64; WORDS];
 
 #[derive(Debug)]
@@ -34,7 +36,8 @@ impl Slots {
         let bytes =
             NonZeroUsize::new(count.saturating_mul(size_of::<Slot>())).ok_or(nix::errno::Errno::EINVAL)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks the length against the array.
+        // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks the length against
+        // the array.
         let first = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, array, 0) }?.cast();
         Ok(Self { first, count, bytes })
     }
@@ -42,13 +45,26 @@ impl Slots {
     fn at(&self, slot: u32) -> &SharedSlot {
         let index = usize::try_from(slot).unwrap_or(usize::MAX);
         assert!(index < self.count, "slot {slot} of {}", self.count);
-        // SAFETY: inside the mapping, which lives as long as `self`, is aligned to a page and holds only integers.
+        // SAFETY: inside the mapping, which lives as long as `self`, is aligned to a page and holds only
+        // integers.
         unsafe { self.first.add(index).as_ref() }
     }
 
+    /// A slot between two switches. We may be preempted while we copy and mix what was before a switch with
+    /// what came after it (seen within seconds on a busy machine), so the copy counts only if the slot still
+    /// says the same.
     pub(super) fn load(&self, slot: u32) -> Slot {
+        const TRIES: usize = 100;
         let shared = self.at(slot);
-        let words: [u64; WORDS] = std::array::from_fn(|n| shared[n].load(Relaxed));
+        let copy = || -> [u64; WORDS] { std::array::from_fn(|n| shared[n].load(Acquire)) };
+        let still = |words: &[u64; WORDS]| (0..HEAD).all(|n| shared[n].load(Acquire) == words[n]);
+        let mut words = copy();
+        for _ in 0..TRIES {
+            if still(&words) {
+                break;
+            }
+            words = copy();
+        }
         // SAFETY: same size, and every field is an integer.
         unsafe { transmute(words) }
     }

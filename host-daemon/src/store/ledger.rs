@@ -13,15 +13,25 @@ impl Store {
     /// # Errors
     /// When it could not be written: the change must then not be made.
     pub fn ledger_put(&self, entry: &LedgerEntry) -> Result<(), StoreError> {
-        let entry = entry.clone();
+        self.ledger_put_all(vec![entry.clone()])
+    }
+
+    /// Writes several entries, all of them or none, with one wait for the disk.
+    ///
+    /// # Errors
+    /// When they could not be written: none of the changes must then be made.
+    pub fn ledger_put_all(&self, entries: Vec<LedgerEntry>) -> Result<(), StoreError> {
         self.write(move |connection| {
-            connection
-                .prepare_cached(
-                    "insert into ledger (domain, target, entry) values (?1, ?2, ?3)
-                     on conflict do update set entry = excluded.entry",
-                )?
-                .execute(params![entry.domain.as_bytes(), key(&entry.target), Json(&entry)])
-                .map(drop)
+            let transaction = connection.transaction()?;
+            for entry in &entries {
+                transaction
+                    .prepare_cached(
+                        "insert into ledger (domain, target, entry) values (?1, ?2, ?3)
+                         on conflict do update set entry = excluded.entry",
+                    )?
+                    .execute(params![entry.domain.as_bytes(), key(&entry.target), Json(entry)])?;
+            }
+            transaction.commit()
         })
     }
 

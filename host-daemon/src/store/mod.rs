@@ -29,6 +29,9 @@ pub use orders::{OrderCounts, OrderFilter};
 pub use rows::{ConnectionRow, CycleRecord, Dated, DomainRow, ProcessRow};
 use writer::Writer;
 
+/// Name of the database in the state directory.
+const FILE: &str = "kvmpilot.db";
+
 /// How much history is kept. The ledger and open orders stay whatever these say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -66,11 +69,20 @@ impl Store {
     /// When another process has it open, when it is corrupt or of a newer version, or on any failure of the file
     /// system. Each error names the file and the way out; nothing is ever recreated over an unreadable file.
     pub fn open(directory: &Path, limits: Limits) -> Result<Self, StoreError> {
-        let file = directory.join("kvmpilot.db");
+        let file = directory.join(FILE);
         let lock = database::prepare(directory, &file)?;
         let connection = database::open(&file)?;
         let writer = Writer::start(connection, &file, limits)?;
         Ok(Self { inner: Arc::new(Inner { writer, readers: Mutex::default(), file, _lock: lock }) })
+    }
+
+    /// Whether there is a database in `directory`, which [`Store::open`] would otherwise make.
+    ///
+    /// # Errors
+    /// When the directory may not be looked into.
+    pub fn exists(directory: &Path) -> Result<bool, StoreError> {
+        let file = directory.join(FILE);
+        file.try_exists().map_err(|source| StoreError::File { file, source })
     }
 
     /// The database file.

@@ -119,6 +119,7 @@ fn the_ledger_keeps_one_entry_for_each_value_across_restarts() {
     }
     let applied = LedgerEntry { applied: Some(Value::Shares(2048)), ..shares };
     store.ledger_put(&applied).unwrap();
+    store.ledger_put_all(vec![pin.clone(), applied.clone()]).unwrap();
     drop(store);
 
     let store = Store::open(&directory.path().join("state"), Limits::default()).unwrap();

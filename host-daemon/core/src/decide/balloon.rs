@@ -94,7 +94,8 @@ pub(super) fn inflate(
     };
     let since = entry.inflated_at.map_or(period, |at| model.at.saturating_sub(at).min(period));
     let step = domain.memory_maximum.part(part * since.as_secs_f64() / period.as_secs_f64());
-    let to = (current - step).max(enough);
+    // Whole MiB: QEMU rounds to pages, and a target between two of them would never be reached.
+    let to = KiB((current - step).max(enough).0.next_multiple_of(1024));
     if current - to < domain.memory_maximum.part(WORTH).max(KiB(1)) {
         return None;
     }
@@ -136,7 +137,7 @@ pub(super) fn deflate(
     } else {
         let usable = balloon.usable?;
         let deficit = (usable < guard.part(PRESSED)).then(|| guard - usable)?;
-        let to = (balloon.current + deficit + deficit).min(original);
+        let to = KiB((balloon.current + deficit + deficit).0.next_multiple_of(1024)).min(original);
         (to, format!("only {usable} are usable in the guest, the guard is {guard}"))
     };
     // Already on its way there.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{finding, input};
 use crate::CpuSet;
 use crate::finding::{Finding, Severity};
+use crate::ledger::{LedgerEntry, LedgerTarget, Value};
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Proposal};
 use crate::policy::{Class, Level};
@@ -61,11 +62,13 @@ pub struct Managed<T> {
     pub original: Option<T>,
     /// What we set it to; `None` while the original is in force.
     pub ours: Option<T>,
+    /// A change of ours had no clear outcome: what is live now is ours or the original.
+    unsure: bool,
 }
 
 impl<T> Default for Managed<T> {
     fn default() -> Self {
-        Self { original: None, ours: None }
+        Self { original: None, ours: None, unsure: false }
     }
 }
 
@@ -73,12 +76,21 @@ impl<T: Clone + PartialEq> Managed<T> {
     /// Takes note of the live value. Returns what we had set where somebody else has changed it since: their value is
     /// the original from now on.
     fn observe(&mut self, live: &T) -> Option<T> {
+        if std::mem::take(&mut self.unsure) {
+            self.set(live);
+            return None;
+        }
         if self.ours.as_ref() == Some(live) {
             return None;
         }
         let drift = self.ours.take();
         self.original = Some(live.clone());
         drift
+    }
+
+    fn doubt(&mut self, original: &T) {
+        self.original = Some(original.clone());
+        self.unsure = true;
     }
 
     fn set(&mut self, value: &T) {
@@ -118,21 +130,30 @@ impl History {
             Action::PinVcpu { vcpu, to, .. } => domain.pins.entry(*vcpu).or_default().set(to),
             Action::PinEmulator { to, .. } => domain.emulator_pin.set(to),
             Action::SetBalloon { to, .. } => domain.balloon.set(to),
-            Action::SetLevel { application, from, to, processes, .. } => {
-                let entry =
-                    domain.applications.entry(application.clone()).or_insert_with(|| ApplicationHistory {
-                        level: *from,
-                        original: *from,
-                        nice_original: processes
-                            .first()
-                            .map_or_else(|| from.nice(), |process| process.nice_original),
-                        processes: BTreeMap::new(),
-                    });
-                entry.level = *to;
-                entry.processes.extend(processes.iter().map(|process| (process.key, process.nice_original)));
+            Action::SetLevel { to, .. } => {
+                if let Some(application) = domain.remember_originals(&proposal.action) {
+                    application.level = *to;
+                }
             }
         }
         self.guard.applied(proposal, now);
+    }
+
+    /// Takes note of a change with an unclear outcome: it may be in force or not. `ledger` has the domain's entries.
+    pub fn unsure(&mut self, proposal: &Proposal, ledger: &[LedgerEntry]) {
+        let domain = self.domains.entry(proposal.domain).or_default();
+        domain.remember_originals(&proposal.action);
+        for entry in ledger {
+            match (&entry.target, &entry.original) {
+                (LedgerTarget::CpuShares, Value::Shares(original)) => domain.shares.doubt(original),
+                (LedgerTarget::VcpuPin { vcpu }, Value::Pin(original)) => {
+                    domain.pins.entry(*vcpu).or_default().doubt(original);
+                }
+                (LedgerTarget::EmulatorPin, Value::Pin(original)) => domain.emulator_pin.doubt(original),
+                (LedgerTarget::Balloon, Value::Memory(original)) => domain.balloon.doubt(original),
+                _ => {}
+            }
+        }
     }
 
     /// Forgets everything that we hold, after all of it was put back.
@@ -152,6 +173,19 @@ impl DomainHistory {
     #[must_use]
     pub fn inferred_class(&self) -> Class {
         self.class.current
+    }
+
+    /// Remembers what an application was like before an order touched it.
+    fn remember_originals(&mut self, action: &Action) -> Option<&mut ApplicationHistory> {
+        let Action::SetLevel { application, from, processes, .. } = action else { return None };
+        let entry = self.applications.entry(application.clone()).or_insert_with(|| ApplicationHistory {
+            level: *from,
+            original: *from,
+            nice_original: processes.first().map_or_else(|| from.nice(), |process| process.nice_original),
+            processes: BTreeMap::new(),
+        });
+        entry.processes.extend(processes.iter().map(|process| (process.key, process.nice_original)));
+        Some(entry)
     }
 
     fn observe(&mut self, live: &DomainModel) -> Vec<Finding> {
@@ -192,9 +226,9 @@ impl DomainHistory {
         }
         // A balloon moves slowly towards its target, so a value that is not ours says nothing about others.
         if let Some(balloon) = &live.balloon
-            && self.balloon.ours.is_none()
+            && (self.balloon.ours.is_none() || self.balloon.unsure)
         {
-            self.balloon.original = Some(balloon.current);
+            self.balloon.observe(&balloon.current);
         }
         if let Some(guest) = &live.guest {
             self.applications

@@ -15,9 +15,9 @@ mod weight;
 
 use std::time::Duration;
 
-pub use history::History;
 pub use balloon::least_memory;
 pub use class::class_of;
+pub use history::History;
 pub use priority::{protection, scarcity};
 pub use state::{ResourceState, StateHistory, need, target_wait};
 

@@ -48,8 +48,12 @@ pub(super) fn decide(domain: &DomainModel, policy: &Policy, history: &mut Histor
     proposals
 }
 
-/// Why CPU is scarce for this guest, or `None` where it is not: inside, more threads are runnable than there are
-/// vcpus; outside, the vcpus wait for pcpus or are used up.
+/// Part of its vcpus that a guest must want before anything outside can make CPU scarce for it: one that sleeps may wait
+/// for most of the little time that it runs, and has no use for more.
+const WANTS: f64 = 0.25;
+
+/// Why CPU is scarce for this guest, or `None` where it is not: inside, more threads want to run than there are vcpus;
+/// outside, the vcpus wait for pcpus or are used up.
 #[must_use]
 pub fn scarcity(
     domain: &DomainModel,
@@ -59,10 +63,10 @@ pub fn scarcity(
 ) -> Option<String> {
     let vcpus = guest.vcpus_online.filter(|vcpus| *vcpus > 0)?;
     if let Some(runnable) = guest.runnable.filter(|runnable| *runnable > vcpus) {
-        return Some(format!("{runnable} threads are runnable on {vcpus} vcpus"));
+        return Some(format!("{runnable} threads want to run on {vcpus} vcpus"));
     }
-    if let Some(load) = guest.load1.filter(|load| *load > f64::from(vcpus)) {
-        return Some(format!("the load is {load:.1} on {vcpus} vcpus"));
+    if domain.cpu_demand()? < WANTS * f64::from(vcpus) {
+        return None;
     }
     if waits_too_long(domain, policy, history) {
         return Some(format!("its vcpus wait {} of the time they could run", domain.wait_ratio()?));

@@ -83,15 +83,18 @@ pub fn need(domain: &DomainModel, policy: &Policy, history: &History) -> Option<
     Some(Ratio::of(domain.wait_ratio()?.0, target)?.0)
 }
 
+/// Whether the domain wants enough CPU for its waiting to mean something: an idle guest wakes up now and then and may wait
+/// as long as it runs, both of them microseconds.
+pub(super) fn wants_cpu(domain: &DomainModel, policy: &Policy, history: &History) -> bool {
+    let least = if class_of(domain, policy, history) == Class::Latency { 0.01 } else { 0.05 };
+    domain.cpu_demand().is_some_and(|demand| demand >= least)
+}
+
 /// Whether the domain waits for CPU beyond its class' target and the dead band.
 pub(super) fn waits_too_long(domain: &DomainModel, policy: &Policy, history: &History) -> bool {
-    let class = class_of(domain, policy, history);
-    // An idle guest wakes up now and then and may wait as long as it runs, both of them microseconds.
-    let least_demand = if class == Class::Latency { 0.01 } else { 0.05 };
-    let measured = target_wait(class, policy).zip(domain.wait_ratio()).zip(domain.cpu_demand());
-    measured.is_some_and(|((target, wait), demand)| {
-        demand >= least_demand && wait.0 > target * (1.0 + policy.weight.dead_band)
-    })
+    let target = target_wait(class_of(domain, policy, history), policy);
+    let too_long = |(target, wait): (f64, Ratio)| wait.0 > target * (1.0 + policy.weight.dead_band);
+    wants_cpu(domain, policy, history) && target.zip(domain.wait_ratio()).is_some_and(too_long)
 }
 
 /// Judges one cycle of a domain.
@@ -129,7 +132,7 @@ pub(super) fn judge(domain: &DomainModel, policy: &Policy, history: &mut History
                 &format!("{resource}_over"),
                 Severity::Warning,
                 format!(
-                    "{} uses {} of its {resource}; it stays marked until it falls below {}",
+                    "{} wants {} of its {resource}; it stays marked until it falls below {}",
                     domain.name,
                     Ratio(used),
                     Ratio(policy.state.low)

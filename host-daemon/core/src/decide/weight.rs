@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::class::class_of;
 use super::history::{History, Managed};
-use super::state::{target_wait, waits_too_long};
+use super::state::{target_wait, waits_too_long, wants_cpu};
 use super::{finding, input, propose, running};
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};
@@ -29,11 +29,15 @@ pub(super) fn decide(
 ) -> Vec<Proposal> {
     let mut proposals: Vec<Proposal> = Vec::new();
     let mut pressed = false;
-    for domain in running(model) {
+    // Who is protected first cannot be asked to yield for others afterwards.
+    let mut victims: Vec<&DomainModel> = running(model).collect();
+    victims.sort_by_key(|domain| class_of(domain, policy, history) != Class::Latency);
+    for domain in victims {
         let Some(wait) = domain.wait_ratio() else { continue };
         let Some(target) = target_wait(class_of(domain, policy, history), policy) else { continue };
         let waits = waits_too_long(domain, policy, history);
-        note_calm(domain, wait.0 < target * (1.0 - policy.weight.dead_band), model.at, history);
+        let calm = !wants_cpu(domain, policy, history) || wait.0 < target * (1.0 - policy.weight.dead_band);
+        note_calm(domain, calm, model.at, history);
         if !waits {
             continue;
         }
@@ -61,13 +65,19 @@ pub(super) fn decide(
     proposals
 }
 
-/// Whether `other` has a lower class than `victim`, runs, and shares pcpus with it.
+/// Whether `other` has a lower class than `victim`, shares pcpus with it, and uses CPU.
 pub(super) fn takes_cpu_of(
     other: &DomainModel,
     victim: &DomainModel,
     policy: &Policy,
     history: &History,
 ) -> bool {
+    yields_to(other, victim, policy, history)
+        && other.cpu_use().is_some_and(|used| used.0 * other.vcpu_count() > TAKES_PCPUS)
+}
+
+/// Whether `other` has a lower class than `victim` and shares pcpus with it.
+fn yields_to(other: &DomainModel, victim: &DomainModel, policy: &Policy, history: &History) -> bool {
     let rank = |domain| match class_of(domain, policy, history) {
         Class::Latency => 2,
         Class::Standard => 1,
@@ -77,10 +87,7 @@ pub(super) fn takes_cpu_of(
         (Some(own), Some(theirs)) => !own.intersection(&theirs).is_empty(),
         _ => true,
     };
-    other.uuid != victim.uuid
-        && rank(other) < rank(victim)
-        && shares_pcpus
-        && other.cpu_demand().is_some_and(|demand| demand > TAKES_PCPUS)
+    other.uuid != victim.uuid && rank(other) < rank(victim) && shares_pcpus
 }
 
 /// Where the domain's vcpus may run as far as its administrator is concerned.
@@ -135,7 +142,7 @@ fn protect(
         let Some((current, shares)) = weight_of(aggressor, history) else { continue };
         let to = limited(as_float(current) / missing, shares, &policy.weight);
         let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
-        if to < current && !known {
+        if to < current && !known && class_of(aggressor, policy, history) == Class::Batch {
             let summary = format!(
                 "{} takes CPU that {} ({class}) waits for, whose own weight is at its limit",
                 aggressor.name, domain.name
@@ -160,7 +167,7 @@ fn relax(domain: &DomainModel, model: &Model, policy: &Policy, history: &History
                 .is_some_and(|since| model.at.saturating_sub(since) >= policy.weight.relax_after)
     };
     // A lowered neighbour may come up again only when those that it was lowered for are calm.
-    let held_for = |other: &&DomainModel| takes_cpu_of(domain, other, policy, history);
+    let held_for = |other: &&DomainModel| yields_to(domain, other, policy, history);
     if !calm(domain) || !running(model).filter(held_for).all(calm) {
         return None;
     }

@@ -31,7 +31,8 @@ pub struct GuestModel {
     pub window: Option<Duration>,
     /// vcpus online.
     pub vcpus_online: Option<u32>,
-    /// Runnable threads at the poll, without the poll's own.
+    /// Threads that wanted to run at the poll, the poll's own left out: running processes, and of a process with
+    /// several threads as many as the vcpus that it used over the window.
     pub runnable: Option<u32>,
     /// One-minute load average.
     pub load1: Option<f64>,
@@ -99,11 +100,12 @@ impl GuestModel {
             .and_then(|ticks| ticks_to_ns(ticks, sample.ticks_per_second));
         let host_ns = begin.and_then(|begin| rise_of(begin.host_cpu_ns, end.host_cpu_ns));
         let processes = processes_of_interest(sample, agent);
+        let applications = applications(sample, &processes, begin, window);
         Self {
             at: end.at,
             window,
             vcpus_online: sample.vcpus_online,
-            runnable: sample.runnable.map(|runnable| runnable.saturating_sub(1)),
+            runnable: Some(runnable(&applications)),
             load1: sample.load1,
             busy: busy_ns.zip(vcpu_window).and_then(|(busy, window)| part_of(busy, window)).map(Ratio),
             virtualisation_loss: host_ns
@@ -113,10 +115,24 @@ impl GuestModel {
                 .map(Ratio),
             autogroup: sample.autogroup,
             systemd: sample.systemd,
-            applications: applications(sample, &processes, begin, window),
+            applications,
             truncated: sample.truncated.clone(),
         }
     }
+}
+
+/// The kernel's own count has the poll's shell and its pipeline in it, so it is counted from the processes.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates; a share of CPU is positive"
+)]
+fn runnable(applications: &[Application]) -> u32 {
+    let wants = |process: &ProcessModel| {
+        let used = process.cpu.unwrap_or(0.0).round() as u32;
+        u32::from(process.sample.state == 'R').max(used.min(process.sample.threads))
+    };
+    applications.iter().flat_map(|application| &application.processes).map(wants).sum()
 }
 
 fn ticks_to_ns(ticks: u64, ticks_per_second: u64) -> Option<u64> {
@@ -125,11 +141,15 @@ fn ticks_to_ns(ticks: u64, ticks_per_second: u64) -> Option<u64> {
 
 type ByPid<'a> = BTreeMap<u32, &'a ProcessSample>;
 
-/// All processes but the agent and what it started.
+/// All processes but zombies, the agent and what it started.
 fn processes_of_interest<'a>(sample: &'a GuestSample, agent: &str) -> ByPid<'a> {
     let all: ByPid = sample.processes.iter().map(|process| (process.key.pid, process)).collect();
     let of_agent = |process: &ProcessSample| ancestry(process, &all).any(|ancestor| ancestor.name == agent);
-    all.values().filter(|process| !of_agent(process)).map(|process| (process.key.pid, *process)).collect()
+    let lives = |process: &ProcessSample| !matches!(process.state, 'Z' | 'X');
+    all.values()
+        .filter(|process| lives(process) && !of_agent(process))
+        .map(|process| (process.key.pid, *process))
+        .collect()
 }
 
 /// The process and its parents, nearest first. A guest may lie about parents, so a circle ends after 64 steps.
@@ -139,8 +159,13 @@ fn ancestry<'a>(process: &'a ProcessSample, all: &ByPid<'a>) -> impl Iterator<It
 
 /// The process that stands for the application of `process`.
 fn root<'a>(process: &'a ProcessSample, all: &ByPid<'a>) -> &'a ProcessSample {
+    // A process that ends has no executable any more, but still its parent's name.
+    let same = |ancestor: &ProcessSample| match &process.executable {
+        Some(executable) => ancestor.executable.as_ref() == Some(executable),
+        None => ancestor.name == process.name,
+    };
     ancestry(process, all)
-        .take_while(|ancestor| ancestor.key.pid != 1 && ancestor.executable == process.executable)
+        .take_while(|ancestor| ancestor.key.pid != 1 && same(ancestor))
         .last()
         .unwrap_or(process)
 }
@@ -297,6 +322,8 @@ mod tests {
                 process(61, 1, "hog", "/bin/busybox"),
                 process(70, 60, "work.cgi", "/bin/busybox"),
                 process(80, 50, "sh", "/bin/busybox"),
+                ProcessSample { executable: None, ..process(90, 60, "httpd", "") },
+                ProcessSample { state: 'Z', ..process(91, 60, "gone", "/bin/busybox") },
             ],
             listeners: vec![Listener {
                 protocol: SocketProtocol::Tcp,
@@ -318,7 +345,7 @@ mod tests {
         let model = model(busybox_guest());
         let names: Vec<_> = model.applications.iter().map(|application| application.name.as_str()).collect();
         assert_eq!(names, ["hog (/bin/busybox)", "httpd (/bin/busybox)", "init (/bin/busybox)"]);
-        assert_eq!(model.applications[1].processes.len(), 2);
+        assert_eq!(model.applications[1].processes.len(), 3);
         assert_eq!(model.applications[1].processes[0].sample.name, "httpd");
     }
 

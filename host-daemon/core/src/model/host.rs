@@ -46,7 +46,8 @@ impl HostModel {
             let stalled_usec = rise(begin?.some_total_usec, end?.some_total_usec)?;
             part_of(stalled_usec.saturating_mul(1000), elapsed).map(|part| Ratio(part.min(1.0)))
         };
-        let avg10 = |pressure: Option<PressureSample>| pressure.map(|end| Ratio(end.some_avg10_percent / 100.0));
+        let avg10 =
+            |pressure: Option<PressureSample>| pressure.map(|end| Ratio(end.some_avg10_percent / 100.0));
         let pcpus = end
             .pcpus
             .iter()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kvmpilot_core::decide::history::Managed;
 use kvmpilot_core::decide::{class_of, least_memory, need};
 use kvmpilot_core::model::{DomainModel, InterfaceModel, ThreadModel};
 use kvmpilot_core::policy::{Actuator, ClassSetting};
@@ -16,12 +17,21 @@ use crate::api::views::{
 pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailView {
     DomainDetailView {
         row: row(domain, scene),
-        vcpus: domain.vcpus.iter().map(|vcpu| self::vcpu(vcpu.number, vcpu.pin.clone(), vcpu.thread.as_ref())).collect(),
+        vcpus: domain
+            .vcpus
+            .iter()
+            .map(|vcpu| self::vcpu(vcpu.number, vcpu.pin.clone(), vcpu.thread.as_ref()))
+            .collect(),
         emulator_pin: domain.emulator_pin.clone(),
         threads: domain.threads.iter().map(thread).collect(),
         interfaces: domain.interfaces.iter().map(interface).collect(),
         balloon: balloon(domain, scene),
-        findings: scene.findings.iter().filter(|finding| finding.domain == Some(domain.uuid)).cloned().collect(),
+        findings: scene
+            .findings
+            .iter()
+            .filter(|finding| finding.domain == Some(domain.uuid))
+            .cloned()
+            .collect(),
         guest: domain.guest.as_ref().map(|guest| GuestView {
             load1: guest.load1,
             runnable: guest.runnable,
@@ -43,13 +53,21 @@ fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
         accel: domain.accel.clone(),
         class: class_of(domain, scene.policy, scene.history),
         class_source: if inferred { ClassSource::Inferred } else { ClassSource::Configured },
-        class_evidence: evidence.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(", "),
+        class_evidence: evidence
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect::<Vec<_>>()
+            .join(", "),
         modes: modes(&domain.name, scene),
         vcpu_count: u32::try_from(domain.vcpus.len()).unwrap_or(u32::MAX),
-        memory_current_kib: domain.balloon.map(|balloon| balloon.current.0),
+        memory_current_kib: domain
+            .balloon
+            .map(|balloon| balloon.current)
+            .or_else(|| known.and_then(|known| in_force(&known.balloon)))
+            .map(|KiB(kib)| kib),
         memory_maximum_kib: domain.memory_maximum.0,
         cpu_shares: SharesView {
-            current: domain.cpu_shares,
+            // Not read again yet after a change: then what we set counts.
+            current: domain.cpu_shares.or_else(|| known.and_then(|known| in_force(&known.shares))),
             original: known.and_then(|known| known.shares.original).or(domain.cpu_shares),
         },
         cpu_use_ratio: ratio(domain.cpu_use()),
@@ -62,8 +80,16 @@ fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
         agent: agent(domain, scene),
         network: network(domain),
         cycles_off_optimum: states.map_or(0, |states| states.off_optimum),
-        communicating: domain.guest.as_ref().map(|guest| guest.applications.iter().any(|application| application.communicating())),
+        communicating: domain
+            .guest
+            .as_ref()
+            .map(|guest| guest.applications.iter().any(|application| application.communicating())),
     }
+}
+
+/// What we set, else what we found.
+fn in_force<T: Copy>(managed: &Managed<T>) -> Option<T> {
+    managed.ours.or(managed.original)
 }
 
 fn modes(name: &str, scene: &Scene<'_>) -> ModesView {
@@ -81,7 +107,9 @@ fn agent(domain: &DomainModel, scene: &Scene<'_>) -> AgentView {
     let latest = state.and_then(|state| state.latest.as_ref());
     let trouble = state.and_then(|state| state.trouble.clone());
     let message = trouble.clone().or_else(|| match domain.agent_connected {
-        _ if !scene.daemon.agent.enabled => Some("switched off in the configuration ([agent] enabled = false)".to_owned()),
+        _ if !scene.daemon.agent.enabled => {
+            Some("switched off in the configuration ([agent] enabled = false)".to_owned())
+        }
         None => Some("the domain has no agent channel (org.qemu.guest_agent.0)".to_owned()),
         Some(false) => Some("no agent is connected; is qemu-guest-agent running in the guest?".to_owned()),
         Some(true) => None,

@@ -31,7 +31,8 @@ fn applications(guest: &GuestModel, domain: &DomainModel, scene: &Scene<'_>) -> 
     let known = scene.history.domains.get(&domain.uuid).map(|known| &known.applications);
     let view = |application: &Application| {
         let known = known.and_then(|known| known.get(&application.name));
-        let found = application.processes.first().map(|root| Level::of_nice(root.sample.nice)).unwrap_or_default();
+        let found =
+            application.processes.first().map(|root| Level::of_nice(root.sample.nice)).unwrap_or_default();
         ApplicationView {
             name: application.name.clone(),
             level: known.map_or(found, |known| known.level),
@@ -57,7 +58,9 @@ fn process(process: &ProcessModel, known: Option<&ApplicationHistory>) -> Proces
         cpu_ratio: process.cpu,
         rss_kib: sample.rss_kib,
         nice: sample.nice,
-        nice_original: known.and_then(|known| known.processes.get(&sample.key).copied()).unwrap_or(sample.nice),
+        nice_original: known
+            .and_then(|known| known.processes.get(&sample.key).copied())
+            .unwrap_or(sample.nice),
         policy: sample.policy,
         unit: sample.unit.clone(),
         threads: sample.threads,

@@ -12,13 +12,21 @@ use crate::store::{ConnectionRow, CycleRecord, DomainRow, ProcessRow};
 
 /// The rows of one cycle.
 #[must_use]
-pub fn record(model: &Model, findings: &[Finding], policy: &Policy, history: &History, unix_ms: u64) -> CycleRecord {
+pub fn record(
+    model: &Model,
+    findings: &[Finding],
+    policy: &Policy,
+    history: &History,
+    unix_ms: u64,
+) -> CycleRecord {
     let running = || model.domains.iter().filter(|domain| domain.state == DomainState::Running);
     let processes = || running().flat_map(processes);
     CycleRecord {
         unix_ms,
         domains: running().map(|domain| domain_row(domain, policy, history)).collect(),
-        processes: processes().map(|(domain, application, process)| process_row(domain, application, process, history)).collect(),
+        processes: processes()
+            .map(|(domain, application, process)| process_row(domain, application, process, history))
+            .collect(),
         connections: processes().flat_map(|(domain, _, process)| connection_rows(domain, process)).collect(),
         findings: findings.to_vec(),
     }
@@ -26,7 +34,9 @@ pub fn record(model: &Model, findings: &[Finding], policy: &Policy, history: &Hi
 
 fn processes(domain: &DomainModel) -> impl Iterator<Item = (&DomainModel, &Application, &ProcessModel)> {
     let applications = domain.guest.iter().flat_map(|guest| &guest.applications);
-    applications.flat_map(move |application| application.processes.iter().map(move |process| (domain, application, process)))
+    applications.flat_map(move |application| {
+        application.processes.iter().map(move |process| (domain, application, process))
+    })
 }
 
 fn domain_row(domain: &DomainModel, policy: &Policy, history: &History) -> DomainRow {
@@ -53,12 +63,20 @@ fn domain_row(domain: &DomainModel, policy: &Policy, history: &History) -> Domai
         memory_state: state(|states| states.memory),
         received_bytes_per_s: sum(|tap| tap.received_bytes_per_s),
         sent_bytes_per_s: sum(|tap| tap.sent_bytes_per_s),
-        communicating: domain.guest.as_ref().map(|guest| guest.applications.iter().any(Application::communicating)),
+        communicating: domain
+            .guest
+            .as_ref()
+            .map(|guest| guest.applications.iter().any(Application::communicating)),
         cycles_off_optimum: states.map_or(0, |states| states.off_optimum),
     }
 }
 
-fn process_row(domain: &DomainModel, application: &Application, process: &ProcessModel, history: &History) -> ProcessRow {
+fn process_row(
+    domain: &DomainModel,
+    application: &Application,
+    process: &ProcessModel,
+    history: &History,
+) -> ProcessRow {
     let known = history.domains.get(&domain.uuid).and_then(|known| known.applications.get(&application.name));
     let sample = &process.sample;
     ProcessRow {

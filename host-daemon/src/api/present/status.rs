@@ -6,8 +6,8 @@ use kvmpilot_core::units::{KiB, Ratio};
 
 use super::{Scene, seconds};
 use crate::api::views::{
-    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView, PressureView,
-    StatusView,
+    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
+    PressureView, StatusView,
 };
 use crate::libvirt::Status;
 
@@ -82,7 +82,10 @@ fn health(scene: &Scene<'_>) -> HealthView {
         problems.push(format!("libvirt: {}", scene.libvirt));
     }
     if !scene.recovered {
-        problems.push("values that an earlier daemon changed are not put back yet; nothing is changed until they are".to_owned());
+        problems.push(
+            "values that an earlier daemon changed are not put back yet; nothing is changed until they are"
+                .to_owned(),
+        );
     }
     problems.extend(scene.unread.iter().cloned());
     HealthView { ok: problems.is_empty(), problems }
