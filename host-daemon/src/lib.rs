@@ -1,3 +1,16 @@
-//! Skeleton.
+//! kvmpilot's rooms. What each may know of the others is written in ARCHITECTURE.md.
+
+pub mod act;
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod doctor;
+pub mod guest_channel;
 pub mod kernel;
+pub mod libvirt;
+pub mod orders;
 pub mod probes;
+pub mod sense;
+pub mod store;

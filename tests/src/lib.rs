@@ -1,1 +1,25 @@
-//! Skeleton.
+//! kvmpilot's lab: a private libvirtd with real guests in namespaces of its own, for tests, the demo and people.
+//!
+//! Here lives everything that makes, drives and removes a lab. Not here: what is tested in it (`tests/tests/`).
+//! It needs neither libvirt's headers nor the daemon, so that xtask builds on a bare machine.
+
+pub mod accel;
+mod agent;
+mod cpio;
+pub mod daemon;
+mod domain_xml;
+pub mod guests;
+mod image;
+mod keeper;
+pub mod lab;
+pub mod load;
+mod paths;
+mod run;
+
+pub use accel::Accel;
+pub use guests::{GuestSpec, Work};
+pub use keeper::reap_stale;
+pub use lab::{Lab, LabOptions};
+pub use load::{HttpLoad, HttpReport};
+pub use paths::{lab_cache, target_dir, workspace};
+pub use run::{output_of, run, wait_for};

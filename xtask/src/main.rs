@@ -1,1 +1,66 @@
-fn main() {}
+//! kvmpilot's tool chest, `cargo xtask`. Only the command line lives here; each command is a module.
+
+mod apt;
+mod build_ebpf;
+mod command;
+mod demo;
+mod lab;
+mod setup;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "kvmpilot's tool chest", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what building and testing need and this machine lacks (as root; else print the commands)
+    Setup,
+    /// Build the eBPF programs that the daemon embeds
+    BuildEbpf,
+    /// Run all checks and tests; sets up what they need
+    Test {
+        /// Leave out what needs guests
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Check the rules of the house that a program can check
+    Tidy,
+    /// Show the main job on real guests in a private lab; sets up what it needs
+    Demo {
+        /// Also write the result to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// A private libvirtd with real guests
+    #[command(subcommand)]
+    Lab(lab::LabTask),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Setup => setup::setup(),
+        Task::BuildEbpf => setup::setup().and_then(|()| build_ebpf::build_ebpf()).map(drop),
+        Task::Test { quick } => return test::test(quick),
+        Task::Tidy => tidy::tidy(),
+        Task::Demo { json } => demo::demo(json.as_deref()),
+        Task::Lab(task) => lab::lab(&task),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

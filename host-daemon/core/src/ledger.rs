@@ -101,7 +101,63 @@ pub enum RestoreVerdict {
     Drift,
 }
 
+/// What came of putting one value back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RestoreOutcome {
+    /// Put back and read back.
+    Restored,
+    /// It was there already.
+    AlreadyOriginal,
+    /// Somebody else has changed it since: left alone.
+    Drift,
+    /// The domain, guest or process that had it is gone, and the change with it.
+    Gone,
+    /// It could not be put back; it stays in the ledger.
+    Failed,
+}
+
+/// One value of the ledger after a restore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestoredValue {
+    /// Name of the domain.
+    pub domain: String,
+    /// Which value of it.
+    pub target: String,
+    /// The original value.
+    pub original: String,
+    /// What came of it.
+    pub outcome: RestoreOutcome,
+    /// Details, for everything but plain success.
+    pub message: Option<String>,
+}
+
 impl LedgerEntry {
+    /// The entry to write before `target` of a domain goes from `live` to `intended`. An earlier entry of the same life
+    /// keeps its original, unless `live` shows that somebody else has changed the value since: then theirs counts.
+    #[must_use]
+    pub fn before_change(earlier: Option<&Self>, mut fresh: Self, live: &Value) -> Self {
+        if let Some(earlier) = earlier.filter(|earlier| earlier.incarnation == fresh.incarnation)
+            && earlier.restore_verdict(live) != RestoreVerdict::Drift
+        {
+            fresh.original.clone_from(&earlier.original);
+            fresh.applied.clone_from(&earlier.applied);
+        }
+        fresh
+    }
+
+    /// What came of it, for the report.
+    #[must_use]
+    pub fn outcome(&self, outcome: RestoreOutcome, message: Option<String>) -> RestoredValue {
+        RestoredValue {
+            domain: self.domain_name.clone(),
+            target: self.target.to_string(),
+            original: self.original.to_string(),
+            outcome,
+            message,
+        }
+    }
+
     /// What to do about this entry when `live` is the value now. A crash may have come before or after the change that
     /// `intended` announced, so both `applied` and `intended` count as ours.
     #[must_use]
@@ -152,6 +208,19 @@ mod tests {
         assert_eq!(entry.restore_verdict(&Value::Shares(2048)), RestoreVerdict::Restore);
         assert_eq!(entry.restore_verdict(&Value::Shares(8192)), RestoreVerdict::Restore);
         assert_eq!(entry.restore_verdict(&Value::Shares(100)), RestoreVerdict::Drift);
+    }
+
+    #[test]
+    fn the_first_original_stays_until_somebody_else_changes_the_value() {
+        let first = entry(Value::Shares(1024), Some(Value::Shares(2048)), Value::Shares(2048));
+        let next = |live| entry(Value::Shares(live), None, Value::Shares(8192));
+        let second = LedgerEntry::before_change(Some(&first), next(2048), &Value::Shares(2048));
+        assert_eq!((second.original, second.applied), (Value::Shares(1024), Some(Value::Shares(2048))));
+        let after_drift = LedgerEntry::before_change(Some(&first), next(500), &Value::Shares(500));
+        assert_eq!((after_drift.original, after_drift.applied), (Value::Shares(500), None));
+        let other_life = LedgerEntry { incarnation: "2:2".into(), ..next(2048) };
+        let restarted = LedgerEntry::before_change(Some(&first), other_life, &Value::Shares(2048));
+        assert_eq!(restarted.original, Value::Shares(2048));
     }
 
     #[test]

@@ -9,6 +9,12 @@ impl Kernel {
         Some(text(&self.proc.join("sys/kernel/osrelease")).ok()?.trim().to_owned())
     }
 
+    /// Name of this host.
+    #[must_use]
+    pub fn host_name(&self) -> Option<String> {
+        Some(text(&self.proc.join("sys/kernel/hostname")).ok()?.trim().to_owned())
+    }
+
     /// Lockdown mode: `none`, `integrity` or `confidentiality`; `None` where securityfs is not mounted.
     #[must_use]
     pub fn lockdown(&self) -> Option<String> {

@@ -1,1 +1,132 @@
-//! Skeleton.
+//! What to do: model + policy + history -> proposals and findings. Never fails, never waits; without data, no action.
+//!
+//! Three entry points, one for each pace of the daemon: [`release`] (every fast tick, only back-to-safe), [`tick`]
+//! (every few seconds: class, weights, balloons) and [`cycle`] (the priority cycle: states, ladder, placement). Each
+//! decides once for a model: the same model again gives nothing.
+
+mod balloon;
+mod class;
+mod guard;
+pub mod history;
+mod placement;
+mod priority;
+mod state;
+mod weight;
+
+use std::time::Duration;
+
+pub use balloon::least_memory;
+pub use class::class_of;
+pub use history::History;
+pub use priority::{protection, scarcity};
+pub use state::{ResourceState, StateHistory, need, target_wait};
+
+use crate::finding::{Finding, Severity};
+use crate::model::{DomainModel, Model};
+use crate::order::{Action, Proposal, Reason};
+use crate::policy::Policy;
+use crate::sample::DomainState;
+
+/// What came out of one decision.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// Conditions worth knowing.
+    pub findings: Vec<Finding>,
+    /// Changes wanted, the guard's limits kept.
+    pub proposals: Vec<Proposal>,
+    /// Changes that the guard held back, with the reason.
+    pub held: Vec<(Proposal, String)>,
+}
+
+/// Back-to-safe actions only: gives memory back to guests that need it.
+#[must_use]
+pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decision {
+    if !fresh(model.at, &mut history.released_at) {
+        return Decision::default();
+    }
+    history.observe(model);
+    let proposals =
+        running(model).filter_map(|domain| balloon::deflate(domain, model, policy, history)).collect();
+    Decision { proposals, ..Decision::default() }
+}
+
+/// Class, weights and balloons.
+#[must_use]
+pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
+    if !fresh(model.at, &mut history.ticked_at) {
+        return Decision::default();
+    }
+    let mut findings = history.observe(model);
+    for domain in running(model) {
+        class::infer(domain, policy, history);
+    }
+    let mut proposals = weight::decide(model, policy, history, &mut findings);
+    proposals.extend(
+        running(model).filter_map(|domain| balloon::inflate(domain, model, policy, history, &mut findings)),
+    );
+    guard::hold_back(proposals, findings, model, policy, history)
+}
+
+/// The priority cycle: resource states, the ladder, placement.
+#[must_use]
+pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision {
+    if !fresh(model.at, &mut history.cycled_at) {
+        return Decision::default();
+    }
+    let mut findings = history.observe(model);
+    for domain in running(model) {
+        findings.extend(state::judge(domain, policy, history));
+    }
+    // In the order of need, so that a budget goes to who needs it most.
+    let mut by_need: Vec<(f64, &DomainModel)> =
+        running(model).map(|domain| (need(domain, policy, history).unwrap_or(0.0), domain)).collect();
+    by_need.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let mut proposals = Vec::new();
+    for (_, domain) in &by_need {
+        proposals.extend(priority::decide(domain, policy, history));
+    }
+    proposals.extend(placement::decide(model, policy, history));
+    guard::hold_back(proposals, findings, model, policy, history)
+}
+
+/// Whether `at` was not decided on yet; remembers it.
+fn fresh(at: Duration, last: &mut Option<Duration>) -> bool {
+    let fresh = last.is_none_or(|last| at > last);
+    if fresh {
+        *last = Some(at);
+    }
+    fresh
+}
+
+fn running(model: &Model) -> impl Iterator<Item = &DomainModel> {
+    model.domains.iter().filter(|domain| domain.state == DomainState::Running)
+}
+
+fn propose(domain: &DomainModel, action: Action, reason: Reason, release: bool) -> Proposal {
+    Proposal { domain: domain.uuid, domain_name: domain.name.clone(), action, reason, release }
+}
+
+fn finding(
+    domain: &DomainModel,
+    name: &str,
+    severity: Severity,
+    summary: String,
+    evidence: Vec<(String, String)>,
+) -> Finding {
+    Finding {
+        domain: Some(domain.uuid),
+        domain_name: Some(domain.name.clone()),
+        name: name.to_owned(),
+        severity,
+        summary,
+        evidence,
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "callers hand over temporaries")]
+fn input(name: &str, value: impl ToString) -> (String, String) {
+    (name.to_owned(), value.to_string())
+}
+
+#[cfg(test)]
+mod tests;

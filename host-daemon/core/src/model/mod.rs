@@ -1,1 +1,73 @@
-//! Skeleton.
+//! What follows from two samples: rates, ratios, quantiles, who talks to whom.
+//!
+//! Each model is built by `X::new(begin, end, elapsed)`. A counter that went backwards, or is missing on one side,
+//! gives `None`: missing beats wrong.
+
+mod domain;
+mod guest;
+mod histogram;
+mod host;
+
+use std::time::Duration;
+
+pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
+pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
+pub use histogram::quantile;
+pub use host::{HostModel, PcpuModel};
+
+use crate::sample::Sample;
+use crate::topology::Topology;
+
+/// Host and domains over one window.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// End of the window, on the daemon's monotonic clock. A decision is made once for each.
+    pub at: Duration,
+    /// Length of the window.
+    pub elapsed: Duration,
+    /// The host.
+    pub host: HostModel,
+    /// Its pcpus at the end.
+    pub topology: Topology,
+    /// The domains at the end.
+    pub domains: Vec<DomainModel>,
+}
+
+impl Model {
+    /// Derives the model of the window that ended at `at`. `wall_unix_s` judges the age of balloon statistics.
+    #[must_use]
+    pub fn new(begin: &Sample, end: &Sample, at: Duration, elapsed: Duration, wall_unix_s: u64) -> Self {
+        let domains = end
+            .domains
+            .iter()
+            .map(|domain| {
+                let earlier = begin.domains.iter().find(|other| other.uuid == domain.uuid);
+                DomainModel::new(earlier, domain, elapsed, wall_unix_s)
+            })
+            .collect();
+        let host = HostModel::new(&begin.host, &end.host, elapsed);
+        Self { at, elapsed, host, topology: end.topology.clone(), domains }
+    }
+}
+
+/// `end - begin`, or `None` where the counter went backwards.
+fn rise(begin: u64, end: u64) -> Option<u64> {
+    end.checked_sub(begin)
+}
+
+/// Rise of an optional counter.
+fn rise_of(begin: Option<u64>, end: Option<u64>) -> Option<u64> {
+    rise(begin?, end?)
+}
+
+/// `count` per second of `elapsed`.
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
+fn per_second(count: Option<u64>, elapsed: Duration) -> Option<f64> {
+    let rate = count? as f64 / elapsed.as_secs_f64();
+    rate.is_finite().then_some(rate)
+}
+
+/// `ns` as a part of `elapsed`.
+fn part_of(ns: u64, elapsed: Duration) -> Option<f64> {
+    per_second(Some(ns), elapsed).map(|per_second| per_second / 1e9)
+}

@@ -14,3 +14,18 @@ pub use guest::{
 };
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
 pub use thread::{ThreadRole, ThreadSample, ThreadSource};
+
+use serde::{Deserialize, Serialize};
+
+use crate::topology::Topology;
+
+/// Everything that was read at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The host.
+    pub host: HostSample,
+    /// Its pcpus.
+    pub topology: Topology,
+    /// Its running and paused domains.
+    pub domains: Vec<DomainSample>,
+}

@@ -1,0 +1,76 @@
+//! What a domain is for, inferred: who talks and waits is `latency`, who burns CPU in silence is `batch`.
+
+use super::history::History;
+use super::input;
+use crate::model::DomainModel;
+use crate::policy::{Class, ClassSetting, Policy};
+
+/// Packets a second, in the weaker direction, above which a domain talks. ARP and DHCP stay well below.
+const TALKS_PACKETS_PER_S: f64 = 5.0;
+/// Part of its vcpus above which a silent domain burns CPU.
+const BURNS: f64 = 0.5;
+/// Windows in a row until a class is taken.
+const ENTER: u32 = 3;
+/// Windows in a row until `latency` is lost: a minute at the default period, longer than pauses between requests.
+const LEAVE_LATENCY: u32 = 12;
+
+/// What is remembered about a domain's class.
+#[derive(Clone, Debug, Default)]
+pub struct ClassHistory {
+    /// The class inferred.
+    pub current: Class,
+    /// What it was inferred from, name and value.
+    pub evidence: Vec<(String, String)>,
+    candidate: Class,
+    windows: u32,
+}
+
+/// The class that counts for a domain: the configured one, else the inferred one.
+#[must_use]
+pub fn class_of(domain: &DomainModel, policy: &Policy, history: &History) -> Class {
+    match policy.class(&domain.name) {
+        ClassSetting::Latency => Class::Latency,
+        ClassSetting::Standard => Class::Standard,
+        ClassSetting::Batch => Class::Batch,
+        ClassSetting::Auto => {
+            history.domains.get(&domain.uuid).map_or(Class::Standard, |history| history.class.current)
+        }
+    }
+}
+
+/// Looks at one window of a domain.
+pub(super) fn infer(domain: &DomainModel, policy: &Policy, history: &mut History) {
+    let Some(history) = history.domains.get_mut(&domain.uuid) else { return };
+    let class = &mut history.class;
+    let (Some(wait), Some(demand)) = (domain.wait_ratio(), domain.cpu_demand()) else { return };
+    let packets = domain.conversation_packets_per_s();
+    let serves = domain
+        .guest
+        .as_ref()
+        .is_some_and(|guest| guest.applications.iter().any(super::super::model::Application::communicating));
+    let talks = packets.is_some_and(|packets| packets >= TALKS_PACKETS_PER_S || (serves && packets >= 1.0));
+    let waits = wait.0 > policy.weight.latency_target;
+    // Once protected it does not wait any more; that must not cost it the protection.
+    let seen = if talks && (waits || class.current == Class::Latency) {
+        Class::Latency
+    } else if !talks && demand >= BURNS * domain.vcpu_count() {
+        Class::Batch
+    } else {
+        Class::Standard
+    };
+    class.windows = if seen == class.candidate { class.windows.saturating_add(1) } else { 1 };
+    class.candidate = seen;
+    let needed = if class.current == Class::Latency { LEAVE_LATENCY } else { ENTER };
+    if seen == class.current || class.windows >= needed {
+        class.current = seen;
+        class.evidence = vec![
+            input(
+                "answered packets/s",
+                packets.map_or_else(|| "unknown".to_owned(), |packets| format!("{packets:.0}")),
+            ),
+            input("wait ratio", wait),
+            input("pcpus wanted", format!("{demand:.2} for {} vcpus", domain.vcpus.len())),
+            input("windows", class.windows),
+        ];
+    }
+}

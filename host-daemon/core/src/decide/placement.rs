@@ -1,0 +1,165 @@
+//! cpusets: keeps pcpus free for latency domains from the batch domains that take their CPU.
+//!
+//! The means after weights: only for a domain that has needed help for the policy's number of cycles. It is the
+//! aggressor that is confined, to a part of the pcpus that its administrator gave it; the victim keeps all of its own.
+
+use super::class::class_of;
+use super::history::History;
+use super::weight::takes_cpu_of;
+use super::{input, propose, running};
+use crate::CpuSet;
+use crate::model::{DomainModel, Model};
+use crate::order::{Action, Proposal, Reason};
+use crate::policy::{Class, Policy};
+use crate::topology::{Pcpu, Topology};
+
+/// Of this many pcpus, one at least stays with the batch domains.
+const BATCH_KEEPS_ONE_IN: usize = 4;
+
+/// Proposes pins for one cycle.
+pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> Vec<Proposal> {
+    let online = model.topology.online();
+    let allowed =
+        policy.placement.allowed.as_ref().map_or_else(|| online.clone(), |mask| mask.intersection(&online));
+    let is_victim = |domain: &&DomainModel| class_of(domain, policy, history) == Class::Latency;
+    let needs_help = |domain: &&DomainModel| {
+        history.domains.get(&domain.uuid).is_some_and(|entry| entry.states.waiting >= policy.state.cycles)
+    };
+    let victims: Vec<&DomainModel> = running(model).filter(is_victim).collect();
+    let in_need: Vec<&DomainModel> = victims.iter().copied().filter(|domain| needs_help(domain)).collect();
+    let takes_from = |aggressor: &DomainModel, victims: &[&DomainModel]| {
+        class_of(aggressor, policy, history) == Class::Batch
+            && victims.iter().any(|victim| takes_cpu_of(aggressor, victim, policy, history))
+    };
+    let reserved = reserve(&in_need, &model.topology, &allowed);
+
+    let mut proposals = Vec::new();
+    let mut unneeded = Vec::new();
+    for aggressor in running(model) {
+        if takes_from(aggressor, &in_need) {
+            proposals.extend(confine(aggressor, &in_need, &reserved, &online, &allowed, history));
+        } else if !takes_from(aggressor, &victims) && is_confined(aggressor, history) {
+            unneeded.push(aggressor);
+        }
+    }
+    for entry in
+        history.domains.iter_mut().filter(|(uuid, _)| !unneeded.iter().any(|domain| domain.uuid == **uuid))
+    {
+        entry.1.pin_unneeded = 0;
+    }
+    for domain in unneeded {
+        proposals.extend(set_free(domain, policy, history));
+    }
+    proposals
+}
+
+/// The pcpus to keep free: as many as the victims want, a core at a time, never more than leaves batch its part.
+fn reserve(victims: &[&DomainModel], topology: &Topology, allowed: &CpuSet) -> CpuSet {
+    let wanted: f64 =
+        victims.iter().filter_map(|victim| victim.cpu_demand()).map(|demand| demand.ceil().max(1.0)).sum();
+    let limit = allowed.len() - (allowed.len() / BATCH_KEEPS_ONE_IN).max(1).min(allowed.len());
+    // Neighbours in cache and node first, so that what is kept free is one piece.
+    let mut order: Vec<&Pcpu> = topology.pcpus.iter().filter(|pcpu| allowed.contains(pcpu.id)).collect();
+    order.sort_by_key(|pcpu| (pcpu.node, pcpu.llc, pcpu.socket, pcpu.core, pcpu.id));
+    let mut reserved = CpuSet::default();
+    for pcpu in order {
+        let core = topology.siblings(pcpu.id).intersection(allowed);
+        let with_core = reserved.union(&core);
+        let enough = u32::try_from(reserved.len()).is_ok_and(|count| f64::from(count) >= wanted);
+        if !enough && with_core.len() <= limit {
+            reserved = with_core;
+        }
+    }
+    reserved
+}
+
+/// Confines one aggressor to what its administrator allows less what is reserved.
+fn confine(
+    aggressor: &DomainModel,
+    victims: &[&DomainModel],
+    reserved: &CpuSet,
+    online: &CpuSet,
+    allowed: &CpuSet,
+    history: &History,
+) -> Vec<Proposal> {
+    let names: Vec<&str> = victims.iter().map(|victim| victim.name.as_str()).collect();
+    let reason = |what: &str| Reason {
+        rule: "placement.separate".to_owned(),
+        summary: format!(
+            "{} takes the CPU of {} in spite of its weight, so {what} leaves the pcpus {reserved} to it",
+            aggressor.name,
+            names.join(", ")
+        ),
+        inputs: victims
+            .iter()
+            .filter_map(|victim| {
+                let waiting = history.domains.get(&victim.uuid)?.states.waiting;
+                Some(input(&format!("cycles that {} needed help", victim.name), waiting))
+            })
+            .chain([
+                input("pcpus wanted by it", format!("{:.2}", aggressor.cpu_demand().unwrap_or(0.0))),
+                input("pcpus kept free", reserved),
+            ])
+            .collect(),
+        expected: format!("{} finds a free pcpu when it wakes up", names.join(", ")),
+    };
+    let rest = |original: &CpuSet| original.intersection(online).intersection(allowed).difference(reserved);
+    let Some(entry) = history.domains.get(&aggressor.uuid) else { return Vec::new() };
+    let mut proposals = Vec::new();
+    for vcpu in &aggressor.vcpus {
+        let managed = entry.pins.get(&vcpu.number);
+        let (Some(from), Some(original)) = (&vcpu.pin, managed.and_then(|managed| managed.original.as_ref()))
+        else {
+            continue;
+        };
+        let to = rest(original);
+        if !to.is_empty() && to != *from && to != *original {
+            let action = Action::PinVcpu { vcpu: vcpu.number, from: from.clone(), to };
+            proposals.push(propose(aggressor, action, reason(&format!("vcpu {}", vcpu.number)), false));
+        }
+    }
+    // QEMU's other threads go where the vcpus went.
+    if let (Some(from), Some(original)) = (&aggressor.emulator_pin, &entry.emulator_pin.original) {
+        let to = rest(original);
+        if !to.is_empty() && to != *from && to != *original {
+            let action = Action::PinEmulator { from: from.clone(), to };
+            proposals.push(propose(aggressor, action, reason("the emulator"), false));
+        }
+    }
+    proposals
+}
+
+fn is_confined(domain: &DomainModel, history: &History) -> bool {
+    history.domains.get(&domain.uuid).is_some_and(|entry| {
+        entry.emulator_pin.ours.is_some() || entry.pins.values().any(|pin| pin.ours.is_some())
+    })
+}
+
+/// Gives the original pins back to a domain whose confinement has helped nobody for the policy's number of cycles.
+fn set_free(domain: &DomainModel, policy: &Policy, history: &mut History) -> Vec<Proposal> {
+    let Some(entry) = history.domains.get_mut(&domain.uuid) else { return Vec::new() };
+    entry.pin_unneeded = entry.pin_unneeded.saturating_add(1);
+    if entry.pin_unneeded < policy.state.cycles {
+        return Vec::new();
+    }
+    let reason = Reason {
+        rule: "placement.release".to_owned(),
+        summary: format!(
+            "nobody has needed the pcpus that {} was kept off for {} cycles",
+            domain.name, entry.pin_unneeded
+        ),
+        inputs: vec![input("cycles", entry.pin_unneeded)],
+        expected: "the original pins in force again".to_owned(),
+    };
+    let vcpus = entry.pins.iter().filter_map(|(vcpu, pin)| {
+        let action = Action::PinVcpu { vcpu: *vcpu, from: pin.ours.clone()?, to: pin.original.clone()? };
+        Some(propose(domain, action, reason.clone(), true))
+    });
+    let emulator = entry
+        .emulator_pin
+        .ours
+        .clone()
+        .zip(entry.emulator_pin.original.clone())
+        .map(|(from, to)| propose(domain, Action::PinEmulator { from, to }, reason.clone(), true));
+    vcpus.chain(emulator).collect()
+}

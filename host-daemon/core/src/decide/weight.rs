@@ -1,0 +1,216 @@
+//! CPU weights by class: protect fast, relax slowly.
+//!
+//! Under proportional shares the odds of running, (1 - w) / w, rise with the ratio of the own weight to the others'.
+//! A domain that measured w and should see w* therefore needs its weight times odds(1 - w*) / odds(1 - w).
+
+use std::time::Duration;
+
+use super::class::class_of;
+use super::history::{History, Managed};
+use super::state::{target_wait, waits_too_long, wants_cpu};
+use super::{finding, input, propose, running};
+use crate::finding::{Finding, Severity};
+use crate::model::{DomainModel, Model};
+use crate::order::{Action, Proposal, Reason};
+use crate::policy::{Class, Policy, WeightPolicy};
+use crate::units::Ratio;
+
+/// Least use of CPU, in pcpus, that makes a neighbour worth looking at.
+const TAKES_PCPUS: f64 = 0.05;
+/// Weights that both cgroup versions accept.
+const VALID: std::ops::RangeInclusive<u64> = 2..=10_000;
+
+/// Proposes weights for all domains.
+pub(super) fn decide(
+    model: &Model,
+    policy: &Policy,
+    history: &mut History,
+    findings: &mut Vec<Finding>,
+) -> Vec<Proposal> {
+    let mut proposals: Vec<Proposal> = Vec::new();
+    let mut pressed = false;
+    // Who is protected first cannot be asked to yield for others afterwards.
+    let mut victims: Vec<&DomainModel> = running(model).collect();
+    victims.sort_by_key(|domain| class_of(domain, policy, history) != Class::Latency);
+    for domain in victims {
+        let Some(wait) = domain.wait_ratio() else { continue };
+        let Some(target) = target_wait(class_of(domain, policy, history), policy) else { continue };
+        let waits = waits_too_long(domain, policy, history);
+        let calm = !wants_cpu(domain, policy, history) || wait.0 < target * (1.0 - policy.weight.dead_band);
+        note_calm(domain, calm, model.at, history);
+        if !waits {
+            continue;
+        }
+        let aggressors: Vec<&DomainModel> =
+            running(model).filter(|other| takes_cpu_of(other, domain, policy, history)).collect();
+        if aggressors.is_empty() {
+            findings.push(finding(
+                domain,
+                "cpu_wait",
+                Severity::Warning,
+                format!(
+                    "{} waits for CPU and no domain of a lower class takes it: the host is too small for its load",
+                    domain.name
+                ),
+                vec![input("wait ratio", wait), input("target", Ratio(target))],
+            ));
+            continue;
+        }
+        pressed = true;
+        protect(domain, wait, target, &aggressors, policy, history, &mut proposals);
+    }
+    if !pressed {
+        proposals.extend(running(model).filter_map(|domain| relax(domain, model, policy, history)));
+    }
+    proposals
+}
+
+/// Whether `other` has a lower class than `victim`, shares pcpus with it, and uses CPU.
+pub(super) fn takes_cpu_of(
+    other: &DomainModel,
+    victim: &DomainModel,
+    policy: &Policy,
+    history: &History,
+) -> bool {
+    yields_to(other, victim, policy, history)
+        && other.cpu_use().is_some_and(|used| used.0 * other.vcpu_count() > TAKES_PCPUS)
+}
+
+/// Whether `other` has a lower class than `victim` and shares pcpus with it.
+fn yields_to(other: &DomainModel, victim: &DomainModel, policy: &Policy, history: &History) -> bool {
+    let rank = |domain| match class_of(domain, policy, history) {
+        Class::Latency => 2,
+        Class::Standard => 1,
+        Class::Batch => 0,
+    };
+    let shares_pcpus = match (original_pins(other, history), victim.pins()) {
+        (Some(own), Some(theirs)) => !own.intersection(&theirs).is_empty(),
+        _ => true,
+    };
+    other.uuid != victim.uuid && rank(other) < rank(victim) && shares_pcpus
+}
+
+/// Where the domain's vcpus may run as far as its administrator is concerned.
+pub(super) fn original_pins(domain: &DomainModel, history: &History) -> Option<crate::CpuSet> {
+    let pins = &history.domains.get(&domain.uuid)?.pins;
+    pins.values().filter_map(|pin| pin.original.clone()).reduce(|all, pin| all.union(&pin))
+}
+
+fn note_calm(domain: &DomainModel, calm: bool, at: Duration, history: &mut History) {
+    if let Some(entry) = history.domains.get_mut(&domain.uuid) {
+        entry.calm_since = if calm { entry.calm_since.or(Some(at)) } else { None };
+    }
+}
+
+/// One step to the weight that the measurement calls for; what is missing beyond the limit, the aggressors give.
+fn protect(
+    domain: &DomainModel,
+    wait: Ratio,
+    target: f64,
+    aggressors: &[&DomainModel],
+    policy: &Policy,
+    history: &History,
+    proposals: &mut Vec<Proposal>,
+) {
+    let Some((current, shares)) = weight_of(domain, history) else { return };
+    let odds = |wait: f64| (1.0 - wait) / wait.clamp(0.001, 0.999);
+    let factor = odds(target) / odds(wait.0).max(0.001);
+    let to = limited(as_float(current) * factor, shares, &policy.weight);
+    let class = class_of(domain, policy, history);
+    let names: Vec<&str> = aggressors.iter().map(|other| other.name.as_str()).collect();
+    let inputs = vec![
+        input("wait ratio", wait),
+        input("target of its class", format!("{} ({class})", Ratio(target))),
+        input("weight factor that the measurement calls for", format!("{factor:.1}")),
+        input("neighbours that take its CPU", names.join(", ")),
+    ];
+    if to > current {
+        let summary = format!(
+            "{} waits {wait} of the time it could run, its class allows {}",
+            domain.name,
+            Ratio(target)
+        );
+        let reason =
+            reason("weight.protect", summary, inputs.clone(), format!("wait ratio near {}", Ratio(target)));
+        proposals.push(propose(domain, Action::SetCpuShares { from: current, to }, reason, false));
+    }
+    let missing = factor * as_float(current) / as_float(to.max(1));
+    if missing <= 1.0 + policy.weight.dead_band {
+        return;
+    }
+    for aggressor in aggressors {
+        let Some((current, shares)) = weight_of(aggressor, history) else { continue };
+        let to = limited(as_float(current) / missing, shares, &policy.weight);
+        let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
+        if to < current && !known && class_of(aggressor, policy, history) == Class::Batch {
+            let summary = format!(
+                "{} takes CPU that {} ({class}) waits for, whose own weight is at its limit",
+                aggressor.name, domain.name
+            );
+            let expected = format!("{} waits less; {} gets what is left", domain.name, aggressor.name);
+            let reason = reason("weight.yield", summary, inputs.clone(), expected);
+            proposals.push(propose(aggressor, Action::SetCpuShares { from: current, to }, reason, false));
+        }
+    }
+}
+
+/// One step back towards the original, after everybody has been calm for long enough.
+fn relax(domain: &DomainModel, model: &Model, policy: &Policy, history: &History) -> Option<Proposal> {
+    let entry = history.domains.get(&domain.uuid)?;
+    let (ours, original) = (entry.shares.ours?, entry.shares.original?);
+    let calm = |domain: &DomainModel| {
+        target_wait(class_of(domain, policy, history), policy).is_none()
+            || history
+                .domains
+                .get(&domain.uuid)
+                .and_then(|entry| entry.calm_since)
+                .is_some_and(|since| model.at.saturating_sub(since) >= policy.weight.relax_after)
+    };
+    // A lowered neighbour may come up again only when those that it was lowered for are calm.
+    let held_for = |other: &&DomainModel| yields_to(domain, other, policy, history);
+    if !calm(domain) || !running(model).filter(held_for).all(calm) {
+        return None;
+    }
+    let step = if ours > original { 1.0 - policy.weight.relax_step } else { 1.0 + policy.weight.relax_step };
+    let stepped = round(as_float(ours) * step);
+    let to =
+        if ours > original { stepped.clamp(original, ours - 1) } else { stepped.clamp(ours + 1, original) };
+    let summary = format!("nobody has waited for {} s", policy.weight.relax_after.as_secs());
+    let reason = reason(
+        "weight.relax",
+        summary,
+        vec![input("configured weight", original)],
+        "the configured weights in force again".to_owned(),
+    );
+    Some(propose(domain, Action::SetCpuShares { from: ours, to }, reason, false))
+}
+
+fn reason(rule: &str, summary: String, inputs: Vec<(String, String)>, expected: String) -> Reason {
+    Reason { rule: rule.to_owned(), summary, inputs, expected }
+}
+
+fn weight_of<'a>(domain: &DomainModel, history: &'a History) -> Option<(u64, &'a Managed<u64>)> {
+    Some((domain.cpu_shares?, &history.domains.get(&domain.uuid)?.shares))
+}
+
+/// `wanted` inside the policy's factor around the original, and inside what cgroups accept.
+fn limited(wanted: f64, shares: &Managed<u64>, policy: &WeightPolicy) -> u64 {
+    let original = shares.original.unwrap_or(1024);
+    let most = round(as_float(original) * policy.max_factor).clamp(original, original.max(*VALID.end()));
+    let least = round(as_float(original) / policy.max_factor).clamp(*VALID.start().min(&original), original);
+    round(wanted).clamp(least, most)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "weights are below 2^18")]
+fn as_float(weight: u64) -> f64 {
+    weight as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates, and weights are neither negative nor above 2^18"
+)]
+fn round(weight: f64) -> u64 {
+    weight.round() as u64
+}

@@ -1,0 +1,323 @@
+//! One domain over one window: what its vcpus ran and waited, what its taps moved, what its balloon holds.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{GuestModel, part_of, per_second, quantile, rise, rise_of};
+use crate::CpuSet;
+use crate::sample::{
+    BalloonSample, DomainSample, DomainState, InterfaceSample, ThreadRole, ThreadSample, ThreadSource,
+};
+use crate::units::{KiB, Ratio};
+
+/// One domain over one window.
+#[derive(Clone, Debug)]
+pub struct DomainModel {
+    /// Identity.
+    pub uuid: Uuid,
+    /// Name.
+    pub name: String,
+    /// State at the end.
+    pub state: DomainState,
+    /// Virtualisation: `kvm`, `qemu`.
+    pub accel: String,
+    /// Names this life of the domain: QEMU's pid and start time. `None` while its process is unknown.
+    pub incarnation: Option<String>,
+    /// vcpus.
+    pub vcpus: Vec<VcpuModel>,
+    /// All threads of QEMU, vcpus too.
+    pub threads: Vec<ThreadModel>,
+    /// Pin of the emulator threads.
+    pub emulator_pin: Option<CpuSet>,
+    /// CPU weight.
+    pub cpu_shares: Option<u64>,
+    /// Largest memory without a restart.
+    pub memory_maximum: KiB,
+    /// Balloon and the guest's memory.
+    pub balloon: Option<BalloonModel>,
+    /// Why the balloon must not be touched.
+    pub balloon_refusal: Option<String>,
+    /// Whether libvirt sees an agent.
+    pub agent_connected: Option<bool>,
+    /// A migration, backup or snapshot runs.
+    pub job_active: bool,
+    /// Taps.
+    pub interfaces: Vec<InterfaceModel>,
+    /// What the guest's agent told last, if it is fresh enough to count.
+    pub guest: Option<GuestModel>,
+}
+
+/// One vcpu over one window.
+#[derive(Clone, Debug)]
+pub struct VcpuModel {
+    /// Number.
+    pub number: u32,
+    /// Live pin.
+    pub pin: Option<CpuSet>,
+    /// Its thread, if it was found.
+    pub thread: Option<ThreadModel>,
+}
+
+/// One thread over one window.
+#[derive(Clone, Debug)]
+pub struct ThreadModel {
+    /// Thread id.
+    pub tid: u32,
+    /// What it is for.
+    pub role: ThreadRole,
+    /// The kernel's name of it.
+    pub comm: String,
+    /// Where its counters came from.
+    pub source: ThreadSource,
+    /// pcpu that it ran on last.
+    pub pcpu: Option<u32>,
+    /// Part of the window on a pcpu.
+    pub run: Option<f64>,
+    /// Part of the window runnable but not running.
+    pub wait: Option<f64>,
+    /// Median wait before running.
+    pub runq_wait_p50: Option<Duration>,
+    /// 99th percentile of the waits before running.
+    pub runq_wait_p99: Option<Duration>,
+    /// Switches away while runnable, a second.
+    pub preempted_per_s: Option<f64>,
+    /// Switches away to sleep, a second.
+    pub blocked_per_s: Option<f64>,
+    /// Moves between pcpus, a second.
+    pub migrations_per_s: Option<f64>,
+}
+
+/// Balloon and guest memory at the end of the window.
+#[derive(Clone, Copy, Debug)]
+pub struct BalloonModel {
+    /// Memory that the domain has.
+    pub current: KiB,
+    /// What the guest can still use without swapping (its MemAvailable).
+    pub usable: Option<KiB>,
+    /// What the guest sees as its memory (its MemTotal).
+    pub available: Option<KiB>,
+    /// Free in the guest.
+    pub unused: Option<KiB>,
+    /// What the guest needs: available - usable.
+    pub demand: Option<KiB>,
+    /// Pages swapped in during the window, in KiB.
+    pub swapped_in: Option<KiB>,
+    /// Major faults a second.
+    pub major_faults_per_s: Option<f64>,
+    /// Age of the guest's report.
+    pub age: Option<Duration>,
+}
+
+/// One tap over one window.
+#[derive(Clone, Debug)]
+pub struct InterfaceModel {
+    /// Host name of the tap.
+    pub device: String,
+    /// Bytes a second to the guest.
+    pub received_bytes_per_s: Option<f64>,
+    /// Bytes a second from the guest.
+    pub sent_bytes_per_s: Option<f64>,
+    /// Packets a second to the guest.
+    pub received_packets_per_s: Option<f64>,
+    /// Packets a second from the guest.
+    pub sent_packets_per_s: Option<f64>,
+}
+
+impl DomainModel {
+    /// Derives the window; without `begin` (a domain that has just come) rates are `None`.
+    #[must_use]
+    pub fn new(
+        begin: Option<&DomainSample>,
+        end: &DomainSample,
+        elapsed: Duration,
+        wall_unix_s: u64,
+    ) -> Self {
+        let threads: Vec<ThreadModel> = end
+            .threads
+            .iter()
+            .map(|thread| {
+                let earlier = begin.and_then(|begin| {
+                    let same = |other: &&ThreadSample| {
+                        (other.tid, other.start_ticks, other.source)
+                            == (thread.tid, thread.start_ticks, thread.source)
+                    };
+                    begin.threads.iter().find(same)
+                });
+                ThreadModel::new(earlier, thread, elapsed)
+            })
+            .collect();
+        let vcpus = end
+            .vcpus
+            .iter()
+            .map(|vcpu| VcpuModel {
+                number: vcpu.number,
+                pin: vcpu.pin.clone(),
+                thread: threads.iter().find(|thread| thread.role == ThreadRole::Vcpu(vcpu.number)).cloned(),
+            })
+            .collect();
+        let interfaces = end
+            .interfaces
+            .iter()
+            .map(|interface| {
+                let earlier = begin
+                    .and_then(|begin| begin.interfaces.iter().find(|other| other.device == interface.device))
+                    .cloned()
+                    .unwrap_or_default();
+                InterfaceModel::new(&earlier, interface, elapsed)
+            })
+            .collect();
+        Self {
+            uuid: end.uuid,
+            name: end.name.clone(),
+            state: end.state,
+            accel: end.accel.clone(),
+            incarnation: incarnation_of(end),
+            vcpus,
+            emulator_pin: end.emulator_pin.clone(),
+            cpu_shares: end.cpu_shares,
+            memory_maximum: KiB(end.memory_maximum_kib),
+            balloon: end.balloon.map(|balloon| {
+                BalloonModel::new(begin.and_then(|begin| begin.balloon), &balloon, elapsed, wall_unix_s)
+            }),
+            balloon_refusal: end.balloon_refusal.clone(),
+            agent_connected: end.agent_connected,
+            job_active: end.job_active,
+            threads,
+            interfaces,
+            guest: None,
+        }
+    }
+
+    /// CPU time of all vcpus as a part of what they could have run: 0 to 1. `None` if one of them is unknown.
+    #[must_use]
+    pub fn cpu_use(&self) -> Option<Ratio> {
+        Ratio::of(self.vcpu_sum(|thread| thread.run)?, self.vcpu_count())
+    }
+
+    /// w = wait / (wait + run) over all vcpus; zero for a domain that wanted nothing.
+    #[must_use]
+    pub fn wait_ratio(&self) -> Option<Ratio> {
+        let wait = self.vcpu_sum(|thread| thread.wait)?;
+        let run = self.vcpu_sum(|thread| thread.run)?;
+        Some(Ratio::of(wait, wait + run).unwrap_or_default())
+    }
+
+    /// pcpus that the vcpus wanted: run + wait, in pcpus.
+    #[must_use]
+    pub fn cpu_demand(&self) -> Option<f64> {
+        Some(self.vcpu_sum(|thread| thread.run)? + self.vcpu_sum(|thread| thread.wait)?)
+    }
+
+    /// pcpus that the vcpus may use: what all pins have in common as a union; `None` if no pin is known.
+    #[must_use]
+    pub fn pins(&self) -> Option<CpuSet> {
+        self.vcpus.iter().filter_map(|vcpu| vcpu.pin.clone()).reduce(|all, pin| all.union(&pin))
+    }
+
+    /// Packets a second in the weaker direction: traffic that is answered.
+    #[must_use]
+    pub fn conversation_packets_per_s(&self) -> Option<f64> {
+        let sum = |rate: fn(&InterfaceModel) -> Option<f64>| {
+            self.interfaces.iter().map(rate).try_fold(0.0, |sum, rate| Some(sum + rate?))
+        };
+        Some(sum(|tap| tap.received_packets_per_s)?.min(sum(|tap| tap.sent_packets_per_s)?))
+    }
+
+    /// Number of vcpus as a float.
+    #[must_use]
+    pub fn vcpu_count(&self) -> f64 {
+        u32::try_from(self.vcpus.len()).map_or(f64::INFINITY, f64::from)
+    }
+
+    fn vcpu_sum(&self, value: fn(&ThreadModel) -> Option<f64>) -> Option<f64> {
+        if self.vcpus.is_empty() {
+            return None;
+        }
+        self.vcpus.iter().try_fold(0.0, |sum, vcpu| Some(sum + value(vcpu.thread.as_ref()?)?))
+    }
+}
+
+/// Names one life of a domain by QEMU's process id and start time.
+#[must_use]
+pub fn incarnation(pid: u32, start_ticks: u64) -> String {
+    format!("{pid}:{start_ticks}")
+}
+
+fn incarnation_of(domain: &DomainSample) -> Option<String> {
+    let pid = domain.qemu_pid?;
+    let main = domain.threads.iter().find(|thread| thread.tid == pid)?;
+    Some(incarnation(pid, main.start_ticks))
+}
+
+impl ThreadModel {
+    fn new(begin: Option<&ThreadSample>, end: &ThreadSample, elapsed: Duration) -> Self {
+        // A part above 1 means that the two ends were not read when we think; a little is jitter of the reading.
+        let part = |counter: fn(&ThreadSample) -> u64| {
+            let ns = rise(counter(begin?), counter(end))?;
+            part_of(ns, elapsed).map(|part| part.min(1.0))
+        };
+        let rate = |counter: fn(&ThreadSample) -> Option<u64>| {
+            per_second(rise_of(counter(begin?), counter(end)), elapsed)
+        };
+        let waits: Option<Vec<u64>> = begin.and_then(|begin| {
+            let (before, after) = (begin.runq_wait_histogram.as_ref()?, end.runq_wait_histogram.as_ref()?);
+            before.iter().zip(after).map(|(before, after)| rise(*before, *after)).collect()
+        });
+        let wait_quantile = |q| waits.as_ref().and_then(|waits| quantile(waits, q));
+        Self {
+            tid: end.tid,
+            role: end.role,
+            comm: end.comm.clone(),
+            source: end.source,
+            pcpu: end.pcpu,
+            run: part(|thread| thread.on_cpu_ns),
+            wait: part(|thread| thread.runq_wait_ns),
+            runq_wait_p50: wait_quantile(0.50),
+            runq_wait_p99: wait_quantile(0.99),
+            preempted_per_s: rate(|thread| thread.switches_preempted),
+            blocked_per_s: rate(|thread| thread.switches_blocked),
+            migrations_per_s: rate(|thread| thread.migrations),
+        }
+    }
+}
+
+impl BalloonModel {
+    fn new(begin: Option<BalloonSample>, end: &BalloonSample, elapsed: Duration, wall_unix_s: u64) -> Self {
+        let available = end.available_kib.map(KiB);
+        let usable = end.usable_kib.map(KiB);
+        Self {
+            current: KiB(end.current_kib),
+            usable,
+            available,
+            unused: end.unused_kib.map(KiB),
+            // The guest wrote both numbers: more usable than there is would be a lie, and counts as no demand known.
+            demand: available
+                .zip(usable)
+                .filter(|(available, usable)| usable <= available)
+                .map(|(a, u)| a - u),
+            swapped_in: rise_of(begin.and_then(|begin| begin.swap_in_kib), end.swap_in_kib).map(KiB),
+            major_faults_per_s: per_second(
+                rise_of(begin.and_then(|begin| begin.major_faults), end.major_faults),
+                elapsed,
+            ),
+            // A report from the future (clock step) has no age that we could trust.
+            age: end.last_update_unix_s.and_then(|at| wall_unix_s.checked_sub(at)).map(Duration::from_secs),
+        }
+    }
+}
+
+impl InterfaceModel {
+    fn new(begin: &InterfaceSample, end: &InterfaceSample, elapsed: Duration) -> Self {
+        let rate = |counter: fn(&InterfaceSample) -> Option<u64>| {
+            per_second(rise_of(counter(begin), counter(end)), elapsed)
+        };
+        Self {
+            device: end.device.clone(),
+            received_bytes_per_s: rate(|tap| tap.received_bytes),
+            sent_bytes_per_s: rate(|tap| tap.sent_bytes),
+            received_packets_per_s: rate(|tap| tap.received_packets),
+            sent_packets_per_s: rate(|tap| tap.sent_packets),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Changes of one value of a domain through libvirt: weight, pins, balloon.
+
+use std::time::Duration;
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
+use kvmpilot_core::order::{Action, Proposal};
+use kvmpilot_core::units::KiB;
+use tokio::time::Instant;
+
+use super::{Executor, Failure};
+
+/// Time that a guest has to move its balloon. In the lab 512 MiB move within 2 s.
+const BALLOON_TIME: Duration = Duration::from_secs(4);
+/// Pause between two looks at a moving balloon.
+const BALLOON_LOOK: Duration = Duration::from_millis(200);
+
+impl Executor {
+    /// Carries out an order about one value of libvirt's.
+    pub(super) async fn change_value(
+        &self,
+        proposal: &Proposal,
+        incarnation: &str,
+        action: &Action,
+    ) -> Result<String, Failure> {
+        let (target, seen, wanted) = match action {
+            Action::SetCpuShares { from, to } => {
+                (LedgerTarget::CpuShares, Value::Shares(*from), Value::Shares(*to))
+            }
+            Action::PinVcpu { vcpu, from, to } => {
+                (LedgerTarget::VcpuPin { vcpu: *vcpu }, Value::Pin(from.clone()), Value::Pin(to.clone()))
+            }
+            Action::PinEmulator { from, to } => {
+                (LedgerTarget::EmulatorPin, Value::Pin(from.clone()), Value::Pin(to.clone()))
+            }
+            Action::SetBalloon { from, to } => {
+                (LedgerTarget::Balloon, Value::Memory(*from), Value::Memory(*to))
+            }
+            Action::SetLevel { .. } => return Ok(String::new()),
+        };
+        let domain = proposal.domain;
+        let live = self.read(domain, &target).await?;
+        if live != seen {
+            let what = format!("{target} of {}", proposal.domain_name);
+            return Err(Failure::Moved { what, live: live.to_string(), seen: seen.to_string() });
+        }
+        let entry = LedgerEntry {
+            domain,
+            domain_name: proposal.domain_name.clone(),
+            incarnation: incarnation.to_owned(),
+            target: target.clone(),
+            original: live.clone(),
+            applied: None,
+            intended: wanted.clone(),
+        };
+        self.ledger.announce(vec![(entry, live.clone())]).await?;
+        let result = self.set(domain, &target, &live, &wanted).await;
+        // Whatever happened, the ledger follows what is there now.
+        if let Ok(now) = self.read(domain, &target).await {
+            self.ledger.settle(domain, vec![(target, now)]).await?;
+        }
+        result
+    }
+
+    /// Sets a value and reads it back.
+    pub(super) async fn set(
+        &self,
+        domain: Uuid,
+        target: &LedgerTarget,
+        before: &Value,
+        wanted: &Value,
+    ) -> Result<String, Failure> {
+        match (target, wanted) {
+            (LedgerTarget::CpuShares, Value::Shares(shares)) => {
+                self.libvirt.set_cpu_shares(domain, *shares).await?;
+            }
+            (LedgerTarget::VcpuPin { vcpu }, Value::Pin(pcpus)) => {
+                self.libvirt.pin_vcpu(domain, *vcpu, pcpus).await?;
+            }
+            (LedgerTarget::EmulatorPin, Value::Pin(pcpus)) => {
+                self.libvirt.pin_emulator(domain, pcpus).await?;
+            }
+            (LedgerTarget::Balloon, Value::Memory(memory)) => {
+                self.libvirt.set_balloon(domain, memory.0).await?;
+                return self.await_balloon(domain, before, *memory).await;
+            }
+            _ => return Err(Failure::Unreadable(target.to_string())),
+        }
+        let live = self.read(domain, target).await?;
+        if live == *wanted {
+            Ok(format!("{target} was set from {before} to {wanted} and read back"))
+        } else {
+            Err(Failure::NotTaken {
+                what: target.to_string(),
+                wanted: wanted.to_string(),
+                live: live.to_string(),
+            })
+        }
+    }
+
+    /// Reads the live value.
+    pub(super) async fn read(&self, domain: Uuid, target: &LedgerTarget) -> Result<Value, Failure> {
+        let unreadable = || Failure::Unreadable(target.to_string());
+        Ok(match target {
+            LedgerTarget::CpuShares => Value::Shares(self.libvirt.cpu_shares(domain).await?),
+            LedgerTarget::VcpuPin { vcpu } => {
+                let vcpus = self.libvirt.vcpu_pins(domain).await?;
+                let found = vcpus.into_iter().find(|other| other.number == *vcpu);
+                Value::Pin(found.and_then(|found| found.pin).ok_or_else(unreadable)?)
+            }
+            LedgerTarget::EmulatorPin => Value::Pin(self.libvirt.emulator_pin(domain).await?),
+            LedgerTarget::Balloon => Value::Memory(KiB(self.libvirt.balloon_current_kib(domain).await?)),
+            LedgerTarget::Nice { .. } => return Err(unreadable()),
+        })
+    }
+
+    /// Waits until the guest has moved its balloon. One that has not moved at all gets its old target back, so that it
+    /// does not move at a time when nobody looks.
+    async fn await_balloon(&self, domain: Uuid, before: &Value, wanted: KiB) -> Result<String, Failure> {
+        let end = Instant::now() + BALLOON_TIME;
+        loop {
+            let live = self.read(domain, &LedgerTarget::Balloon).await?;
+            if live == Value::Memory(wanted) {
+                return Ok(format!("the balloon was set from {before} to {wanted}, and the guest followed"));
+            }
+            if Instant::now() < end {
+                tokio::time::sleep(BALLOON_LOOK).await;
+                continue;
+            }
+            if live != *before {
+                return Ok(format!(
+                    "the balloon was set from {before} to {wanted}; the guest has got to {live} so far"
+                ));
+            }
+            if let Value::Memory(before) = before {
+                self.libvirt.set_balloon(domain, before.0).await?;
+            }
+            let what = "the balloon".to_owned();
+            return Err(Failure::NotTaken { what, wanted: wanted.to_string(), live: live.to_string() });
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Puts everything in the ledger back: values of libvirt's, then nice values inside the guests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::ledger::{
+    LedgerEntry, LedgerTarget, RestoreOutcome, RestoreVerdict, RestoredValue, Value,
+};
+use kvmpilot_core::model::incarnation;
+use kvmpilot_core::sample::{GuestSample, ProcessKey, ProcessSample};
+use tokio::task::JoinSet;
+
+use super::Executor;
+use crate::agent::{NiceChange, NiceResult};
+
+impl Executor {
+    /// Puts every original back, all domains side by side. What cannot be put back stays in the ledger.
+    pub async fn restore(self: &Arc<Self>) -> Vec<RestoredValue> {
+        // Looked up once for all: it reads the command line of every process.
+        let (processes, _) = self.kernel.qemu_processes();
+        let mut by_domain: BTreeMap<Uuid, Vec<LedgerEntry>> = BTreeMap::new();
+        for entry in self.ledger.entries() {
+            by_domain.entry(entry.domain).or_default().push(entry);
+        }
+        let mut tasks = JoinSet::new();
+        for (domain, entries) in by_domain {
+            let executor = Arc::clone(self);
+            let main = processes.get(&domain).and_then(|pid| self.kernel.thread(*pid, *pid).ok());
+            let life = main.map(|main| incarnation(main.tid, main.start_ticks));
+            tasks.spawn(async move { executor.restore_domain(domain, life.as_deref(), entries).await });
+        }
+        let mut values = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            match done {
+                Ok(restored) => values.extend(restored),
+                Err(error) => {
+                    tracing::error!(%error, "restoring a domain ended early; its values stay in the ledger");
+                }
+            }
+        }
+        values
+    }
+
+    async fn restore_domain(
+        &self,
+        domain: Uuid,
+        life: Option<&str>,
+        entries: Vec<LedgerEntry>,
+    ) -> Vec<RestoredValue> {
+        let (live, void): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| life == Some(entry.incarnation.as_str()));
+        let mut values = Vec::new();
+        let mut done = Vec::new();
+        for entry in void {
+            let why =
+                "the domain was stopped or restarted since; its configured value is in force".to_owned();
+            values.push(entry.outcome(RestoreOutcome::Gone, Some(why)));
+            done.push(entry.target);
+        }
+        let (nices, others): (Vec<_>, Vec<_>) =
+            live.into_iter().partition(|entry| matches!(entry.target, LedgerTarget::Nice { .. }));
+        for entry in others {
+            let (outcome, message) = self.restore_value(&entry).await;
+            values.push(entry.outcome(outcome, message));
+            if outcome != RestoreOutcome::Failed {
+                done.push(entry.target);
+            }
+        }
+        for (entry, outcome, message) in self.restore_nices(domain, nices).await {
+            values.push(entry.outcome(outcome, message));
+            if outcome != RestoreOutcome::Failed {
+                done.push(entry.target);
+            }
+        }
+        if let Err(error) = self.ledger.forget(domain, done).await {
+            tracing::error!(%error, "the values are back, but the ledger still has them");
+        }
+        values
+    }
+
+    async fn restore_value(&self, entry: &LedgerEntry) -> (RestoreOutcome, Option<String>) {
+        let live = match self.read(entry.domain, &entry.target).await {
+            Ok(live) => live,
+            Err(failure) => return (RestoreOutcome::Failed, Some(failure.to_string())),
+        };
+        match entry.restore_verdict(&live) {
+            RestoreVerdict::AlreadyOriginal => (RestoreOutcome::AlreadyOriginal, None),
+            RestoreVerdict::Drift => (RestoreOutcome::Drift, Some(drift(entry, &live))),
+            RestoreVerdict::Restore => {
+                match self.set(entry.domain, &entry.target, &live, &entry.original).await {
+                    Ok(_) => (RestoreOutcome::Restored, None),
+                    Err(failure) => (RestoreOutcome::Failed, Some(failure.to_string())),
+                }
+            }
+        }
+    }
+
+    /// Nice values go back in two calls at most for the processes that we know, and one for the workers that they
+    /// forked meanwhile, which have our value and none of their own.
+    async fn restore_nices(
+        &self,
+        domain: Uuid,
+        entries: Vec<LedgerEntry>,
+    ) -> Vec<(LedgerEntry, RestoreOutcome, Option<String>)> {
+        if entries.is_empty() {
+            return Vec::new();
+        }
+        let agent = self.guests.agent(domain);
+        let mut results = Vec::new();
+        let mut open: Vec<(LedgerEntry, Value)> =
+            entries.iter().map(|entry| (entry.clone(), entry.intended.clone())).collect();
+        for _ in 0..2 {
+            let changes: Vec<NiceChange> =
+                open.iter().filter_map(|(entry, live)| change(entry, live)).collect();
+            let outcomes = match agent.set_nice(&changes).await {
+                Ok(outcomes) => outcomes,
+                Err(error) => {
+                    let why = error.to_string();
+                    results.extend(
+                        open.drain(..).map(|(entry, _)| (entry, RestoreOutcome::Failed, Some(why.clone()))),
+                    );
+                    return results;
+                }
+            };
+            for (entry, _) in std::mem::take(&mut open) {
+                let result =
+                    outcomes.iter().find(|outcome| Some(outcome.key) == process(&entry).map(|(key, _)| key));
+                let (outcome, message) = match result.map(|outcome| &outcome.result) {
+                    Some(NiceResult::Applied) => (RestoreOutcome::Restored, None),
+                    Some(NiceResult::Gone) => {
+                        (RestoreOutcome::Gone, Some("the process has ended".to_owned()))
+                    }
+                    Some(NiceResult::Failed(why)) => (RestoreOutcome::Failed, Some(why.clone())),
+                    None => (RestoreOutcome::Failed, Some("the agent did not say".to_owned())),
+                    Some(NiceResult::Drift { now }) => {
+                        let live = Value::Nice(*now);
+                        match entry.restore_verdict(&live) {
+                            RestoreVerdict::AlreadyOriginal => (RestoreOutcome::AlreadyOriginal, None),
+                            RestoreVerdict::Drift => (RestoreOutcome::Drift, Some(drift(&entry, &live))),
+                            // Ours, from before or after the change that a crash interrupted: once more.
+                            RestoreVerdict::Restore => {
+                                open.push((entry, live));
+                                continue;
+                            }
+                        }
+                    }
+                };
+                results.push((entry, outcome, message));
+            }
+            if open.is_empty() {
+                break;
+            }
+        }
+        results.extend(
+            open.into_iter()
+                .map(|(entry, _)| (entry, RestoreOutcome::Failed, Some("it keeps changing".to_owned()))),
+        );
+        if let Ok(inventory) = agent.inventory().await {
+            let heirs = heirs(&inventory, &entries);
+            if !heirs.is_empty()
+                && let Err(error) = agent.set_nice(&heirs).await
+            {
+                tracing::warn!(%domain, %error, "workers of re-levelled processes keep their nice value");
+            }
+        }
+        results
+    }
+}
+
+fn drift(entry: &LedgerEntry, live: &Value) -> String {
+    let ours = entry.applied.as_ref().unwrap_or(&entry.intended);
+    format!("somebody else set it to {live} after kvmpilot had set {ours}; left alone")
+}
+
+fn process(entry: &LedgerEntry) -> Option<(ProcessKey, i8)> {
+    match (&entry.target, &entry.original) {
+        (LedgerTarget::Nice { key, .. }, Value::Nice(original)) => Some((*key, *original)),
+        _ => None,
+    }
+}
+
+fn change(entry: &LedgerEntry, live: &Value) -> Option<NiceChange> {
+    let (key, to) = process(entry)?;
+    let Value::Nice(expect) = live else { return None };
+    Some(NiceChange { key, expect: *expect, to })
+}
+
+/// Processes that are not in the ledger, but have the nice value that we gave to their parent or its parents.
+fn heirs(inventory: &GuestSample, entries: &[LedgerEntry]) -> Vec<NiceChange> {
+    let by_pid: BTreeMap<u32, &ProcessSample> =
+        inventory.processes.iter().map(|process| (process.key.pid, process)).collect();
+    let entry_of =
+        |key: ProcessKey| entries.iter().find(|entry| process(entry).is_some_and(|(other, _)| other == key));
+    let heir = |child: &ProcessSample| {
+        if entry_of(child.key).is_some() {
+            return None;
+        }
+        // A guest may lie about parents, so a circle ends after 64 steps.
+        let ancestors =
+            std::iter::successors(by_pid.get(&child.parent), |parent| by_pid.get(&parent.parent)).take(64);
+        let entry = ancestors.filter_map(|ancestor| entry_of(ancestor.key)).next()?;
+        let inherited = entry.restore_verdict(&Value::Nice(child.nice)) == RestoreVerdict::Restore;
+        let (_, original) = process(entry).filter(|_| inherited)?;
+        Some(NiceChange { key: child.key, expect: child.nice, to: original })
+    };
+    inventory.processes.iter().filter_map(heir).collect()
+}

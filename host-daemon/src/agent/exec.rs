@@ -1,0 +1,211 @@
+//! The agent's protocol: `guest-info`, `guest-exec` and the polling of `guest-exec-status`, with bounds on everything.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::text::printable;
+use super::{Agent, AgentError, Transport, TransportError};
+
+const INFO: &str = "guest-info";
+const EXEC: &str = "guest-exec";
+const STATUS: &str = "guest-exec-status";
+
+/// Polling starts here and doubles. Each poll wakes the guest's agent (ansible's plugin took 20 % of a vcpu).
+const FIRST_POLL: Duration = Duration::from_millis(50);
+const LAST_POLL: Duration = Duration::from_millis(500);
+
+/// The transport's own handshake with the agent may add to a command's timeout; after that it is taken for hung.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What a reply may have around its payload: `guest-info` lists some 50 commands in 6 KiB.
+const ENVELOPE_BYTES: usize = 64 << 10;
+
+/// Characters of the guest's error messages that are kept.
+const MESSAGE_CHARS: usize = 300;
+
+#[derive(Deserialize)]
+struct Reply<T> {
+    #[serde(rename = "return")]
+    value: Option<T>,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    desc: String,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    supported_commands: Vec<Supported>,
+}
+
+#[derive(Deserialize)]
+struct Supported {
+    name: String,
+    enabled: bool,
+}
+
+#[derive(Deserialize)]
+struct Started {
+    pid: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Status {
+    exited: bool,
+    exitcode: Option<i64>,
+    signal: Option<i64>,
+    out_data: Option<String>,
+    err_data: Option<String>,
+    #[serde(default)]
+    out_truncated: bool,
+}
+
+/// What a program printed.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) stdout: Vec<u8>,
+    /// Start of its standard error, made printable.
+    pub(super) stderr: String,
+}
+
+impl<T: Transport> Agent<T> {
+    /// Runs a shell script in the guest with `environment` as its whole environment, and waits for its end.
+    pub(super) async fn exec(
+        &mut self,
+        script: &str,
+        arguments: &[String],
+        environment: &[String],
+    ) -> Result<Output, AgentError> {
+        let deadline = Instant::now() + self.limits.total;
+        self.reap(deadline).await?;
+        if !self.may_exec {
+            let info: Info = self.send(INFO, &json!({}), deadline).await?;
+            let exec = info.supported_commands.iter().find(|command| command.name == EXEC);
+            if !exec.is_some_and(|command| command.enabled) {
+                return Err(AgentError::Forbidden(EXEC));
+            }
+            self.may_exec = true;
+        }
+        let mut arg = vec!["-c", script, "kvmpilot"];
+        arg.extend(arguments.iter().map(String::as_str));
+        let exec = json!({"path": "/bin/sh", "arg": arg, "env": environment, "capture-output": true});
+        let started: Result<Started, _> = self.send(EXEC, &exec, deadline).await;
+        let pid = started.inspect_err(|_| self.may_exec = false)?.pid;
+        self.pending = Some(pid);
+
+        let mut wait = FIRST_POLL;
+        loop {
+            if Instant::now() + wait >= deadline {
+                return Err(AgentError::TimedOut { what: "the program", after: self.limits.total });
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LAST_POLL);
+            let status: Status = self.send(STATUS, &json!({"pid": pid}), deadline).await?;
+            if status.exited {
+                self.pending = None;
+                return self.output(status);
+            }
+        }
+    }
+
+    /// Collects the program of an earlier poll whose end was not seen. While it runs there is no other.
+    async fn reap(&mut self, deadline: Instant) -> Result<(), AgentError> {
+        let Some(pid) = self.pending else { return Ok(()) };
+        match self.send::<Status>(STATUS, &json!({"pid": pid}), deadline).await {
+            Ok(status) if !status.exited => {
+                Err(AgentError::TimedOut { what: "the program of an earlier poll", after: self.limits.total })
+            }
+            Err(error @ (AgentError::NotConnected(_) | AgentError::TimedOut { .. })) => Err(error),
+            // Ended, or unknown to an agent that was restarted, or not worth another question.
+            Ok(_) | Err(_) => {
+                self.pending = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn output(&self, status: Status) -> Result<Output, AgentError> {
+        let stderr = decode(status.err_data, self.limits.output_bytes)?;
+        let stderr = printable(stderr.trim_ascii(), MESSAGE_CHARS);
+        if status.exitcode != Some(0) {
+            let how = match (status.exitcode, status.signal) {
+                (Some(code), _) => format!("exit code {code}"),
+                (None, Some(signal)) => format!("signal {signal}"),
+                (None, None) => "neither exit code nor signal".to_owned(),
+            };
+            let message = if stderr.is_empty() { how } else { format!("{how}: {stderr}") };
+            return Err(AgentError::ExitStatus { code: status.exitcode, signal: status.signal, message });
+        }
+        if status.out_truncated {
+            return Err(AgentError::Truncated);
+        }
+        Ok(Output { stdout: decode(status.out_data, self.limits.output_bytes)?, stderr })
+    }
+
+    /// Sends one command and reads the reply's `return`.
+    async fn send<R: DeserializeOwned>(
+        &self,
+        command: &'static str,
+        arguments: &serde_json::Value,
+        deadline: Instant,
+    ) -> Result<R, AgentError> {
+        let request = json!({"execute": command, "arguments": arguments}).to_string();
+        let timeout = self.limits.command.min(deadline.saturating_duration_since(Instant::now()));
+        let reply = tokio::time::timeout(timeout + GRACE, self.transport.command(&request, timeout)).await;
+        let reply = match reply.unwrap_or(Err(TransportError::TimedOut)) {
+            Ok(reply) => reply,
+            Err(TransportError::NotConnected(reason)) => return Err(AgentError::NotConnected(reason)),
+            Err(TransportError::TimedOut) => {
+                return Err(AgentError::TimedOut { what: command, after: timeout });
+            }
+            Err(TransportError::Refused(message)) => return Err(refused(command, &message)),
+        };
+        let limit = self.limits.output_bytes / 3 * 4 + ENVELOPE_BYTES;
+        if reply.len() > limit {
+            return Err(AgentError::Oversized { limit });
+        }
+        // serde_json gives up at a depth of 128, so nesting cannot exhaust the stack.
+        let reply: Reply<R> = serde_json::from_str(&reply).map_err(|error| {
+            if error.is_eof() {
+                AgentError::Truncated
+            } else {
+                malformed(format!("{command}: {}", printable(error.to_string().as_bytes(), MESSAGE_CHARS)))
+            }
+        })?;
+        match reply {
+            Reply { error: Some(refusal), .. } => Err(refused(command, &refusal.desc)),
+            Reply { value: Some(value), .. } => Ok(value),
+            Reply { .. } => Err(malformed(format!("{command}: neither return nor error"))),
+        }
+    }
+}
+
+fn refused(command: &'static str, message: &str) -> AgentError {
+    let message = printable(message.as_bytes(), MESSAGE_CHARS);
+    let off = ["disabled", "not been found", "not allowed", "blocked"];
+    if off.iter().any(|word| message.contains(word)) {
+        AgentError::Forbidden(command)
+    } else {
+        AgentError::Refused { command, message }
+    }
+}
+
+pub(super) fn malformed(what: impl Into<String>) -> AgentError {
+    AgentError::Malformed { what: what.into() }
+}
+
+fn decode(base64: Option<String>, limit: usize) -> Result<Vec<u8>, AgentError> {
+    let bytes =
+        STANDARD.decode(base64.unwrap_or_default()).map_err(|error| malformed(format!("base64: {error}")))?;
+    if bytes.len() > limit { Err(AgentError::Oversized { limit }) } else { Ok(bytes) }
+}

@@ -1,0 +1,77 @@
+//! Gateway to the inside of guests: what runs there, which sockets it has, and its nice values, through
+//! qemu-guest-agent.
+//!
+//! Knows the agent's protocol and Linux' `/proc`, not how a command gets to the agent: that is a [`Transport`], which
+//! the daemon makes from the libvirt gateway. Everything a guest says is hostile: replies are bounded before they are
+//! parsed, deadlines cover every wait, text is made printable, and a lie can only concern the liar's own processes.
+
+mod error;
+mod exec;
+mod linux;
+mod net;
+mod nice;
+mod parse;
+mod process;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::time::Duration;
+
+pub use error::{AgentError, TransportError};
+pub use nice::{NiceChange, NiceOutcome, NiceResult};
+
+/// Carries one agent command to the guest and its reply back.
+pub trait Transport: Send + Sync {
+    /// Sends `command`, a JSON text, and returns the reply as it came.
+    fn command(
+        &self,
+        command: &str,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<String, TransportError>> + Send;
+}
+
+/// Bounds on what a guest may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time for a whole poll or change, from the first command to the last reply.
+    pub total: Duration,
+    /// Time for a single agent command.
+    pub command: Duration,
+    /// Bytes that a program in the guest may print. libvirt carries at most 4 MiB of base64 in a reply.
+    pub output_bytes: usize,
+    /// Processes that are read.
+    pub processes: usize,
+    /// Sockets that are read, of each of tcp, tcp6, udp and udp6, and in all.
+    pub sockets: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            total: Duration::from_secs(5),
+            command: Duration::from_secs(2),
+            output_bytes: 2 << 20,
+            processes: 4096,
+            sockets: 8192,
+        }
+    }
+}
+
+/// The agent of one guest. `&mut self` everywhere: one program at a time, so that a slow guest gets no pile of them.
+#[derive(Debug)]
+pub struct Agent<T> {
+    transport: T,
+    limits: Limits,
+    /// Whether the agent may run programs; asked once per connection of the agent.
+    may_exec: bool,
+    /// A program whose end was not seen. The agent keeps its output for ever unless it is asked for.
+    pending: Option<i64>,
+}
+
+impl<T: Transport> Agent<T> {
+    /// An agent that has not been asked anything yet.
+    pub const fn new(transport: T, limits: Limits) -> Self {
+        Self { transport, limits, may_exec: false, pending: None }
+    }
+}

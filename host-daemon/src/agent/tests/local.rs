@@ -1,0 +1,195 @@
+//! The programs run for real: this machine plays the guest.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+use kvmpilot_core::sample::{GuestSample, ProcessKey, ProcessSample, SocketState};
+
+use super::*;
+use crate::agent::{Agent, Limits, NiceChange, NiceResult};
+
+/// An agent that runs programs here. `path`: where it finds them, if not in the usual places.
+struct Here {
+    path: Option<String>,
+    outputs: Mutex<HashMap<i64, Value>>,
+}
+
+impl Here {
+    fn agent(path: Option<String>) -> Agent<Self> {
+        Agent::new(Self { path, outputs: Mutex::default() }, Limits::default())
+    }
+
+    fn run(&self, arguments: &Value) -> Value {
+        let texts = |name: &str| {
+            let list = arguments[name].as_array().into_iter().flatten();
+            list.map(|text| text.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let mut command = match &self.path {
+            Some(path) => Command::new(format!("{path}/sh")),
+            None => Command::new(arguments["path"].as_str().unwrap()),
+        };
+        command.args(texts("arg")).env_clear().current_dir("/").stdin(Stdio::null());
+        command.envs(texts("env").iter().map(|entry| entry.split_once('=').unwrap()));
+        if let Some(path) = &self.path {
+            command.env("PATH", path);
+        }
+        let output = command.output().unwrap();
+        let (out, err) = (STANDARD.encode(output.stdout), STANDARD.encode(output.stderr));
+        json!({"exited": true, "exitcode": output.status.code(), "out-data": out, "err-data": err})
+    }
+}
+
+impl Transport for Here {
+    async fn command(&self, command: &str, _: Duration) -> Answer {
+        let request: Value = serde_json::from_str(command).unwrap();
+        let mut outputs = self.outputs.lock().unwrap();
+        match request["execute"].as_str().unwrap() {
+            "guest-info" => ok(&info()),
+            "guest-exec" => {
+                let pid = 1 + i64::try_from(outputs.len()).unwrap();
+                outputs.insert(pid, self.run(&request["arguments"]));
+                ok(&json!({ "pid": pid }))
+            }
+            _ => ok(&outputs[&request["arguments"]["pid"].as_i64().unwrap()]),
+        }
+    }
+}
+
+/// A child of ours, gone with the test.
+struct Victim(Child);
+
+impl Victim {
+    /// Starts a shell that gives itself a name, says so, and waits.
+    fn start(name: &str, arguments: &[&str]) -> Self {
+        let script = "printf '%s' \"$0\" >/proc/$$/comm; echo; read -r _";
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", script, name])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        Self(child)
+    }
+
+    fn find<'a>(&self, sample: &'a GuestSample) -> &'a ProcessSample {
+        sample.processes.iter().find(|process| process.key.pid == self.0.id()).unwrap()
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A directory with busybox under the names that the programs use, or a reason why not.
+fn busybox(programs: &[&str]) -> Result<tempfile::TempDir, String> {
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let busybox =
+        ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| std::fs::exists(path).unwrap_or(false));
+    let busybox = busybox.ok_or("no busybox here: the lab's guests have one")?;
+    for program in programs {
+        symlink(busybox, directory.path().join(program)).map_err(|error| error.to_string())?;
+    }
+    Ok(directory)
+}
+
+async fn check_inventory(path: Option<String>) {
+    let mut agent = Here::agent(path);
+    let hostile = Victim::start("a) R 1\n2 (b", &["x\ny", "--password=hunter2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (_server, _) = listener.accept().unwrap();
+    client.write_all(b"x").unwrap();
+    let sample = agent.inventory().await.unwrap();
+
+    let found = hostile.find(&sample);
+    assert_eq!(found.name, "a) R 1\u{fffd}2 (b");
+    assert_eq!(found.parent, std::process::id());
+    assert!(found.command.ends_with("x\u{fffd}y --password=***"), "{}", found.command);
+    assert!(found.executable.is_some() && found.uid.is_some() && found.affinity.is_some(), "{found:?}");
+    assert!(found.rss_kib > 0 && found.threads == 1 && found.state == 'S', "{found:?}");
+
+    let own = sample.processes.iter().find(|process| process.key.pid == std::process::id()).unwrap();
+    assert!(own.threads > 1 && own.key.start_ticks > 0, "{own:?}");
+    assert!(sample.processes.iter().all(|process| !process.command.contains("loadavg")), "found itself");
+    assert!(!sample.processes.iter().any(|process| process.name == "kthreadd"));
+
+    let port = listener.local_addr().unwrap().port();
+    let listening = sample.listeners.iter().find(|listener| listener.port == port).unwrap();
+    assert_eq!(listening.owners, [std::process::id()]);
+    let peer = client.local_addr().unwrap().port();
+    let connection = sample.sockets.iter().find(|socket| socket.local_port == peer).unwrap();
+    assert_eq!((connection.peer_port, connection.state), (port, SocketState::Established));
+    assert_eq!(connection.owners, [std::process::id()]);
+
+    let pcpus = std::thread::available_parallelism().unwrap().get();
+    assert!(sample.vcpus_online.is_some_and(|vcpus| usize::try_from(vcpus).unwrap() >= pcpus));
+    assert!(
+        sample.busy_ticks.is_some_and(|busy| busy > 0) && sample.runnable.is_some() && sample.load1.is_some()
+    );
+    assert_eq!(sample.truncated, Vec::<String>::new());
+
+    let later = agent.inventory().await.unwrap();
+    assert!(later.uptime_cs > sample.uptime_cs);
+    assert_eq!(hostile.find(&later).key, found.key);
+}
+
+async fn check_nice(path: Option<String>) {
+    let mut agent = Here::agent(path);
+    let (one, two, three) =
+        (Victim::start("a) 1 (b", &[]), Victim::start("two", &[]), Victim::start("three", &[]));
+    let sample = agent.inventory().await.unwrap();
+    let change = |victim: &Victim, expect, to| NiceChange { key: victim.find(&sample).key, expect, to };
+    let stranger = ProcessKey { start_ticks: 1, ..three.find(&sample).key };
+    let changes = [
+        change(&one, 0, 7),
+        change(&two, 0, 3),
+        change(&three, 5, 9),
+        NiceChange { key: stranger, expect: 0, to: 11 },
+        change(&three, 0, 40),
+    ];
+    let results: Vec<_> =
+        agent.set_nice(&changes).await.unwrap().into_iter().map(|outcome| outcome.result).collect();
+    let expected = [NiceResult::Applied, NiceResult::Applied, NiceResult::Drift { now: 0 }, NiceResult::Gone];
+    assert_eq!(results[..4], expected);
+    assert!(matches!(results[4], NiceResult::Failed(_)), "{:?}", results[4]);
+
+    let sample = agent.inventory().await.unwrap();
+    let nices = [&one, &two, &three].map(|victim| victim.find(&sample).nice);
+    assert_eq!(nices, [7, 3, 0]);
+}
+
+#[tokio::test]
+async fn inventory_of_this_machine() {
+    check_inventory(None).await;
+}
+
+#[tokio::test]
+async fn inventory_of_this_machine_by_busybox() {
+    match busybox(&["sh", "grep", "head", "ls"]) {
+        Ok(directory) => check_inventory(Some(directory.path().display().to_string())).await,
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
+}
+
+#[tokio::test]
+async fn nice_on_this_machine() {
+    check_nice(None).await;
+}
+
+#[tokio::test]
+async fn nice_on_this_machine_by_busybox() {
+    match busybox(&["sh", "grep", "head", "ls", "renice"]) {
+        Ok(directory) => check_nice(Some(directory.path().display().to_string())).await,
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
+}

@@ -1,0 +1,65 @@
+//! What the API asks of the daemon, and how the daemon answers. The API itself changes nothing.
+
+use std::sync::Arc;
+
+use kvmpilot_core::order::OrderState;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::views::{CommandReply, Views};
+use crate::store::Store;
+
+/// What the API needs of the daemon.
+#[derive(Clone, Debug)]
+pub struct ApiContext {
+    /// What to show; the daemon sends a new one every tick.
+    pub views: watch::Receiver<Arc<Views>>,
+    /// Where commands go.
+    pub commands: mpsc::Sender<CommandRequest>,
+    /// Work orders and history.
+    pub store: Store,
+}
+
+/// Something that a person wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Carry out the proposed order of this number.
+    Approve(u64),
+    /// Do not carry out the proposed order of this number.
+    Reject(u64),
+    /// Undo the order of this number.
+    Rollback(u64),
+    /// Put every original value back and change nothing more.
+    Restore,
+}
+
+/// A command on its way to the daemon.
+#[derive(Debug)]
+pub struct CommandRequest {
+    /// What.
+    pub command: Command,
+    /// User id of whom the kernel says is asking.
+    pub by_uid: u32,
+    /// Where the answer goes. The asker may be gone by then.
+    pub reply: oneshot::Sender<Result<CommandReply, CommandError>>,
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// There is no such order.
+    #[error("there is no work order {0}; `kvmpilot orders` lists them")]
+    NoSuchOrder(u64),
+    /// The order's state does not allow it.
+    #[error("work order {id} is {state}; {allowed}")]
+    WrongState {
+        /// The order.
+        id: u64,
+        /// Its state.
+        state: OrderState,
+        /// Which orders the command is for, as a clause: "only proposed orders can be approved".
+        allowed: &'static str,
+    },
+    /// It was tried and did not work, or is refused; the text says why and what to do.
+    #[error("{0}")]
+    Failed(String),
+}

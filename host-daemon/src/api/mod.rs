@@ -1,0 +1,21 @@
+//! The API: JSON over HTTP on a unix socket, for the command line now and for more clients later.
+//!
+//! It reads what the daemon last published ([`ApiContext::views`]) and the store, and passes commands on. It measures
+//! nothing, decides nothing and changes nothing.
+
+mod command;
+mod listen;
+mod peer;
+pub mod present;
+mod problem;
+mod routes;
+pub mod schema;
+mod serve;
+pub mod views;
+
+pub use command::{ApiContext, Command, CommandError, CommandRequest};
+pub use listen::{ApiError, Listen};
+pub use serve::{Limits, Server, serve};
+
+/// Version of the API: the `v1` in its paths.
+pub const API_VERSION: u32 = 1;

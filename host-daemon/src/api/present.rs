@@ -1,0 +1,74 @@
+//! From the daemon's state to the API's shapes and the store's rows. Pure: no clock, no I/O, no decision.
+
+mod domain;
+mod process;
+mod record;
+mod status;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::decide::History;
+use kvmpilot_core::finding::Finding;
+use kvmpilot_core::model::Model;
+use kvmpilot_core::policy::Policy;
+
+pub use record::record;
+
+use super::views::{DoctorView, TierView, Views};
+use crate::config::DaemonConfig;
+use crate::kernel::OwnUse;
+use crate::libvirt::Status;
+use crate::sense::GuestState;
+use crate::store::OrderCounts;
+
+/// What the daemon knows at one moment.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each field is named like the view that it fills")]
+pub struct Scene<'a> {
+    pub policy: &'a Policy,
+    pub daemon: &'a DaemonConfig,
+    pub host_name: &'a str,
+    pub kernel_release: &'a str,
+    pub model: &'a Model,
+    pub history: &'a History,
+    pub guests: &'a BTreeMap<Uuid, GuestState>,
+    /// On the daemon's monotonic clock.
+    pub now: Duration,
+    pub libvirt: Status,
+    pub tiers: &'a [TierView],
+    pub paused: bool,
+    pub recovered: bool,
+    /// What is wrong with the configuration.
+    pub problem: Option<&'a str>,
+    /// What could not be read.
+    pub unread: &'a [String],
+    pub findings: Vec<Finding>,
+    pub cycles: u64,
+    /// How long ago the last cycle began, and how long it took.
+    pub last_cycle: Option<(Duration, Duration)>,
+    pub own_use: Option<OwnUse>,
+    pub ledger_entries: usize,
+    pub orders: Option<OrderCounts>,
+    pub doctor: DoctorView,
+}
+
+/// Everything that the API shows.
+#[must_use]
+pub fn views(scene: &Scene<'_>) -> Views {
+    let mut domains: Vec<_> =
+        scene.model.domains.iter().map(|domain| domain::detail(domain, scene)).collect();
+    domains.sort_by(|a, b| a.row.name.cmp(&b.row.name));
+    Views {
+        status: status::status(scene),
+        domains,
+        processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
+        doctor: scene.doctor.clone(),
+    }
+}
+
+/// The rate of change that only a person reads: seconds.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}

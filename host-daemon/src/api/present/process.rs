@@ -1,0 +1,86 @@
+//! [`ProcessesView`].
+
+use std::net::SocketAddr;
+
+use kvmpilot_core::decide::history::ApplicationHistory;
+use kvmpilot_core::decide::{protection, scarcity};
+use kvmpilot_core::model::{Application, DomainModel, GuestModel, ProcessModel};
+use kvmpilot_core::policy::Level;
+
+use super::{Scene, seconds};
+use crate::api::views::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
+
+pub(super) fn processes(domain: &DomainModel, scene: &Scene<'_>) -> ProcessesView {
+    let guest = domain.guest.as_ref();
+    let scarce_reason = guest.and_then(|guest| scarcity(domain, guest, scene.policy, scene.history));
+    let trouble = scene.guests.get(&domain.uuid).and_then(|state| state.trouble.clone());
+    let none_yet = || guest.is_none().then(|| "the guest's agent has not told yet".to_owned());
+    ProcessesView {
+        domain: domain.name.clone(),
+        uuid: domain.uuid,
+        age_s: guest.map(|guest| seconds(scene.now.saturating_sub(guest.at))),
+        message: trouble.or_else(none_yet),
+        scarce: scarce_reason.is_some(),
+        scarce_reason,
+        truncated: guest.map(|guest| guest.truncated.clone()).unwrap_or_default(),
+        applications: guest.map(|guest| applications(guest, domain, scene)).unwrap_or_default(),
+    }
+}
+
+fn applications(guest: &GuestModel, domain: &DomainModel, scene: &Scene<'_>) -> Vec<ApplicationView> {
+    let known = scene.history.domains.get(&domain.uuid).map(|known| &known.applications);
+    let view = |application: &Application| {
+        let known = known.and_then(|known| known.get(&application.name));
+        let found =
+            application.processes.first().map(|root| Level::of_nice(root.sample.nice)).unwrap_or_default();
+        ApplicationView {
+            name: application.name.clone(),
+            level: known.map_or(found, |known| known.level),
+            level_original: known.map_or(found, |known| known.original),
+            communicating: application.communicating(),
+            evidence: application.communicating().then(|| application.conversations.join("; ")),
+            protected: protection(application, domain, scene.policy),
+            processes: application.processes.iter().map(|process| self::process(process, known)).collect(),
+        }
+    };
+    guest.applications.iter().map(view).collect()
+}
+
+fn process(process: &ProcessModel, known: Option<&ApplicationHistory>) -> ProcessView {
+    let sample = &process.sample;
+    ProcessView {
+        pid: sample.key.pid,
+        start_ticks: sample.key.start_ticks,
+        name: sample.name.clone(),
+        command: sample.command.clone(),
+        uid: sample.uid,
+        state: sample.state,
+        cpu_ratio: process.cpu,
+        rss_kib: sample.rss_kib,
+        nice: sample.nice,
+        nice_original: known
+            .and_then(|known| known.processes.get(&sample.key).copied())
+            .unwrap_or(sample.nice),
+        policy: sample.policy,
+        unit: sample.unit.clone(),
+        threads: sample.threads,
+        connections: process
+            .connections
+            .iter()
+            .map(|socket| ConnectionView {
+                protocol: socket.protocol,
+                local: SocketAddr::new(socket.local_address, socket.local_port).to_string(),
+                peer: SocketAddr::new(socket.peer_address, socket.peer_port).to_string(),
+                state: socket.state,
+            })
+            .collect(),
+        listens: process
+            .listeners
+            .iter()
+            .map(|listener| ListenView {
+                protocol: listener.protocol,
+                local: SocketAddr::new(listener.address, listener.port).to_string(),
+            })
+            .collect(),
+    }
+}

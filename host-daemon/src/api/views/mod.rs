@@ -1,0 +1,46 @@
+//! The shapes of the API's answers: plain values that the daemon fills once a tick. Their JSON schemas are in
+//! `docs/schema`.
+//!
+//! A number that is not known is `null`, never a sentinel. New fields may appear; existing ones keep name and meaning
+//! within one API version. Units are in the names: `_kib`, `_s`, `_ms`, `_us`, `_per_s`, `_percent` (0 to 100),
+//! `_ratio` (a share, 0.0 to 1.0).
+
+mod command;
+mod domain;
+mod process;
+mod status;
+
+pub use command::{
+    CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView, Verdict, VersionView,
+};
+pub use domain::{
+    AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
+    ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
+};
+pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
+pub use status::{
+    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
+    PressureView, StatusView, TierView,
+};
+
+/// Everything that the API shows, as of one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Views {
+    /// The daemon and its host.
+    pub status: StatusView,
+    /// The domains, by name.
+    pub domains: Vec<DomainDetailView>,
+    /// The inside of those domains whose guests were polled.
+    pub processes: Vec<ProcessesView>,
+    /// What could be better about the installation.
+    pub doctor: DoctorView,
+}
+
+impl Views {
+    /// The domain of this name or UUID.
+    #[must_use]
+    pub fn domain(&self, name_or_uuid: &str) -> Option<&DomainDetailView> {
+        let uuid = name_or_uuid.parse::<uuid::Uuid>().ok();
+        self.domains.iter().find(|domain| domain.row.name == name_or_uuid || Some(domain.row.uuid) == uuid)
+    }
+}

@@ -1,0 +1,104 @@
+//! [`ProcessesView`]: the inside of a guest, application by application.
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::policy::Level;
+use kvmpilot_core::sample::{SchedPolicy, SocketProtocol, SocketState};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The applications of one guest. All texts in it come from the guest: made printable and bounded, but not to be trusted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessesView {
+    /// libvirt's name of the domain.
+    pub domain: String,
+    /// libvirt's UUID of the domain.
+    pub uuid: Uuid,
+    /// Age of this data; null if there never was any.
+    pub age_s: Option<f64>,
+    /// Why there is no data, or no fresh data.
+    pub message: Option<String>,
+    /// Whether CPU is scarce for this guest: only then levels move away from their originals.
+    pub scarce: bool,
+    /// What says so.
+    pub scarce_reason: Option<String>,
+    /// What was left out because the guest has too much of it, in words.
+    pub truncated: Vec<String>,
+    /// The applications: processes of one unit or executable.
+    pub applications: Vec<ApplicationView>,
+}
+
+/// The processes of one unit or executable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ApplicationView {
+    /// Unit or executable.
+    pub name: String,
+    /// Level on the ladder now.
+    pub level: Level,
+    /// Level before kvmpilot first moved it.
+    pub level_original: Level,
+    /// Whether it talks to other nodes.
+    pub communicating: bool,
+    /// What says so.
+    pub evidence: Option<String>,
+    /// Why it is never moved, if so.
+    pub protected: Option<String>,
+    /// Its processes.
+    pub processes: Vec<ProcessView>,
+}
+
+/// One guest process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessView {
+    /// Process id inside the guest.
+    pub pid: u32,
+    /// Start time in clock ticks since the guest's boot; with `pid` it names the process for ever.
+    pub start_ticks: u64,
+    /// The kernel's name of it.
+    pub name: String,
+    /// Command line.
+    pub command: String,
+    /// User id.
+    pub uid: Option<u32>,
+    /// One-letter state of `/proc/PID/stat`.
+    pub state: char,
+    /// CPU time it used, as a share of one vcpu.
+    pub cpu_ratio: Option<f64>,
+    /// Resident memory.
+    pub rss_kib: u64,
+    /// Nice value now.
+    pub nice: i8,
+    /// Nice value before kvmpilot first changed it.
+    pub nice_original: i8,
+    /// Scheduling policy.
+    pub policy: SchedPolicy,
+    /// systemd unit that owns it.
+    pub unit: Option<String>,
+    /// Threads.
+    pub threads: u32,
+    /// Its connections.
+    pub connections: Vec<ConnectionView>,
+    /// Where it waits for peers.
+    pub listens: Vec<ListenView>,
+}
+
+/// One connection of a guest process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConnectionView {
+    /// Protocol.
+    pub protocol: SocketProtocol,
+    /// The guest's address and port, like `10.0.0.2:80` or `[::1]:80`.
+    pub local: String,
+    /// The peer's address and port.
+    pub peer: String,
+    /// State.
+    pub state: SocketState,
+}
+
+/// One listening socket of a guest process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListenView {
+    /// Protocol.
+    pub protocol: SocketProtocol,
+    /// Address and port, like `0.0.0.0:80`.
+    pub local: String,
+}

@@ -1,0 +1,184 @@
+//! What may be written on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kvmpilot_core::order::OrderState;
+
+use super::client::encode;
+
+/// Autopilot for libvirt/KVM hosts: asks the daemon kvmpilotd what it sees and does, and tells it what to do.
+#[derive(Debug, Parser)]
+#[command(name = "kvmpilot", version)]
+pub struct Arguments {
+    /// Socket of kvmpilotd [default: /run/kvmpilot/kvmpilot.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// How the daemon and its host are
+    Status {
+        /// Print JSON (docs/schema/status.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// All domains: what they are for, what they use, how long they wait
+    Domains {
+        /// Print JSON (docs/schema/domains.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// One domain: its vcpus, threads, interfaces, balloon, findings
+    Domain {
+        /// Name or UUID of the domain
+        name: String,
+        /// Print JSON (docs/schema/domain.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// What runs inside a domain's guest, and which of it talks to other nodes
+    Processes {
+        /// Name or UUID of the domain
+        name: String,
+        /// Print JSON (docs/schema/processes.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Work orders: list them, decide on them, undo them
+    #[command(args_conflicts_with_subcommands = false)]
+    Orders {
+        #[command(subcommand)]
+        command: Option<OrderCommand>,
+        #[command(flatten)]
+        filter: OrderFilter,
+        /// Print JSON (docs/schema/orders.schema.json, order.schema.json, command.schema.json)
+        #[arg(long, global = true)]
+        json: bool,
+    },
+    /// Explain a work order: what was seen, which rule, what was done, what came of it
+    Why {
+        /// Number of the order
+        id: u64,
+        /// Print JSON (docs/schema/order.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put every value that kvmpilot changed back, and change nothing more until the daemon is reloaded
+    ///
+    /// Works without the daemon, too.
+    Restore {
+        /// Configuration file, for finding socket and database [default: /etc/kvmpilot/kvmpilot.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON (docs/schema/command.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the installation and say what could be better
+    ///
+    /// Works without the daemon, too. Exit code 1 if there is a problem.
+    Doctor {
+        /// Configuration file [default: /etc/kvmpilot/kvmpilot.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON (docs/schema/doctor.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Version of this program and of the API
+    Version {
+        /// Print JSON (docs/schema/version.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum OrderCommand {
+    /// List orders, newest first (the same as no subcommand)
+    List,
+    /// Show one order with everything in it
+    Show {
+        /// Number of the order
+        id: u64,
+    },
+    /// Carry a proposed order out
+    Approve {
+        /// Number of the order
+        id: u64,
+    },
+    /// Do not carry a proposed order out
+    Reject {
+        /// Number of the order
+        id: u64,
+    },
+    /// Undo an order that was carried out
+    Rollback {
+        /// Number of the order
+        id: u64,
+    },
+}
+
+/// Which orders to list.
+#[derive(Debug, Args)]
+pub(super) struct OrderFilter {
+    /// Only orders in this state
+    #[arg(long, global = true, value_enum)]
+    state: Option<State>,
+    /// Only orders of the domain of this name or UUID
+    #[arg(long, global = true, value_name = "DOMAIN")]
+    domain: Option<String>,
+    /// At most so many, 1 to 1000
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: Option<u32>,
+    /// Only orders with a smaller number, for the next page
+    #[arg(long, global = true, value_name = "ID")]
+    before: Option<u64>,
+}
+
+impl OrderFilter {
+    /// As the query of a URL.
+    pub(super) fn query(&self) -> String {
+        let pairs = [
+            ("state", self.state.map(|state| OrderState::from(state).as_str().to_owned())),
+            ("domain", self.domain.as_deref().map(encode)),
+            ("limit", self.limit.map(|limit| limit.to_string())),
+            ("before", self.before.map(|before| before.to_string())),
+        ];
+        let given = pairs.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+        given.collect::<Vec<_>>().join("&")
+    }
+}
+
+/// [`OrderState`] for clap, which core does not know.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(super) enum State {
+    Proposed,
+    Approved,
+    Applied,
+    Verified,
+    Rejected,
+    Expired,
+    Failed,
+    RolledBack,
+}
+
+impl From<State> for OrderState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Proposed => Self::Proposed,
+            State::Approved => Self::Approved,
+            State::Applied => Self::Applied,
+            State::Verified => Self::Verified,
+            State::Rejected => Self::Rejected,
+            State::Expired => Self::Expired,
+            State::Failed => Self::Failed,
+            State::RolledBack => Self::RolledBack,
+        }
+    }
+}

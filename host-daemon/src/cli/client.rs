@@ -1,0 +1,139 @@
+//! The client of the API: one request, one bounded answer, errors that say what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::api::views::Problem;
+
+/// Most bytes of an answer: the processes of a guest that has many, with room to spare.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Where the daemon listens, and how long to wait for it.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) socket: PathBuf,
+    /// For questions.
+    pub(super) patience: Duration,
+    /// For commands; longer than the server's own limit, whose message says more.
+    pub(super) command_patience: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error(
+        "kvmpilotd does not run: nobody listens on {} ({source}); start it with `systemctl start kvmpilotd`, or name \
+         its socket with --socket", socket.display()
+    )]
+    NotRunning { socket: PathBuf, source: io::Error },
+    #[error(
+        "no permission to use {}; run this as root, or join the socket's group (`ls -l` shows it) with \
+         `usermod -aG GROUP USER` and log in again", .0.display()
+    )]
+    Permission(PathBuf),
+    #[error("{}: {source}", socket.display())]
+    Connect { socket: PathBuf, source: io::Error },
+    #[error(
+        "kvmpilotd did not answer on {} within {} s; `journalctl -u kvmpilotd` may say why",
+        socket.display(), patience.as_secs()
+    )]
+    Slow { socket: PathBuf, patience: Duration },
+    #[error("what listens on {} does not talk like kvmpilotd ({detail}); is this its socket?", socket.display())]
+    Garbage { socket: PathBuf, detail: String },
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Client {
+    pub(super) fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            patience: Duration::from_secs(10),
+            command_patience: Duration::from_secs(70),
+        }
+    }
+
+    /// Asks for something. `path` starts behind `/api/v1`.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.request(Method::GET, path, self.patience).await
+    }
+
+    /// Has something done.
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.request(Method::POST, path, self.command_patience).await
+    }
+
+    async fn request<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
+        let slow = |_| ClientError::Slow { socket: self.socket.clone(), patience };
+        let (status, body) = timeout(patience, self.exchange(method, path)).await.map_err(slow)??;
+        if !status.is_success() {
+            let problem: Problem = self.parse(&body)?;
+            return Err(ClientError::Refused(problem.detail));
+        }
+        self.parse(&body)
+    }
+
+    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
+            let socket = self.socket.clone();
+            match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ClientError::NotRunning { socket, source }
+                }
+                io::ErrorKind::PermissionDenied => ClientError::Permission(socket),
+                _ => ClientError::Connect { socket, source },
+            }
+        })?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.garbage(&error))?;
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1{path}"))
+            .header(HOST, "kvmpilot")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| self.garbage(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.garbage(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        driver.abort();
+        Ok((status, body.map_err(|error| self.garbage(&error))?.to_bytes()))
+    }
+
+    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|error| self.garbage(&error))
+    }
+
+    fn garbage(&self, error: &dyn ToString) -> ClientError {
+        ClientError::Garbage { socket: self.socket.clone(), detail: error.to_string() }
+    }
+}
+
+/// One segment of a path or value of a query, percent-encoded.
+pub(super) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}

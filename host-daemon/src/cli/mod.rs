@@ -1,0 +1,166 @@
+//! The command line's subcommands: ask the daemon, show the answer. What the answers are is `api::views`' business.
+
+mod arguments;
+mod client;
+pub mod offline;
+mod page;
+mod show;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use kvmpilot_core::order::WorkOrder;
+use serde::Serialize;
+
+pub use arguments::Arguments;
+use arguments::{Command, OrderCommand, OrderFilter};
+use client::{Client, ClientError, encode};
+use page::Screen;
+
+use crate::api::API_VERSION;
+use crate::api::views::{
+    CommandReply, DoctorView, DomainDetailView, DomainsView, OrdersView, ProcessesView, StatusView, Verdict,
+    VersionView,
+};
+use crate::config::{self, Config, ConfigError, DEFAULT_SOCKET};
+
+/// Why a subcommand failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Offline(String),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error("cannot show the answer as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Carries out a subcommand. Answers go to standard output, errors to standard error.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    match execute(arguments).await {
+        Ok(code) => code,
+        // Whoever read our output has seen enough: `kvmpilot orders | head -1`.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to tell it to if this fails, too.
+            let _ = writeln!(io::stderr(), "kvmpilot: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let Arguments { socket, command } = arguments;
+    let client = |config: Option<&Config>| {
+        let configured =
+            || config.map_or_else(|| DEFAULT_SOCKET.into(), |config| config.daemon.socket.clone());
+        Client::new(&socket.clone().unwrap_or_else(configured))
+    };
+    let screen = Screen::of_stdout();
+    match command {
+        Command::Status { json } => {
+            let view: StatusView = client(None).get("/status").await?;
+            answer(json, &view, || show::status(&view, screen))
+        }
+        Command::Domains { json } => {
+            let view: DomainsView = client(None).get("/domains").await?;
+            answer(json, &view, || show::domains(&view, screen))
+        }
+        Command::Domain { name, json } => {
+            let view: DomainDetailView = client(None).get(&format!("/domains/{}", encode(&name))).await?;
+            answer(json, &view, || show::domain(&view, screen))
+        }
+        Command::Processes { name, json } => {
+            let path = format!("/domains/{}/processes", encode(&name));
+            let view: ProcessesView = client(None).get(&path).await?;
+            answer(json, &view, || show::processes(&view, screen))
+        }
+        Command::Orders { command, filter, json } => {
+            orders(&client(None), command, &filter, json, screen).await
+        }
+        Command::Why { id, json } => {
+            let order: WorkOrder = client(None).get(&format!("/orders/{id}")).await?;
+            answer(json, &order, || show::why(&order, screen))
+        }
+        Command::Restore { config, json } => {
+            let (config, mistakes) = config::salvage(config.as_deref())?;
+            if let Some(mistakes) = mistakes {
+                writeln!(
+                    io::stderr(),
+                    "kvmpilot: going on without what is wrong in the configuration:\n{mistakes}"
+                )?;
+            }
+            let reply = match client(Some(&config)).post::<CommandReply>("/restore").await {
+                Err(ClientError::NotRunning { .. }) => {
+                    offline::restore(&config).await.map_err(Failure::Offline)?
+                }
+                answered => answered?,
+            };
+            answer(json, &reply, || show::reply(&reply, screen))?;
+            Ok(succeeded(reply.restore.is_none_or(|restore| restore.is_complete())))
+        }
+        Command::Doctor { config, json } => {
+            let (config, mistakes) = config::salvage(config.as_deref())?;
+            let mut view = match client(Some(&config)).get::<DoctorView>("/doctor").await {
+                Err(ClientError::NotRunning { .. }) => offline::doctor(&config).await,
+                answered => answered?,
+            };
+            view.checks.insert(0, offline::configuration_check(mistakes.as_ref()));
+            answer(json, &view, || show::doctor(&view, screen))?;
+            Ok(succeeded(view.checks.iter().all(|check| check.verdict != Verdict::Problem)))
+        }
+        Command::Version { json } => {
+            let view =
+                VersionView { version: env!("CARGO_PKG_VERSION").to_owned(), api_version: API_VERSION };
+            answer(json, &view, || format!("kvmpilot {}, API version {}\n", view.version, view.api_version))
+        }
+    }
+}
+
+async fn orders(
+    client: &Client,
+    command: Option<OrderCommand>,
+    filter: &OrderFilter,
+    json: bool,
+    screen: Screen,
+) -> Result<ExitCode, Failure> {
+    let (id, verb) = match command {
+        None | Some(OrderCommand::List) => {
+            let view: OrdersView = client.get(&format!("/orders?{}", filter.query())).await?;
+            return answer(json, &view, || show::orders(&view, screen));
+        }
+        Some(OrderCommand::Show { id }) => {
+            let order: WorkOrder = client.get(&format!("/orders/{id}")).await?;
+            return answer(json, &order, || show::order(&order, screen));
+        }
+        Some(OrderCommand::Approve { id }) => (id, "approve"),
+        Some(OrderCommand::Reject { id }) => (id, "reject"),
+        Some(OrderCommand::Rollback { id }) => (id, "rollback"),
+    };
+    let reply: CommandReply = client.post(&format!("/orders/{id}/{verb}")).await?;
+    answer(json, &reply, || show::reply(&reply, screen))
+}
+
+/// Prints an answer, as JSON or for people.
+fn answer<T: Serialize>(
+    json: bool,
+    view: &T,
+    for_people: impl FnOnce() -> String,
+) -> Result<ExitCode, Failure> {
+    let text = if json { serde_json::to_string_pretty(view)? + "\n" } else { for_people() };
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes())?;
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn succeeded(all_well: bool) -> ExitCode {
+    if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

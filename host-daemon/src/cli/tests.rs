@@ -1,0 +1,181 @@
+//! Tests of the pages, on the documented examples.
+
+use serde::de::DeserializeOwned;
+
+use super::page::{Page, Screen};
+use super::show;
+use crate::api::views::{CommandReply, DomainDetailView, DomainsView, OrdersView, ProcessesView, StatusView};
+
+const PLAIN: Screen = Screen { width: None, colour: false };
+
+macro_rules! example {
+    ($name:literal) => {
+        parse(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/", $name, ".json")))
+    };
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> T {
+    serde_json::from_str(text).unwrap()
+}
+
+fn orders() -> OrdersView {
+    example!("orders")
+}
+
+/// Every page there is, on this screen.
+fn pages(screen: Screen) -> Vec<String> {
+    let domain: DomainDetailView = example!("domain");
+    let processes: ProcessesView = example!("processes");
+    let mut pages = vec![
+        show::status(&example!("status"), screen),
+        show::domains(&DomainsView { domains: vec![domain.row.clone()] }, screen),
+        show::domain(&domain, screen),
+        show::processes(&processes, screen),
+        show::processes(
+            &ProcessesView { message: Some("no agent".into()), ..ProcessesView::default() },
+            screen,
+        ),
+        show::orders(&orders(), screen),
+        show::reply(&example!("command"), screen),
+        show::doctor(&example!("doctor"), screen),
+    ];
+    pages.extend(
+        orders().orders.iter().flat_map(|order| [show::order(order, screen), show::why(order, screen)]),
+    );
+    pages
+}
+
+#[test]
+fn tables_fit_the_terminal_and_break_no_words() {
+    for width in [40, 80, 120, 200] {
+        for page in pages(Screen { width: Some(width), colour: false }) {
+            // Sentences are left to the terminal to wrap, and the doctor has nothing else; tables must fit.
+            let in_table =
+                |line: &&str| line.contains("  ") && !line.starts_with("  ") && !page.contains("probes: ");
+            for line in page.lines().filter(in_table) {
+                assert!(line.chars().count() <= usize::from(width), "{width}: {line}");
+            }
+            if width >= 80 && page.contains("TRAFFIC") {
+                assert!(page.contains("running  latency") && page.contains("512 MiB"), "{page}");
+            }
+        }
+    }
+}
+
+#[test]
+fn colours_only_where_they_are_wanted_and_without_any_effect_on_the_layout() {
+    let coloured = pages(Screen { width: Some(100), colour: true });
+    let plain = pages(Screen { width: Some(100), colour: false });
+    assert!(coloured.iter().filter(|page| page.contains("\u{1b}[3")).count() >= 7);
+    for (coloured, plain) in coloured.iter().zip(&plain) {
+        let mut stripped = coloured.clone();
+        for code in ["\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m", "\u{1b}[0m"] {
+            stripped = stripped.replace(code, "");
+        }
+        assert_eq!(stripped, *plain);
+        assert!(!plain.contains(|c: char| c.is_control() && c != '\n'), "{plain:?}");
+        assert!(!plain.contains(|c: char| ('\u{2060}'..='\u{206f}').contains(&c)), "{plain:?}");
+    }
+}
+
+#[test]
+fn a_guest_cannot_write_to_the_terminal() {
+    let mut view: ProcessesView = example!("processes");
+    let hostile = "x\u{1b}[2J\r\nfake line\u{202e}\u{9b}\u{7}\t";
+    view.applications[0].name = hostile.into();
+    view.applications[0].evidence = Some(hostile.into());
+    view.applications[0].processes[0].command = hostile.into();
+    view.applications[0].processes[0].listens[0].local = hostile.into();
+    view.scarce_reason = Some(hostile.into());
+    for colour in [false, true] {
+        let page = show::processes(&view, Screen { width: None, colour });
+        assert!(
+            !page.contains("\u{1b}[2J") && !page.contains(['\r', '\t', '\u{7}', '\u{9b}', '\u{202e}']),
+            "{page:?}"
+        );
+        assert!(!page.lines().any(|line| line.starts_with("fake")), "{page}");
+    }
+}
+
+#[test]
+fn why_tells_the_story_from_what_was_seen_to_what_came_of_it() {
+    let orders = orders().orders;
+    assert_eq!(
+        show::why(&orders[1], PLAIN),
+        "\
+Work order 13 for web: level of httpd: normal -> above_normal
+
+What was seen
+  runnable threads  5
+  vcpus             2
+
+What followed from it
+  Rule ladder.up: httpd serves other nodes while CPU is scarce in the guest.
+  httpd was found talking to another node.
+
+What was expected
+  httpd runs before what does not communicate.
+
+What was done
+  Proposed at 2026-11-22 18:30:56 UTC.
+  It was carried out, and the new value was read back, at 2026-11-22 18:30:56 UTC. `kvmpilot orders rollback 13` undoes it.
+
+PROCESSES
+PID  NAME   NICE BEFORE  NICE AFTER  ORIGINALLY
+120  httpd            0          -5           0
+
+What came of it
+  1 of 1 processes are at level above_normal, read back in the guest.
+"
+    );
+    let proposed = show::why(&orders[0], PLAIN);
+    assert!(proposed.contains("`kvmpilot orders approve 14`"), "{proposed}");
+    assert!(proposed.contains("It is too early to say."), "{proposed}");
+}
+
+#[test]
+fn pages_say_what_matters() {
+    let contains = |page: &str, parts: &[&str]| {
+        for part in parts {
+            assert!(page.contains(part), "{part} in\n{page}");
+        }
+    };
+    let status: StatusView = example!("status");
+    contains(
+        &show::status(&status, PLAIN),
+        &[
+            "health",
+            "2 wait for approval",
+            "tier 1, scheduler probe: off; the kernel has no BTF",
+            "io -",
+            "warning: web: its",
+        ],
+    );
+    contains(
+        &show::domain(&example!("domain"), PLAIN),
+        &["8192 (was 1024)", "iothread 1", "3.9 ms", "latency, inferred: serves 118", "392 MiB usable"],
+    );
+    contains(
+        &show::processes(&example!("processes"), PLAIN),
+        &[
+            "above_normal (was normal)",
+            "-5 (was 0)",
+            "0.0.0.0:80, 1 connection",
+            "never moved: it is on the protected",
+        ],
+    );
+    let reply: CommandReply = example!("command");
+    contains(
+        &show::reply(&reply, PLAIN),
+        &["everything is back", "left alone", "which kvmpilot did not set"],
+    );
+    contains(&show::orders(&orders(), PLAIN), &["14  proposed  web", "older ones: --before 13"]);
+}
+
+#[test]
+fn a_page_keeps_lines_apart() {
+    let mut page = Page::new(PLAIN);
+    page.line("a\nb");
+    page.facts([("c", "d\ne".to_owned())]);
+    assert_eq!(page.finish(), "a\u{fffd}b\nc  d\u{fffd}e\n");
+}

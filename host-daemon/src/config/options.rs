@@ -1,0 +1,110 @@
+//! The table of all options: where each is written, what it accepts and what it sets.
+
+use std::time::Duration;
+
+use kvmpilot_core::policy::{Actuator, DomainPolicy};
+use kvmpilot_core::units::KiB;
+
+use super::Config;
+use super::value::{DAY, Read, SECOND, Value};
+
+/// One option of a section, or of `[[domain]]`.
+pub(super) struct Choice<T> {
+    pub(super) section: &'static str,
+    pub(super) key: &'static str,
+    pub(super) set: fn(&mut T, Value<'_>) -> Read<()>,
+}
+
+const fn option<T>(
+    section: &'static str,
+    key: &'static str,
+    set: fn(&mut T, Value<'_>) -> Read<()>,
+) -> Choice<T> {
+    Choice { section, key, set }
+}
+
+/// Periods that only have to make sense.
+const PERIOD: std::ops::RangeInclusive<Duration> = SECOND..=DAY;
+
+/// Makes the setter of the field `$($field).+` from a reader of values.
+macro_rules! sets {
+    ($($field:ident).+, |$value:ident| $read:expr) => {
+        |target, $value| {
+            target.$($field).+ = $read?;
+            Ok(())
+        }
+    };
+}
+
+/// Every option outside `[[domain]]`.
+#[rustfmt::skip]
+pub(super) const OPTIONS: &[Choice<Config>] = &[
+    option("daemon", "libvirt_uri", sets!(daemon.libvirt_uri, |v| v.name())),
+    option("daemon", "state_directory", sets!(daemon.state_directory, |v| v.path())),
+    option("daemon", "socket", sets!(daemon.socket, |v| v.path())),
+    option("daemon", "socket_group", sets!(daemon.socket_group, |v| v.name())),
+    option("daemon", "log_level", sets!(daemon.log_level, |v| v.word())),
+    option("agent", "enabled", sets!(daemon.agent.enabled, |v| v.boolean())),
+    option("agent", "timeout", sets!(daemon.agent.timeout, |v| v.duration(SECOND..=SECOND * 60))),
+    option("agent", "max_output", sets!(daemon.agent.max_output_bytes,
+        |v| v.size(KiB(64)..=KiB::from_mib(16)).map(|size| size.0 * 1024))),
+    option("probes", "enabled", sets!(daemon.probes.enabled, |v| v.boolean())),
+    option("probes", "max_threads", sets!(daemon.probes.max_threads, |v| v.whole(64..=1 << 20))),
+    option("store", "retention", sets!(daemon.store.retention, |v| v.duration(SECOND * 3600..=DAY * 3660))),
+    option("store", "max_size", sets!(daemon.store.max_bytes,
+        |v| v.size(KiB::from_mib(8)..=KiB::from_mib(1 << 20)).map(|size| size.0 * 1024))),
+
+    option("modes", "default", sets!(policy.mode, |v| v.word())),
+    option("modes", "ladder", |config, v| actuator_mode(config, Actuator::Ladder, v)),
+    option("modes", "weight", |config, v| actuator_mode(config, Actuator::Weight, v)),
+    option("modes", "placement", |config, v| actuator_mode(config, Actuator::Placement, v)),
+    option("modes", "balloon", |config, v| actuator_mode(config, Actuator::Balloon, v)),
+
+    option("loops", "fast", sets!(policy.periods.fast, |v| v.duration(SECOND / 10..=SECOND * 10))),
+    option("loops", "guest", sets!(policy.periods.guest, |v| v.duration(PERIOD))),
+    option("loops", "cycle", sets!(policy.periods.cycle, |v| v.duration(SECOND * 5..=DAY))),
+
+    option("state", "high", sets!(policy.state.high, |v| v.number(0.01..=1.0))),
+    option("state", "low", sets!(policy.state.low, |v| v.number(0.0..=1.0))),
+    option("state", "cycles", sets!(policy.state.cycles, |v| v.whole(1..=1000))),
+
+    option("ladder", "protected", sets!(policy.ladder.protected, |v| v.names())),
+    option("ladder", "max_processes", sets!(policy.ladder.max_processes, |v| v.whole(1..=10_000))),
+
+    option("weight", "period", sets!(policy.weight.period, |v| v.duration(PERIOD))),
+    option("weight", "latency_target", sets!(policy.weight.latency_target, |v| v.number(0.001..=1.0))),
+    option("weight", "standard_target", sets!(policy.weight.standard_target, |v| v.number(0.001..=1.0))),
+    option("weight", "dead_band", sets!(policy.weight.dead_band, |v| v.number(0.0..=1.0))),
+    option("weight", "max_factor", sets!(policy.weight.max_factor, |v| v.number(1.0..=64.0))),
+    option("weight", "relax_after", sets!(policy.weight.relax_after, |v| v.duration(PERIOD))),
+    option("weight", "relax_step", sets!(policy.weight.relax_step, |v| v.number(0.01..=1.0))),
+
+    option("placement", "allowed", sets!(policy.placement.allowed, |v| v.unless("all", Value::cpu_set))),
+    option("placement", "rest", sets!(policy.placement.rest, |v| v.duration(PERIOD))),
+
+    option("balloon", "floor", sets!(policy.balloon.floor, |v| v.size(KiB::from_mib(16)..=KiB::from_mib(1 << 20)))),
+    option("balloon", "guard", sets!(policy.balloon.guard, |v| v.size(KiB::from_mib(16)..=KiB::from_mib(1 << 20)))),
+    option("balloon", "window", sets!(policy.balloon.window, |v| v.duration(PERIOD))),
+    option("balloon", "step_permille", sets!(policy.balloon.step_permille, |v| v.whole(1..=500))),
+    option("balloon", "step_period", sets!(policy.balloon.step_period, |v| v.duration(PERIOD))),
+    option("balloon", "stale_after", sets!(policy.balloon.stale_after, |v| v.duration(PERIOD))),
+
+    option("guard", "max_changes", sets!(policy.guard.max_changes, |v| v.whole(1..=10_000))),
+    option("guard", "max_pin_part", sets!(policy.guard.max_pin_part, |v| v.number(0.0..=1.0))),
+    option("guard", "oscillation_hold", sets!(policy.guard.oscillation_hold, |v| v.duration(PERIOD))),
+];
+
+/// Every option of a `[[domain]]` entry.
+pub(super) const DOMAIN_OPTIONS: &[Choice<DomainPolicy>] = &[
+    option("domain", "name", sets!(name, |v| v.name())),
+    option("domain", "class", sets!(class, |v| v.word())),
+    option("domain", "mode", sets!(mode, |v| v.unless("default", Value::word))),
+    option("domain", "protected", sets!(protected, |v| v.names())),
+];
+
+fn actuator_mode(config: &mut Config, actuator: Actuator, value: Value<'_>) -> Read<()> {
+    let mode = value.unless("default", Value::word)?;
+    config.policy.actuator_modes.retain(|(other, _)| *other != actuator);
+    config.policy.actuator_modes.extend(mode.map(|mode| (actuator, mode)));
+    Ok(())
+}

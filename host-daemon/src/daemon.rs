@@ -1,0 +1,318 @@
+//! THE loop: the only file that names every stage. Values go one way, sense -> model -> decide -> orders -> act; an
+//! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
+
+mod command;
+mod start;
+mod windows;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::decide::{self, Decision, History};
+use kvmpilot_core::finding::Finding;
+use kvmpilot_core::model::{GuestModel, Model};
+use kvmpilot_core::order::Proposal;
+use kvmpilot_core::policy::Actuator;
+use kvmpilot_core::sample::{DomainState, Sample};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, block_in_place};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+pub use start::{DaemonError, Options, chain, run};
+pub(crate) use start::{connect, load_probes};
+use windows::Windows;
+use work::Done;
+
+use crate::act::Executor;
+use crate::api::CommandRequest;
+use crate::api::present::{self, Scene};
+use crate::api::views::{CheckView, DoctorView, TierView, Views};
+use crate::config::Config;
+use crate::doctor;
+use crate::kernel::Kernel;
+use crate::libvirt::Libvirt;
+use crate::orders::OrderBook;
+use crate::sense::{GuestState, Guests, HostSense, Inventory};
+use crate::store::Store;
+
+/// Name of the agent's process in a Linux guest.
+const AGENT: &str = "qemu-ga";
+/// Polls older than so many periods say nothing about now.
+const GUEST_PERIODS: u32 = 3;
+/// Rounds in which an open order is not wanted before it expires.
+const PATIENCE: u32 = 3;
+
+/// The daemon's state. One task owns it.
+struct Daemon {
+    config: Config,
+    config_path: Option<PathBuf>,
+    config_problem: Option<String>,
+    began: Instant,
+    libvirt: Libvirt,
+    inventory: Inventory,
+    guests: Guests,
+    host: HostSense,
+    kernel: Kernel,
+    host_name: String,
+    kernel_release: String,
+    tiers: Vec<TierView>,
+    checks: Vec<CheckView>,
+    store: Store,
+    executor: Arc<Executor>,
+    book: OrderBook,
+    history: History,
+    windows: Windows,
+    work: JoinSet<Done>,
+    /// Domains that are being changed.
+    busy: BTreeSet<Uuid>,
+    /// When we last changed a domain.
+    changed: BTreeMap<Uuid, Instant>,
+    /// When we last changed levels inside its guest.
+    levelled: BTreeMap<Uuid, Instant>,
+    /// What the last daemon left has been put back.
+    recovered: bool,
+    /// Nothing is changed, because a person asked for a restore.
+    paused: bool,
+    restoring: bool,
+    /// Who waits for a restore that begins as soon as nothing is under way.
+    restore_replies: Vec<command::Reply>,
+    /// Who waits for the outcome of an order.
+    waiting: BTreeMap<u64, command::Waiting>,
+    latest: Model,
+    findings: BTreeMap<&'static str, Vec<Finding>>,
+    unread: Vec<String>,
+    /// What would be done, for `--once`.
+    wanted: Option<Vec<Proposal>>,
+    cycles: u64,
+    last_cycle: Option<(Instant, Duration)>,
+    views: watch::Sender<Arc<Views>>,
+}
+
+impl Daemon {
+    /// Runs until told to stop, or for one cycle.
+    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>) -> std::io::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut reload = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut fast = interval(self.config.policy.periods.fast);
+        fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = fast.tick() => {
+                    self.turn();
+                    start::notify_alive();
+                    if self.wanted.is_some() && self.cycles > 0 {
+                        return Ok(());
+                    }
+                }
+                Some(request) = commands.recv() => self.command(request),
+                Some(done) = self.work.join_next() => self.done(done),
+                _ = reload.recv() => {
+                    self.reload();
+                    fast = interval(self.config.policy.periods.fast);
+                    fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                }
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+            }
+        }
+    }
+
+    /// One turn of the fast loop, and of the slower ones when they are due.
+    fn turn(&mut self) {
+        let inventory = self.inventory.snapshot();
+        // While a domain is being changed nobody knows which of its values is the old and which the new one.
+        let changed_at = |uuid| {
+            if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
+        };
+        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at));
+        self.unread = unread;
+        self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
+        self.changed.retain(|uuid, _| inventory.contains_key(uuid));
+        self.levelled.retain(|uuid, _| inventory.contains_key(uuid));
+        self.poll_guests(&sample);
+        self.recover();
+        let sample = Arc::new(sample);
+        let now = self.began.elapsed();
+        let periods = self.config.policy.periods;
+
+        // All paces first, then one admission: what one of them starts must not cost another one its turn.
+        let mut wanted = Vec::new();
+        if let Some(model) = self.windows.release.close(&sample, now, Duration::ZERO, wall_unix_s()) {
+            let decision = decide::release(&model, &self.config.policy, &mut self.history);
+            wanted.extend(decision.proposals);
+        }
+        if let Some(model) =
+            self.windows.tick.close(&sample, now, self.config.policy.weight.period, wall_unix_s())
+        {
+            let model = self.with_guests(model);
+            let decision = decide::tick(&model, &self.config.policy, &mut self.history);
+            self.latest = model;
+            wanted.extend(self.take(decision, "tick"));
+        }
+        if let Some(model) = self.windows.cycle.close(&sample, now, periods.cycle, wall_unix_s()) {
+            let started = Instant::now();
+            let model = self.with_guests(model);
+            let decision = decide::cycle(&model, &self.config.policy, &mut self.history);
+            self.cycles += 1;
+            self.record(&model, &decision);
+            wanted.extend(self.take(decision, "cycle"));
+            self.expire(&model);
+            self.last_cycle = Some((started, started.elapsed()));
+        }
+        self.follow(wanted);
+        if self.latest.at == now {
+            self.publish();
+        }
+    }
+
+    /// Keeps a decision's findings and returns what it wants.
+    fn take(&mut self, decision: Decision, pace: &'static str) -> Vec<Proposal> {
+        for (proposal, why) in &decision.held {
+            tracing::info!(domain = proposal.domain_name, change = %proposal.action, why, "held back");
+        }
+        self.findings.insert(pace, decision.findings);
+        decision.proposals
+    }
+
+    /// Turns proposals into orders, and those that may go ahead into work.
+    fn follow(&mut self, mut proposals: Vec<Proposal>) {
+        if let Some(wanted) = &mut self.wanted {
+            wanted.extend(proposals);
+            return;
+        }
+        // A domain that is being changed is decided on again when its new values have been read.
+        proposals.retain(|proposal| !self.busy.contains(&proposal.domain));
+        if proposals.is_empty() || !self.may_change() {
+            return;
+        }
+        let now = self.began.elapsed();
+        let admitted =
+            block_in_place(|| self.book.admit(proposals, &self.config.policy, now, wall_unix_ms()));
+        match admitted {
+            Ok(orders) => self.start_work(orders),
+            Err(error) => {
+                tracing::error!(%error, "nothing is changed, because orders cannot be written down");
+            }
+        }
+    }
+
+    fn may_change(&self) -> bool {
+        self.recovered && !self.paused && !self.restoring
+    }
+
+    /// Adds what the agents told, as far as it is newer than our last step on the ladder and not too old.
+    fn with_guests(&self, mut model: Model) -> Model {
+        let guests = self.guests.snapshot();
+        let oldest = model.at.saturating_sub(self.config.policy.periods.guest * GUEST_PERIODS);
+        for domain in &mut model.domains {
+            let Some(state) = guests.get(&domain.uuid).filter(|_| !self.busy.contains(&domain.uuid)) else {
+                continue;
+            };
+            let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
+            let usable = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > levelled);
+            domain.guest = state
+                .latest
+                .as_ref()
+                .filter(|latest| usable(latest.at))
+                .map(|latest| GuestModel::new(state.previous.as_ref(), latest, AGENT));
+        }
+        model
+    }
+
+    fn poll_guests(&self, sample: &Sample) {
+        if !self.config.daemon.agent.enabled {
+            return;
+        }
+        let present: Vec<(Uuid, Option<u64>)> = sample
+            .domains
+            .iter()
+            .filter(|domain| domain.state == DomainState::Running && domain.agent_connected == Some(true))
+            // An agent has its own opinion of jobs: guest-exec during a backup's freeze would hang (virtnbdbackup#59).
+            .filter(|domain| !domain.job_active)
+            .map(|domain| {
+                let cpu_ns = domain.threads.iter().map(|thread| thread.on_cpu_ns).sum();
+                (domain.uuid, (!domain.threads.is_empty()).then_some(cpu_ns))
+            })
+            .collect();
+        self.guests.poll(&present, self.config.policy.periods.guest);
+    }
+
+    fn expire(&mut self, model: &Model) {
+        let policy = &self.config.policy;
+        let patience = |actuator| match actuator {
+            Actuator::Weight | Actuator::Balloon => policy.weight.period * PATIENCE,
+            Actuator::Ladder | Actuator::Placement => policy.periods.cycle * PATIENCE,
+        };
+        let running = |uuid| {
+            model.domains.iter().any(|domain| domain.uuid == uuid && domain.state == DomainState::Running)
+        };
+        let now = self.began.elapsed();
+        if let Err(error) = block_in_place(|| self.book.expire(running, patience, now, wall_unix_ms())) {
+            tracing::error!(%error, "open orders cannot be closed");
+        }
+    }
+
+    fn record(&self, model: &Model, decision: &Decision) {
+        let record =
+            present::record(model, &decision.findings, &self.config.policy, &self.history, wall_unix_ms());
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.record(record) {
+                tracing::error!(%error, "the history of this cycle is lost");
+            }
+        });
+    }
+
+    fn check_up(&self, guests: &BTreeMap<Uuid, GuestState>) -> Vec<CheckView> {
+        let mut checks = self.checks.clone();
+        checks.push(doctor::libvirt(&self.libvirt.status()));
+        checks.extend(doctor::guests(&self.latest, guests));
+        checks
+    }
+
+    fn publish(&self) {
+        let guests = self.guests.snapshot();
+        let scene = Scene {
+            policy: &self.config.policy,
+            daemon: &self.config.daemon,
+            host_name: &self.host_name,
+            kernel_release: &self.kernel_release,
+            model: &self.latest,
+            history: &self.history,
+            guests: &guests,
+            now: self.began.elapsed(),
+            libvirt: self.libvirt.status(),
+            tiers: &self.tiers,
+            paused: self.paused,
+            recovered: self.recovered,
+            problem: self.config_problem.as_deref(),
+            unread: &self.unread,
+            findings: self.findings.values().flatten().cloned().collect(),
+            cycles: self.cycles,
+            last_cycle: self.last_cycle.map(|(at, took)| (at.elapsed(), took)),
+            own_use: self.kernel.own_use().ok(),
+            ledger_entries: self.executor.ledger().len(),
+            orders: self.store.order_counts().ok(),
+            doctor: DoctorView { checks: self.check_up(&guests) },
+        };
+        self.views.send_replace(Arc::new(present::views(&scene)));
+    }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn wall_unix_s() -> u64 {
+    since_1970().as_secs()
+}
+
+fn wall_unix_ms() -> u64 {
+    u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,153 @@
+//! What people ask of the daemon: approve, reject, roll back, restore, reload.
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::ledger::RestoredValue;
+use kvmpilot_core::order::{OrderState, WorkOrder};
+use tokio::sync::oneshot;
+use tokio::task::block_in_place;
+
+use super::{Daemon, wall_unix_ms};
+use crate::act::Outcome;
+use crate::api::views::{CommandReply, RestoreView};
+use crate::api::{Command, CommandError, CommandRequest};
+use crate::config;
+
+pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
+
+/// Somebody waits for the outcome of an order.
+pub(super) struct Waiting {
+    reply: Reply,
+    /// The order that this one undoes.
+    undoes: Option<u64>,
+}
+
+impl Daemon {
+    pub(super) fn command(&mut self, request: CommandRequest) {
+        let CommandRequest { command, by_uid, reply } = request;
+        tracing::info!(?command, by_uid, "command");
+        let now = self.began.elapsed();
+        let (order, undoes) = match command {
+            Command::Restore => {
+                self.paused = true;
+                self.restore_replies.push(reply);
+                self.restore_when_idle();
+                return;
+            }
+            Command::Reject(id) => {
+                let rejected = block_in_place(|| self.book.reject(id, now, wall_unix_ms()));
+                let answer = rejected.and_then(|()| self.reply(id, format!("order {id} was rejected")));
+                return send(reply, answer);
+            }
+            Command::Approve(id) => (self.approve(id), None),
+            Command::Rollback(id) => (self.undo(id), Some(id)),
+        };
+        match order {
+            Ok(order) => {
+                self.waiting.insert(order.id, Waiting { reply, undoes });
+                self.start_work(vec![order]);
+            }
+            Err(error) => send(reply, Err(error)),
+        }
+    }
+
+    fn approve(&mut self, id: u64) -> Result<WorkOrder, CommandError> {
+        let domain = self.book.read(id)?.proposal.domain;
+        self.check_free(domain)?;
+        block_in_place(|| self.book.approve(id, wall_unix_ms()))
+    }
+
+    fn undo(&mut self, id: u64) -> Result<WorkOrder, CommandError> {
+        let domain = self.book.read(id)?.proposal.domain;
+        self.check_free(domain)?;
+        let now = self.began.elapsed();
+        let proposal = self.book.undo(id, now)?;
+        let admitted =
+            block_in_place(|| self.book.admit(vec![proposal], &self.config.policy, now, wall_unix_ms()));
+        let mut orders = admitted.map_err(|error| CommandError::Failed(error.to_string()))?;
+        orders.pop().ok_or_else(|| {
+            CommandError::Failed("mode observe changes nothing; set another mode first".to_owned())
+        })
+    }
+
+    fn check_free(&self, domain: Uuid) -> Result<(), CommandError> {
+        if self.busy.contains(&domain) {
+            return Err(CommandError::Failed(
+                "the domain is being changed; try again in a few seconds".to_owned(),
+            ));
+        }
+        if !self.recovered || self.restoring {
+            return Err(CommandError::Failed(
+                "values are being put back; try again in a few seconds".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Tells whoever asked for this order what came of it.
+    pub(super) fn answer(&mut self, id: u64, outcome: &Outcome) {
+        let Some(Waiting { reply, undoes }) = self.waiting.remove(&id) else { return };
+        let answer = if outcome.state == OrderState::Verified {
+            if let Some(undone) = undoes {
+                let text = format!("rolled back by order {id}");
+                self.book.settle(undone, &Outcome { state: OrderState::RolledBack, text }, wall_unix_ms());
+            }
+            self.reply(undoes.unwrap_or(id), outcome.text.clone())
+        } else {
+            Err(CommandError::Failed(outcome.text.clone()))
+        };
+        send(reply, answer);
+    }
+
+    fn reply(&self, id: u64, message: String) -> Result<CommandReply, CommandError> {
+        Ok(CommandReply { message, order: Some(self.book.read(id)?), restore: None })
+    }
+
+    /// Starts a restore that somebody asked for as soon as nothing is under way.
+    pub(super) fn restore_when_idle(&mut self) {
+        if !self.restore_replies.is_empty() && self.busy.is_empty() && !self.restoring {
+            self.start_restore();
+        }
+    }
+
+    /// Tells whoever asked what went back.
+    pub(super) fn answer_restore(&mut self, values: Vec<RestoredValue>) {
+        let restore = RestoreView { values };
+        let message = if restore.is_complete() {
+            "everything is back; kvmpilot changes nothing until it is reloaded (SIGHUP) or restarted"
+                .to_owned()
+        } else {
+            "not everything could be put back; `kvmpilot restore` tries again".to_owned()
+        };
+        for reply in std::mem::take(&mut self.restore_replies) {
+            let reply_view =
+                CommandReply { message: message.clone(), order: None, restore: Some(restore.clone()) };
+            send(reply, Ok(reply_view));
+        }
+    }
+
+    /// Reads the configuration again; a bad one changes nothing but the health.
+    pub(super) fn reload(&mut self) {
+        match block_in_place(|| config::load(self.config_path.as_deref())) {
+            Ok(config) => {
+                if config.daemon != self.config.daemon {
+                    tracing::warn!("[daemon], [agent], [probes] and [store] take effect at the next start");
+                }
+                self.config.policy = config.policy;
+                self.config_problem = None;
+                self.paused = false;
+                tracing::info!("the configuration was read again");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration is bad; the last good one stays in force");
+                self.config_problem =
+                    Some(format!("the configuration is bad, the last good one is in force: {error}"));
+            }
+        }
+        self.publish();
+    }
+}
+
+fn send(reply: Reply, answer: Result<CommandReply, CommandError>) {
+    // Whoever asked may be gone.
+    let _ = reply.send(answer);
+}

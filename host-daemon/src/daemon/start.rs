@@ -1,0 +1,260 @@
+//! Start and stop: opens the gateways, recovers, runs the loop, and puts everything back at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvmpilot_core::decide::History;
+use kvmpilot_core::ledger::RestoreOutcome;
+use kvmpilot_core::model::Model;
+use kvmpilot_core::order::Proposal;
+use kvmpilot_core::policy::Mode;
+use sd_notify::NotifyState;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::windows::Windows;
+use super::{Daemon, wall_unix_ms};
+use crate::act::{Executor, Ledger};
+use crate::api::views::{TierView, Views};
+use crate::api::{self, ApiContext};
+use crate::config::Config;
+use crate::doctor;
+use crate::guest_channel::GuestChannel;
+use crate::kernel::Kernel;
+use crate::libvirt::{self, Libvirt};
+use crate::orders::OrderBook;
+use crate::probes::{Ground, Probes};
+use crate::sense::{Guests, HostSense, Inventory};
+use crate::store::{Store, StoreError};
+
+/// Time that orders under way get to end when the daemon stops.
+const FINISH: Duration = Duration::from_secs(10);
+/// Time that everything gets to go back when the daemon stops.
+const RESTORE: Duration = Duration::from_secs(20);
+/// Time for one libvirt call. None is made in the fast loop, so this only bounds how long a hung domain goes unnoticed; on
+/// a host whose pcpus are all taken by guests, libvirtd itself has been seen to take more than 1 s.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Longest cycle of `--once`.
+/// (classes are inferred over three ticks of 5 s).
+const ONCE_CYCLE: Duration = Duration::from_secs(20);
+
+/// How to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The configuration file that was asked for, for reloads.
+    pub config_path: Option<PathBuf>,
+    /// Look for one cycle, say what would be done, change nothing, end.
+    pub once: bool,
+}
+
+/// Why the daemon could not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The API's socket.
+    #[error(transparent)]
+    Api(#[from] api::ApiError),
+    /// Signals.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+    /// Values were not put back.
+    #[error(
+        "{0} changed values could not be put back; they stay in the ledger, and `kvmpilot restore` tries again"
+    )]
+    NotRestored(usize),
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or when not everything could be put back at the end.
+pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError> {
+    let began = Instant::now();
+    if options.once {
+        config.policy.mode = Mode::Observe;
+        config.policy.actuator_modes.clear();
+        config.policy.domains.iter_mut().for_each(|domain| domain.mode = None);
+        config.policy.periods.cycle = config.policy.periods.cycle.min(ONCE_CYCLE);
+    }
+    let store = Store::open(&config.daemon.state_directory, config.daemon.store)?;
+    let kernel = Kernel::default();
+    let (probes, tiers) = load_probes(&kernel, &config);
+    let libvirt = connect(&config);
+    let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
+    let executor =
+        Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
+    let (views, shown) = watch::channel(Arc::new(Views::default()));
+    let (commands, requests) = mpsc::channel(16);
+    let context = ApiContext { views: shown.clone(), commands, store: store.clone() };
+    let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
+    let server = api::serve(socket, context).await?;
+
+    let mut daemon = Daemon {
+        config_path: options.config_path,
+        config_problem: None,
+        began,
+        inventory: Inventory::start(libvirt.clone(), config.policy.weight.period),
+        guests: Guests::new(channel, began),
+        host: HostSense::new(kernel.clone(), probes),
+        host_name: kernel.host_name().unwrap_or_default(),
+        kernel_release: kernel.release().unwrap_or_default(),
+        checks: doctor::host(&kernel, &tiers),
+        kernel,
+        tiers,
+        book: OrderBook::open(store.clone(), wall_unix_ms())?,
+        store,
+        executor: Arc::new(executor),
+        history: History::default(),
+        windows: Windows::default(),
+        work: JoinSet::new(),
+        busy: BTreeSet::new(),
+        changed: BTreeMap::new(),
+        levelled: BTreeMap::new(),
+        recovered: false,
+        paused: false,
+        restoring: false,
+        restore_replies: Vec::new(),
+        waiting: BTreeMap::new(),
+        latest: Model::default(),
+        findings: BTreeMap::new(),
+        unread: Vec::new(),
+        wanted: options.once.then(Vec::new),
+        cycles: 0,
+        last_cycle: None,
+        views,
+        libvirt,
+        config,
+    };
+    notify(&[NotifyState::Ready]);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
+    let result = daemon.run(requests).await.map_err(DaemonError::Signals);
+    if let Some(wanted) = daemon.wanted.take() {
+        report(&shown.borrow(), &wanted);
+    }
+    notify(&[NotifyState::Stopping]);
+    let stopped = daemon.stop().await;
+    drop(server);
+    result.and(stopped)
+}
+
+/// Starts to connect to the configured libvirt.
+pub(crate) fn connect(config: &Config) -> Libvirt {
+    let deadlines =
+        libvirt::Options { read_deadline: DEADLINE, set_deadline: DEADLINE, ..libvirt::Options::default() };
+    Libvirt::start(&config.daemon.libvirt_uri, deadlines)
+}
+
+/// Loads the scheduler probe, and says which tiers deliver and why.
+pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, Vec<TierView>) {
+    let tier = |tier, name: &str, on, reason: String| TierView { tier, name: name.to_owned(), on, reason };
+    let t0 = tier(0, "kernel files and libvirt", true, "needs no probes".to_owned());
+    let loaded = if config.daemon.probes.enabled {
+        let own_thread = |tid| {
+            let pid = std::process::id();
+            let info = kernel.thread(pid, tid)?;
+            let stat = kernel.schedstat(pid, tid)?;
+            let totals = crate::probes::Totals {
+                on_cpu_ns: stat.on_cpu_ns,
+                runq_wait_ns: stat.runq_wait_ns,
+                arrivals: stat.arrivals,
+            };
+            Ok((crate::probes::ThreadKey { tid, start_ticks: info.start_ticks }, totals))
+        };
+        let ground = Ground {
+            pid_max: kernel.pid_max().unwrap_or(4 << 20),
+            confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
+            own_thread: &own_thread,
+        };
+        Probes::load(&ground, config.daemon.probes.max_threads).map_err(|error| chain(&error))
+    } else {
+        Err("switched off in the configuration ([probes] enabled = false)".to_owned())
+    };
+    match loaded {
+        Ok(mut probes) => {
+            if let Some(log) = probes.take_log() {
+                tokio::spawn(async move {
+                    if let Err(error) = log.await {
+                        tracing::warn!(%error, "the probes' messages are not shown any more");
+                    }
+                });
+            }
+            let reason = "sched_switch is watched; its self-test agreed with the kernel".to_owned();
+            (Some(probes), vec![t0, tier(1, "scheduler probe", true, reason)])
+        }
+        Err(reason) => {
+            tracing::warn!(reason, "the scheduler probe is off; /proc is read instead (tier 0)");
+            (None, vec![t0, tier(1, "scheduler probe", false, reason)])
+        }
+    }
+}
+
+/// What `--once` prints.
+fn report(views: &Views, wanted: &[Proposal]) {
+    for problem in &views.status.health.problems {
+        println!("problem: {problem}");
+    }
+    for finding in &views.status.findings {
+        println!("finding: {}", finding.summary);
+    }
+    for Proposal { domain_name, action, reason, .. } in wanted {
+        println!("would change {domain_name}, {action}: {}", reason.summary);
+    }
+    println!(
+        "{} domains run; {} changes would be made; nothing was changed",
+        views.status.domains.running,
+        wanted.len()
+    );
+}
+
+/// An error with its sources on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+impl Daemon {
+    /// Lets orders under way end and puts everything back.
+    async fn stop(mut self) -> Result<(), DaemonError> {
+        self.paused = true;
+        let finish = async {
+            while let Some(done) = self.work.join_next().await {
+                self.done(done);
+            }
+        };
+        if timeout(FINISH, finish).await.is_err() {
+            tracing::warn!("orders under way did not end in time; the ledger knows what they touched");
+        }
+        if !self.executor.ledger().is_empty() && self.libvirt.status().is_up() {
+            match timeout(RESTORE, self.executor.restore()).await {
+                Ok(values) => {
+                    let back = values.iter().filter(|value| value.outcome != RestoreOutcome::Failed).count();
+                    tracing::info!(back, of = values.len(), "put back");
+                    for value in values.iter().filter(|value| value.outcome == RestoreOutcome::Failed) {
+                        tracing::error!(?value, "not put back");
+                    }
+                }
+                Err(_) => tracing::error!("putting everything back took too long"),
+            }
+        }
+        match self.executor.ledger().len() {
+            0 => Ok(()),
+            left => Err(DaemonError::NotRestored(left)),
+        }
+    }
+}
+
+/// Tells systemd that the loop makes progress.
+pub(super) fn notify_alive() {
+    notify(&[NotifyState::Watchdog]);
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(states);
+}

@@ -1,0 +1,142 @@
+//! Orders on their way: domains side by side, the orders of one domain one after the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
+use kvmpilot_core::order::{OrderState, WorkOrder};
+use kvmpilot_core::policy::Actuator;
+use tokio::task::JoinError;
+use tokio::time::Instant;
+
+use super::{Daemon, wall_unix_ms};
+use crate::act::Outcome;
+
+/// What a task reports when it is done.
+pub(super) enum Done {
+    /// The orders of one domain.
+    Orders(Uuid, Vec<(WorkOrder, Outcome)>),
+    /// Everything in the ledger.
+    Restored(Vec<RestoredValue>),
+}
+
+impl Daemon {
+    /// Carries orders out in the background.
+    pub(super) fn start_work(&mut self, orders: Vec<WorkOrder>) {
+        let mut by_domain: BTreeMap<Uuid, Vec<WorkOrder>> = BTreeMap::new();
+        for order in orders {
+            tracing::info!(
+                id = order.id,
+                domain = order.proposal.domain_name,
+                change = %order.proposal.action,
+                rule = order.proposal.reason.rule,
+                why = order.proposal.reason.summary,
+                "work order"
+            );
+            by_domain.entry(order.proposal.domain).or_default().push(order);
+        }
+        for (domain, orders) in by_domain {
+            let life = self.latest.domains.iter().find(|other| other.uuid == domain);
+            let Some(incarnation) = life.and_then(|domain| domain.incarnation.clone()) else {
+                let text = "nothing was changed, because the domain's QEMU process is not known".to_owned();
+                let outcome = Outcome { state: OrderState::Failed, text };
+                orders.iter().for_each(|order| self.conclude(order, &outcome));
+                continue;
+            };
+            self.busy.insert(domain);
+            let executor = Arc::clone(&self.executor);
+            self.work.spawn(async move {
+                let mut done = Vec::new();
+                for order in orders {
+                    let outcome = executor.carry_out(&order.proposal, &incarnation).await;
+                    done.push((order, outcome));
+                }
+                Done::Orders(domain, done)
+            });
+        }
+    }
+
+    /// Puts everything back in the background.
+    pub(super) fn start_restore(&mut self) {
+        self.restoring = true;
+        let executor = Arc::clone(&self.executor);
+        self.work.spawn(async move { Done::Restored(executor.restore().await) });
+    }
+
+    /// Takes note of what came of it.
+    pub(super) fn done(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(Done::Orders(domain, outcomes)) => {
+                self.busy.remove(&domain);
+                self.changed.insert(domain, Instant::now());
+                if outcomes.iter().any(|(order, _)| order.proposal.action.actuator() == Actuator::Ladder) {
+                    self.levelled.insert(domain, Instant::now());
+                }
+                for (order, outcome) in &outcomes {
+                    self.conclude(order, outcome);
+                }
+                self.inventory.refresh(domain);
+            }
+            Ok(Done::Restored(values)) => self.restored(values),
+            Err(error) => {
+                // Which domain it was is not known any more; what it changed is in the ledger.
+                tracing::error!(%error, "carrying out orders ended early");
+                self.busy.clear();
+                self.restoring = false;
+            }
+        }
+        self.restore_when_idle();
+        self.publish();
+    }
+
+    fn conclude(&mut self, order: &WorkOrder, outcome: &Outcome) {
+        if outcome.state == OrderState::Verified {
+            self.history.applied(&order.proposal, self.began.elapsed());
+            tracing::info!(id = order.id, outcome = outcome.text, "done");
+        } else {
+            tracing::warn!(id = order.id, outcome = outcome.text, "not done");
+            // It may have been changed all the same: the ledger knows the original.
+            self.history.unsure(&order.proposal, &self.executor.ledger().entries_of(order.proposal.domain));
+        }
+        self.book.settle(order.id, outcome, wall_unix_ms());
+        self.answer(order.id, outcome);
+    }
+
+    fn restored(&mut self, values: Vec<RestoredValue>) {
+        for value in &values {
+            let RestoredValue { domain, target, original, outcome, message } = value;
+            let message = message.as_deref().unwrap_or_default();
+            if *outcome == RestoreOutcome::Failed {
+                tracing::error!(domain, target, original, message, "not put back; it stays in the ledger");
+            } else {
+                tracing::info!(domain, target, original, ?outcome, message, "put back");
+            }
+        }
+        self.restoring = false;
+        self.recovered = true;
+        self.history.restored();
+        for domain in self.inventory.snapshot().into_keys() {
+            self.changed.insert(domain, Instant::now());
+            self.levelled.insert(domain, Instant::now());
+            self.inventory.refresh(domain);
+        }
+        self.answer_restore(values);
+    }
+
+    /// Before the first change: puts back what a daemon that was killed has left.
+    pub(super) fn recover(&mut self) {
+        if self.recovered || self.restoring {
+            return;
+        }
+        if self.executor.ledger().is_empty() {
+            self.recovered = true;
+        } else if self.libvirt.status().is_up() {
+            tracing::warn!(
+                values = self.executor.ledger().len(),
+                "an earlier daemon left changed values; putting them back"
+            );
+            self.start_restore();
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The way to a guest's agent: the agent gateway on top of the libvirt gateway, which do not know each other.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::sample::GuestSample;
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::agent::{Agent, AgentError, Limits, NiceChange, NiceOutcome, Transport, TransportError};
+use crate::config::AgentConfig;
+use crate::libvirt::{ErrorKind, Libvirt};
+
+/// The agents of all guests. Clones share them.
+#[derive(Clone, Debug)]
+pub struct GuestChannel {
+    libvirt: Libvirt,
+    limits: Limits,
+    agents: Arc<Mutex<BTreeMap<Uuid, GuestAgent>>>,
+}
+
+/// The agent of one guest: one call at a time, the others wait.
+#[derive(Clone, Debug)]
+pub struct GuestAgent(Arc<AsyncMutex<Agent<Wire>>>);
+
+#[derive(Debug)]
+struct Wire {
+    libvirt: Libvirt,
+    domain: Uuid,
+}
+
+impl GuestChannel {
+    /// Agents over this libvirt, with the configured bounds.
+    #[must_use]
+    pub fn new(libvirt: Libvirt, config: &AgentConfig) -> Self {
+        let limits = Limits {
+            total: config.timeout,
+            command: config.timeout,
+            output_bytes: usize::try_from(config.max_output_bytes).unwrap_or(usize::MAX),
+            ..Limits::default()
+        };
+        Self { libvirt, limits, agents: Arc::default() }
+    }
+
+    /// The agent of a domain.
+    #[must_use]
+    pub fn agent(&self, domain: Uuid) -> GuestAgent {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let wire = || Wire { libvirt: self.libvirt.clone(), domain };
+        let fresh = || GuestAgent(Arc::new(AsyncMutex::new(Agent::new(wire(), self.limits))));
+        agents.entry(domain).or_insert_with(fresh).clone()
+    }
+
+    /// Forgets the agents of domains that are gone.
+    pub fn keep(&self, is_there: impl Fn(Uuid) -> bool) {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner).retain(|domain, _| is_there(*domain));
+    }
+}
+
+impl GuestAgent {
+    /// Processes, sockets and load of the guest.
+    ///
+    /// # Errors
+    /// When the agent does not answer as it should.
+    pub async fn inventory(&self) -> Result<GuestSample, AgentError> {
+        self.0.lock().await.inventory().await
+    }
+
+    /// Sets nice values and reads them back.
+    ///
+    /// # Errors
+    /// When the agent does not answer as it should. The values may still change after a time-out.
+    pub async fn set_nice(&self, changes: &[NiceChange]) -> Result<Vec<NiceOutcome>, AgentError> {
+        self.0.lock().await.set_nice(changes).await
+    }
+}
+
+impl Transport for Wire {
+    async fn command(&self, command: &str, timeout: Duration) -> Result<String, TransportError> {
+        self.libvirt.agent_command(self.domain, command, timeout).await.map_err(|error| match error.kind {
+            ErrorKind::AgentTimeout | ErrorKind::Deadline { .. } | ErrorKind::Quarantined(_) => {
+                TransportError::TimedOut
+            }
+            ErrorKind::AgentRefused(message) => TransportError::Refused(message),
+            _ => TransportError::NotConnected(error.kind.to_string()),
+        })
+    }
+}

@@ -1,0 +1,231 @@
+//! [`Facts`]: what only the domain's XML tells, and the cache of it. An event about a domain empties its place.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use roxmltree::{Document, Node};
+use uuid::Uuid;
+
+use super::error::ErrorKind;
+
+/// The agent's channel.
+const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
+
+/// What the live XML of a domain says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// `<domain type=...>`.
+    pub(super) accel: String,
+    /// Why the balloon must not be touched.
+    pub(super) balloon_refusal: Option<String>,
+    /// State of the agent's channel; `None` without one.
+    pub(super) agent_connected: Option<bool>,
+    /// Host names of the tap devices.
+    pub(super) taps: Vec<String>,
+    /// Numbers of the vcpus that are online.
+    pub(super) vcpus: Vec<u32>,
+}
+
+impl Facts {
+    /// Reads the XML that libvirt wrote. Unknown elements are passed over.
+    pub(super) fn parse(xml: &str) -> Result<Self, roxmltree::Error> {
+        let document = Document::parse(xml)?;
+        let domain = document.root_element();
+        let devices = child(domain, "devices");
+        let device = |name: &'static str| {
+            devices
+                .into_iter()
+                .flat_map(|devices| devices.children())
+                .filter(move |node| node.has_tag_name(name))
+        };
+        let agent = device("channel")
+            .filter_map(|channel| child(channel, "target"))
+            .find(|target| target.attribute("name") == Some(AGENT_CHANNEL));
+        Ok(Self {
+            accel: domain.attribute("type").unwrap_or_default().to_owned(),
+            balloon_refusal: balloon_refusal(domain, devices),
+            agent_connected: agent.map(|target| target.attribute("state") == Some("connected")),
+            taps: device("interface")
+                .filter_map(|interface| child(interface, "target")?.attribute("dev"))
+                .map(str::to_owned)
+                .collect(),
+            vcpus: online_vcpus(domain),
+        })
+    }
+}
+
+fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+    node.children().find(|child| child.has_tag_name(name))
+}
+
+fn online_vcpus(domain: Node<'_, '_>) -> Vec<u32> {
+    // <vcpus> is there when vcpus can be plugged one by one; then the online ones may have gaps.
+    if let Some(list) = child(domain, "vcpus") {
+        return list
+            .children()
+            .filter(|vcpu| vcpu.attribute("enabled") == Some("yes"))
+            .filter_map(|vcpu| vcpu.attribute("id")?.parse().ok())
+            .collect();
+    }
+    let Some(vcpu) = child(domain, "vcpu") else { return Vec::new() };
+    let count = vcpu.attribute("current").or_else(|| vcpu.text()).and_then(|text| text.trim().parse().ok());
+    (0..count.unwrap_or(0)).collect()
+}
+
+/// VFIO, locked memory, huge pages and encrypted guests either ignore the balloon or are harmed by it
+/// (QEMU c65ee433 inhibits it for VFIO).
+fn balloon_refusal(domain: Node<'_, '_>, devices: Option<Node<'_, '_>>) -> Option<String> {
+    if let Some(security) = child(domain, "launchSecurity") {
+        let kind = security.attribute("type").unwrap_or("unknown type");
+        return Some(format!("memory encryption ({kind})"));
+    }
+    let backing = child(domain, "memoryBacking");
+    for (element, reason) in [("locked", "locked memory"), ("hugepages", "huge pages")] {
+        if backing.is_some_and(|backing| child(backing, element).is_some()) {
+            return Some(reason.to_owned());
+        }
+    }
+    let mut balloon = false;
+    for device in devices.into_iter().flat_map(|devices| devices.children()) {
+        match (device.tag_name().name(), device.attribute("type").unwrap_or_default()) {
+            ("hostdev", kind @ ("pci" | "mdev")) => return Some(format!("VFIO device ({kind})")),
+            ("interface", kind @ ("hostdev" | "vdpa")) => {
+                return Some(format!("network device that pins memory ({kind})"));
+            }
+            ("memballoon", _) => balloon |= device.attribute("model") != Some("none"),
+            _ => {}
+        }
+    }
+    (!balloon).then(|| "no balloon device".to_owned())
+}
+
+/// Facts and names by domain.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    /// Counts what was forgotten: facts that were read before that must not be stored after it.
+    forgotten: AtomicU64,
+    facts: Mutex<HashMap<Uuid, Arc<Facts>>>,
+    names: Mutex<HashMap<Uuid, String>>,
+}
+
+impl Cache {
+    /// The cached facts, else those of `read`, which returns XML.
+    pub(super) fn facts(
+        &self,
+        domain: Uuid,
+        read: impl FnOnce() -> Result<String, ErrorKind>,
+    ) -> Result<Arc<Facts>, ErrorKind> {
+        if let Some(facts) = lock(&self.facts).get(&domain) {
+            return Ok(Arc::clone(facts));
+        }
+        let before = self.forgotten.load(Ordering::SeqCst);
+        let facts = Facts::parse(&read()?);
+        let facts = Arc::new(facts.map_err(|error| ErrorKind::Other(format!("domain XML: {error}")))?);
+        let mut cached = lock(&self.facts);
+        if self.forgotten.load(Ordering::SeqCst) == before {
+            cached.insert(domain, Arc::clone(&facts));
+        }
+        Ok(facts)
+    }
+
+    /// Something about the domain changed. Called from libvirt's event thread: must not block.
+    pub(super) fn forget(&self, domain: Uuid) {
+        let mut facts = lock(&self.facts);
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        facts.remove(&domain);
+    }
+
+    /// Events may have been lost.
+    pub(super) fn forget_all(&self) {
+        let mut facts = lock(&self.facts);
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        facts.clear();
+    }
+
+    /// Takes over the names of the active domains and drops what belongs to others.
+    pub(super) fn set_names(&self, names: HashMap<Uuid, String>) {
+        lock(&self.facts).retain(|domain, _| names.contains_key(domain));
+        *lock(&self.names) = names;
+    }
+
+    /// What to call a domain in messages.
+    pub(super) fn name(&self, domain: Uuid) -> String {
+        lock(&self.names).get(&domain).cloned().unwrap_or_else(|| domain.to_string())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(backing: &str, devices: &str) -> Option<String> {
+        let xml = format!("<domain type='kvm'>{backing}<devices>{devices}</devices></domain>");
+        Facts::parse(&xml).unwrap().balloon_refusal
+    }
+
+    #[test]
+    fn reads_a_live_domain() {
+        let xml = "<domain type='qemu' id='3'><vcpu placement='static' current='2'>4</vcpu><devices>\
+            <interface type='bridge'><source bridge='br0'/><target dev='vnet7'/></interface>\
+            <interface type='user'/>\
+            <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>\
+            <memballoon model='virtio'><stats period='1'/></memballoon></devices></domain>";
+        let facts = Facts::parse(xml).unwrap();
+        let expected = Facts {
+            accel: "qemu".to_owned(),
+            balloon_refusal: None,
+            agent_connected: Some(true),
+            taps: vec!["vnet7".to_owned()],
+            vcpus: vec![0, 1],
+        };
+        assert_eq!(facts, expected);
+    }
+
+    #[test]
+    fn vcpus_may_have_gaps() {
+        let xml = "<domain type='kvm'><vcpu current='2'>3</vcpu><vcpus><vcpu id='0' enabled='yes'/>\
+            <vcpu id='1' enabled='no'/><vcpu id='2' enabled='yes'/></vcpus></domain>";
+        assert_eq!(Facts::parse(xml).unwrap().vcpus, [0, 2]);
+    }
+
+    #[test]
+    fn refuses_balloons_that_would_harm() {
+        let balloon = "<memballoon model='virtio'/>";
+        assert_eq!(refusal("", balloon), None);
+        assert_eq!(refusal("<memoryBacking><access mode='shared'/></memoryBacking>", balloon), None);
+        let refused = [
+            ("", "<memballoon model='none'/>".to_owned(), "no balloon"),
+            ("", String::new(), "no balloon"),
+            ("", format!("<hostdev mode='subsystem' type='pci'/>{balloon}"), "VFIO"),
+            ("", format!("{balloon}<hostdev mode='subsystem' type='mdev'/>"), "VFIO"),
+            ("", format!("{balloon}<interface type='hostdev'/>"), "pins memory"),
+            ("<memoryBacking><locked/></memoryBacking>", balloon.to_owned(), "locked"),
+            ("<memoryBacking><hugepages/></memoryBacking>", balloon.to_owned(), "huge pages"),
+            ("<launchSecurity type='tdx'/>", balloon.to_owned(), "encryption (tdx)"),
+        ];
+        for (backing, devices, reason) in refused {
+            let found = refusal(backing, &devices).unwrap_or_default();
+            assert!(found.contains(reason), "{backing}{devices}: {found}");
+        }
+        assert_eq!(refusal("", &format!("<hostdev mode='subsystem' type='usb'/>{balloon}")), None);
+    }
+
+    #[test]
+    fn an_event_between_read_and_store_is_not_lost() {
+        let cache = Cache::default();
+        let domain = Uuid::from_u128(1);
+        let read = |xml: &'static str| move || Ok(xml.to_owned());
+        let stale = cache.facts(domain, || {
+            cache.forget(domain);
+            read("<domain type='old'/>")()
+        });
+        assert_eq!(stale.unwrap().accel, "old");
+        assert_eq!(cache.facts(domain, read("<domain type='new'/>")).unwrap().accel, "new");
+        assert_eq!(cache.facts(domain, read("<domain type='newer'/>")).unwrap().accel, "new");
+    }
+}

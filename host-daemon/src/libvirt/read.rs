@@ -1,0 +1,257 @@
+//! Reading: the list of domains, one domain, its balloon, and single values for read-back.
+
+use std::collections::HashMap;
+
+use kvmpilot_core::CpuSet;
+use kvmpilot_core::sample::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
+use uuid::Uuid;
+use virt::domain::{Domain, DomainInfo, DomainState as State};
+use virt::sys;
+
+use super::error::{Error, ErrorKind};
+use super::session::Session;
+use super::{Libvirt, ffi};
+
+/// A domain that is active.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveDomain {
+    /// Identity.
+    pub uuid: Uuid,
+    /// Name.
+    pub name: String,
+    /// State.
+    pub state: DomainState,
+    /// libvirt's number of this run of the domain.
+    pub id: Option<u32>,
+}
+
+/// A domain and what could not be read of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DomainReading {
+    /// The reading. Empty here, the kernel gateway's to fill: `qemu_pid`, `threads`, the counters of `interfaces`; and
+    /// `balloon`, which [`Libvirt::read_balloon`] reads.
+    pub sample: DomainSample,
+    /// What failed; the fields concerned are empty.
+    pub missing: Vec<Error>,
+}
+
+impl Libvirt {
+    /// The active domains.
+    ///
+    /// # Errors
+    /// When libvirt cannot be asked.
+    pub async fn domains(&self) -> Result<Vec<ActiveDomain>, Error> {
+        let link = std::sync::Arc::clone(&self.0.link);
+        self.read("list of domains", None, move |session| {
+            let domains = session.connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE)?;
+            let domains: Vec<ActiveDomain> =
+                domains.iter().filter_map(|domain| active(domain).ok()).collect();
+            let names: HashMap<_, _> =
+                domains.iter().map(|domain| (domain.uuid, domain.name.clone())).collect();
+            link.cache.set_names(names);
+            Ok(domains)
+        })
+        .await
+    }
+
+    /// pcpus of the host, the offline ones too.
+    ///
+    /// # Errors
+    /// When libvirt cannot be asked.
+    pub async fn host_pcpus(&self) -> Result<u32, Error> {
+        self.read("number of pcpus", None, |session| Ok(session.pcpus)).await
+    }
+
+    /// Everything about a domain that needs no answer of its QEMU: about eight calls of 0.1 ms.
+    ///
+    /// # Errors
+    /// When the domain is gone or libvirt cannot be asked. What a living domain does not tell is in
+    /// [`DomainReading::missing`] instead.
+    pub async fn read_domain(&self, uuid: Uuid) -> Result<DomainReading, Error> {
+        let (sample, missing) =
+            self.read("reading", Some(uuid), move |session| read_domain(session, uuid)).await?;
+        let missing = missing
+            .into_iter()
+            .map(|(call, kind)| Error { call, domain: Some(sample.name.clone()), kind })
+            .collect();
+        Ok(DomainReading { sample, missing })
+    }
+
+    /// The balloon and its statistics. Asks QEMU: 1 ms where it is well, for ever where it hangs.
+    ///
+    /// # Errors
+    /// When the domain is gone, its QEMU hangs, or libvirt cannot be asked.
+    pub async fn read_balloon(&self, uuid: Uuid) -> Result<BalloonSample, Error> {
+        self.read("balloon statistics", Some(uuid), move |session| {
+            let domain = session.domain(uuid)?;
+            let stats = domain.memory_stats(0)?;
+            let value = |tag| stats.iter().find(|stat| stat.tag == tag).map(|stat| stat.val);
+            Ok(BalloonSample {
+                current_kib: match value(sys::VIR_DOMAIN_MEMORY_STAT_ACTUAL_BALLOON) {
+                    Some(kib) => kib,
+                    None => domain.info()?.memory,
+                },
+                unused_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_UNUSED),
+                usable_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_USABLE),
+                available_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_AVAILABLE),
+                disk_caches_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_DISK_CACHES),
+                swap_in_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_SWAP_IN),
+                swap_out_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_SWAP_OUT),
+                major_faults: value(sys::VIR_DOMAIN_MEMORY_STAT_MAJOR_FAULT),
+                rss_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_RSS),
+                // 0 is "the guest has not reported yet".
+                last_update_unix_s: value(sys::VIR_DOMAIN_MEMORY_STAT_LAST_UPDATE).filter(|at| *at > 0),
+            })
+        })
+        .await
+    }
+
+    /// The live CPU weight.
+    ///
+    /// # Errors
+    /// When the domain is gone, has no weight, or libvirt cannot be asked.
+    pub async fn cpu_shares(&self, uuid: Uuid) -> Result<u64, Error> {
+        self.read("cpu_shares", Some(uuid), move |session| cpu_shares(&session.domain(uuid)?, session.live))
+            .await
+    }
+
+    /// The live pins of the online vcpus.
+    ///
+    /// # Errors
+    /// When the domain is gone or libvirt cannot be asked.
+    pub async fn vcpu_pins(&self, uuid: Uuid) -> Result<Vec<VcpuSample>, Error> {
+        self.read("vcpu pins", Some(uuid), move |session| {
+            let domain = session.domain(uuid)?;
+            let online = online_vcpus(session, &domain, uuid, &domain.info()?)?;
+            vcpus(session, &domain, &online)
+        })
+        .await
+    }
+
+    /// The live pin of the emulator threads.
+    ///
+    /// # Errors
+    /// When the domain is gone or libvirt cannot be asked.
+    pub async fn emulator_pin(&self, uuid: Uuid) -> Result<CpuSet, Error> {
+        self.read("emulator pin", Some(uuid), move |session| {
+            ffi::emulator_pin(&session.domain(uuid)?, session.pcpus, session.live)
+        })
+        .await
+    }
+
+    /// Memory that the domain has now; while the balloon moves, where it has got to.
+    ///
+    /// # Errors
+    /// When the domain is gone or libvirt cannot be asked.
+    pub async fn balloon_current_kib(&self, uuid: Uuid) -> Result<u64, Error> {
+        self.read("balloon", Some(uuid), move |session| Ok(session.domain(uuid)?.info()?.memory)).await
+    }
+}
+
+fn active(domain: &Domain) -> Result<ActiveDomain, ErrorKind> {
+    Ok(ActiveDomain {
+        uuid: domain.uuid()?,
+        name: domain.name()?,
+        state: state(&domain.info()?),
+        id: domain.id(),
+    })
+}
+
+type Reading = (DomainSample, Vec<(&'static str, ErrorKind)>);
+
+fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
+    let domain = session.domain(uuid)?;
+    let info = domain.info()?;
+    let facts = session.link.cache.facts(uuid, || domain.xml_desc(0).map_err(ErrorKind::from))?;
+    let online = online_vcpus(session, &domain, uuid, &info)?;
+    let mut missing = Vec::new();
+    let mut sample = DomainSample {
+        uuid,
+        name: domain.name()?,
+        state: state(&info),
+        accel: facts.accel.clone(),
+        qemu_pid: None,
+        vcpus: online.iter().map(|number| VcpuSample { number: *number, pin: None }).collect(),
+        emulator_pin: None,
+        cpu_shares: None,
+        memory_maximum_kib: info.max_mem,
+        balloon: None,
+        balloon_refusal: facts.balloon_refusal.clone(),
+        agent_connected: facts.agent_connected,
+        job_active: false,
+        interfaces: facts
+            .taps
+            .iter()
+            .map(|tap| InterfaceSample { device: tap.clone(), ..InterfaceSample::default() })
+            .collect(),
+        threads: Vec::new(),
+    };
+    let mut note = |call, kind| match kind {
+        // It went away between two calls: half a sample helps nobody.
+        ErrorKind::DomainGone | ErrorKind::NotConnected(_) => Err(kind),
+        kind => {
+            missing.push((call, kind));
+            Ok(())
+        }
+    };
+    match vcpus(session, &domain, &online) {
+        Ok(vcpus) => sample.vcpus = vcpus,
+        Err(kind) => note("vcpu pins", kind)?,
+    }
+    match ffi::emulator_pin(&domain, session.pcpus, session.live) {
+        Ok(pin) => sample.emulator_pin = Some(pin),
+        Err(kind) => note("emulator pin", kind)?,
+    }
+    match cpu_shares(&domain, session.live) {
+        Ok(shares) => sample.cpu_shares = Some(shares),
+        Err(kind) => note("cpu_shares", kind)?,
+    }
+    match ffi::job_active(&domain) {
+        Ok(active) => sample.job_active = active,
+        Err(kind) => note("job", kind)?,
+    }
+    Ok((sample, missing))
+}
+
+fn cpu_shares(domain: &Domain, live: u32) -> Result<u64, ErrorKind> {
+    domain
+        .scheduler_parameters_flags(live)?
+        .cpu_shares
+        .ok_or_else(|| ErrorKind::Unsupported("no cpu_shares: is the cpu controller missing?".to_owned()))
+}
+
+/// The online vcpus, from the cached XML while its number of them is right.
+fn online_vcpus(
+    session: &Session,
+    domain: &Domain,
+    uuid: Uuid,
+    info: &DomainInfo,
+) -> Result<Vec<u32>, ErrorKind> {
+    let xml = || domain.xml_desc(0).map_err(ErrorKind::from);
+    let facts = session.link.cache.facts(uuid, xml)?;
+    if u32::try_from(facts.vcpus.len()) == Ok(info.nr_virt_cpu) {
+        return Ok(facts.vcpus.clone());
+    }
+    // Plugging a vcpu has no event of its own.
+    session.link.cache.forget(uuid);
+    Ok(session.link.cache.facts(uuid, xml)?.vcpus.clone())
+}
+
+fn vcpus(session: &Session, domain: &Domain, online: &[u32]) -> Result<Vec<VcpuSample>, ErrorKind> {
+    let highest = online.iter().max().map_or(0, |number| number + 1);
+    let pins = ffi::vcpu_pins(domain, highest, session.pcpus, session.live)?;
+    let pin = |number: u32| usize::try_from(number).ok().and_then(|at| pins.get(at).cloned());
+    Ok(online.iter().map(|number| VcpuSample { number: *number, pin: pin(*number) }).collect())
+}
+
+fn state(info: &DomainInfo) -> DomainState {
+    match info.state.unwrap_or(State::NoState) {
+        State::Running | State::Blocked => DomainState::Running,
+        State::Paused => DomainState::Paused,
+        State::Shutdown => DomainState::ShuttingDown,
+        State::Shutoff => DomainState::ShutOff,
+        State::Crashed => DomainState::Crashed,
+        State::PMSuspended => DomainState::Suspended,
+        State::NoState => DomainState::Unknown,
+    }
+}

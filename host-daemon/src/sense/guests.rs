@@ -1,0 +1,106 @@
+//! What the guests' agents told, polled in the background: a few at a time, each at its own pace, silent ones less
+//! and less often.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::model::GuestReading;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::guest_channel::GuestChannel;
+
+/// Polls under way at the same time. Each may hold a libvirt connection for the agent's deadline.
+const SIDE_BY_SIDE: usize = 4;
+/// Longest pause between two tries of an agent that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// The insides of the guests.
+#[derive(Debug)]
+pub struct Guests {
+    channel: GuestChannel,
+    began: Instant,
+    states: Arc<Mutex<BTreeMap<Uuid, GuestState>>>,
+    permits: Arc<Semaphore>,
+}
+
+/// One guest.
+#[derive(Clone, Debug, Default)]
+pub struct GuestState {
+    /// The poll before the last.
+    pub previous: Option<GuestReading>,
+    /// The last good poll.
+    pub latest: Option<GuestReading>,
+    /// Why there is no newer one, in words.
+    pub trouble: Option<String>,
+    failures: u32,
+    due: Duration,
+    polling: bool,
+}
+
+impl Guests {
+    /// Knows nothing yet. `began` is the start of the daemon's monotonic clock.
+    #[must_use]
+    pub fn new(channel: GuestChannel, began: Instant) -> Self {
+        Self { channel, began, states: Arc::default(), permits: Arc::new(Semaphore::new(SIDE_BY_SIDE)) }
+    }
+
+    /// All guests.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<Uuid, GuestState> {
+        self.lock().clone()
+    }
+
+    /// Forgets guests that are not in `present` and starts polls of those that are due: each with the CPU time of its
+    /// domain's threads at this moment. Returns at once.
+    pub fn poll(&self, present: &[(Uuid, Option<u64>)], period: Duration) {
+        let now = self.began.elapsed();
+        let mut states = self.lock();
+        states.retain(|uuid, _| present.iter().any(|(other, _)| other == uuid));
+        for (uuid, host_cpu_ns) in present {
+            let state = states.entry(*uuid).or_default();
+            if state.polling || state.due > now {
+                continue;
+            }
+            state.polling = true;
+            self.start(*uuid, *host_cpu_ns, period);
+        }
+    }
+
+    fn start(&self, uuid: Uuid, host_cpu_ns: Option<u64>, period: Duration) {
+        let agent = self.channel.agent(uuid);
+        let states = Arc::clone(&self.states);
+        let permits = Arc::clone(&self.permits);
+        let began = self.began;
+        tokio::spawn(async move {
+            // The semaphore is never closed.
+            let _permit = permits.acquire().await;
+            let at = began.elapsed();
+            let result = agent.inventory().await;
+            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(state) = states.get_mut(&uuid) else { return };
+            state.polling = false;
+            match result {
+                Ok(sample) => {
+                    state.previous = state.latest.replace(GuestReading { at, host_cpu_ns, sample });
+                    state.trouble = None;
+                    state.failures = 0;
+                    state.due = at + period;
+                }
+                Err(error) => {
+                    state.failures = state.failures.saturating_add(1);
+                    let pause = period.saturating_mul(1_u32.checked_shl(state.failures).unwrap_or(u32::MAX));
+                    state.due = began.elapsed() + pause.min(LONGEST_PAUSE.max(period));
+                    state.trouble = Some(error.to_string());
+                    tracing::info!(domain = %uuid, %error, "the guest's agent could not be used");
+                }
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, GuestState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

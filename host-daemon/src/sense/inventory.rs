@@ -1,0 +1,235 @@
+//! What libvirt knows of the domains, kept fresh in the background, each domain on its own: one that hangs keeps its
+//! old reading, is asked less and less often, and delays nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::sample::{DomainSample, DomainState};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::libvirt::{ActiveDomain, DomainEvent, ErrorKind, Libvirt};
+
+/// First pause after a domain could not be read; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The domains as libvirt last told.
+#[derive(Debug)]
+pub struct Inventory {
+    entries: Arc<Mutex<Entries>>,
+    refresh: mpsc::UnboundedSender<Uuid>,
+    task: JoinHandle<()>,
+}
+
+type Entries = BTreeMap<Uuid, InventoryEntry>;
+
+/// One domain.
+#[derive(Clone, Debug)]
+pub struct InventoryEntry {
+    /// As read; threads and counters are still empty. `None` before the first success.
+    pub domain: Option<DomainSample>,
+    /// libvirt's name.
+    pub name: String,
+    /// When the reading began: changes made later are not in it.
+    pub read_at: Option<Instant>,
+    /// What could not be read, in words; empty if all went well.
+    pub trouble: Vec<String>,
+    /// Readings in a row that failed.
+    pub failures: u32,
+    retry_at: Option<Instant>,
+}
+
+struct Reading {
+    uuid: Uuid,
+    began: Instant,
+    result: Result<(DomainSample, Vec<String>), crate::libvirt::Error>,
+}
+
+impl Inventory {
+    /// Starts to read; everything is read again each `period`, and a domain at once when an event says so.
+    #[must_use]
+    pub fn start(libvirt: Libvirt, period: Duration) -> Self {
+        let entries = Arc::new(Mutex::new(Entries::new()));
+        let (refresh, requests) = mpsc::unbounded_channel();
+        let keeper = Keeper {
+            libvirt,
+            entries: Arc::clone(&entries),
+            reading: BTreeSet::new(),
+            again: BTreeSet::new(),
+        };
+        let task = tokio::spawn(keeper.run(requests, period));
+        Self { entries, refresh, task }
+    }
+
+    /// All active domains.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<Uuid, InventoryEntry> {
+        lock(&self.entries).clone()
+    }
+
+    /// Asks for a new reading of one domain, now.
+    pub fn refresh(&self, domain: Uuid) {
+        // The keeper ends with the daemon only.
+        let _ = self.refresh.send(domain);
+    }
+}
+
+impl Drop for Inventory {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
+    entries.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Keeper {
+    libvirt: Libvirt,
+    entries: Arc<Mutex<Entries>>,
+    /// Domains that are being read.
+    reading: BTreeSet<Uuid>,
+    /// Domains that changed while they were being read.
+    again: BTreeSet<Uuid>,
+}
+
+impl Keeper {
+    async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Uuid>, period: Duration) {
+        let mut events = self.libvirt.events();
+        let mut sweep = interval(period);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut readings = JoinSet::new();
+        loop {
+            tokio::select! {
+                _ = sweep.tick() => self.sweep(&mut readings).await,
+                event = events.next() => match event {
+                    None => return,
+                    Some(DomainEvent::Resync) => self.sweep(&mut readings).await,
+                    Some(event) => if let Some(domain) = domain_of(event) {
+                        self.read(domain, &mut readings);
+                    }
+                },
+                request = requests.recv() => match request {
+                    None => return,
+                    Some(domain) => self.read(domain, &mut readings),
+                },
+                Some(done) = readings.join_next() => match done {
+                    Ok(reading) => self.take(reading, &mut readings),
+                    Err(error) => tracing::error!(%error, "reading a domain ended early"),
+                },
+            }
+        }
+    }
+
+    /// Reads the list, forgets what is gone and reads what is there.
+    async fn sweep(&mut self, readings: &mut JoinSet<Reading>) {
+        let domains: Vec<ActiveDomain> = match self.libvirt.domains().await {
+            Ok(domains) => domains,
+            Err(error) => {
+                tracing::debug!(%error, "the domains keep their old readings");
+                return;
+            }
+        };
+        let now = Instant::now();
+        let due: Vec<Uuid> = {
+            let mut entries = lock(&self.entries);
+            entries.retain(|uuid, _| domains.iter().any(|domain| domain.uuid == *uuid));
+            for domain in &domains {
+                let entry = entries.entry(domain.uuid).or_insert_with(|| InventoryEntry::new(&domain.name));
+                entry.name.clone_from(&domain.name);
+            }
+            let is_due = |(_, entry): &(&Uuid, &InventoryEntry)| entry.retry_at.is_none_or(|at| at <= now);
+            entries.iter().filter(is_due).map(|(uuid, _)| *uuid).collect()
+        };
+        for uuid in due {
+            self.read(uuid, readings);
+        }
+    }
+
+    fn read(&mut self, uuid: Uuid, readings: &mut JoinSet<Reading>) {
+        if !self.reading.insert(uuid) {
+            self.again.insert(uuid);
+            return;
+        }
+        let libvirt = self.libvirt.clone();
+        readings.spawn(async move {
+            let began = Instant::now();
+            Reading { uuid, began, result: read(&libvirt, uuid).await }
+        });
+    }
+
+    fn take(&mut self, reading: Reading, readings: &mut JoinSet<Reading>) {
+        let Reading { uuid, began, result } = reading;
+        self.reading.remove(&uuid);
+        let mut entries = lock(&self.entries);
+        match result {
+            Ok((domain, trouble)) => {
+                let entry = entries.entry(uuid).or_insert_with(|| InventoryEntry::new(&domain.name));
+                entry.name.clone_from(&domain.name);
+                *entry = InventoryEntry {
+                    read_at: Some(began),
+                    trouble,
+                    failures: 0,
+                    retry_at: None,
+                    name: domain.name.clone(),
+                    domain: Some(domain),
+                };
+            }
+            Err(error) if error.kind == ErrorKind::DomainGone => {
+                entries.remove(&uuid);
+            }
+            Err(error) => {
+                if let Some(entry) = entries.get_mut(&uuid) {
+                    let pause =
+                        FIRST_PAUSE.saturating_mul(1_u32.checked_shl(entry.failures).unwrap_or(u32::MAX));
+                    entry.failures = entry.failures.saturating_add(1);
+                    entry.retry_at = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+                    entry.trouble = vec![error.to_string()];
+                }
+            }
+        }
+        drop(entries);
+        if self.again.remove(&uuid) {
+            self.read(uuid, readings);
+        }
+    }
+}
+
+impl InventoryEntry {
+    fn new(name: &str) -> Self {
+        let name = name.to_owned();
+        Self { domain: None, name, read_at: None, trouble: Vec::new(), failures: 0, retry_at: None }
+    }
+}
+
+/// One domain with its balloon. A balloon that cannot be read is no reason to lose the rest.
+async fn read(libvirt: &Libvirt, uuid: Uuid) -> Result<(DomainSample, Vec<String>), crate::libvirt::Error> {
+    let reading = libvirt.read_domain(uuid).await?;
+    let mut domain = reading.sample;
+    let mut trouble: Vec<String> = reading.missing.iter().map(ToString::to_string).collect();
+    // A paused QEMU answers, but its guest reports nothing new.
+    if domain.state == DomainState::Running {
+        match libvirt.read_balloon(uuid).await {
+            Ok(balloon) => domain.balloon = Some(balloon),
+            Err(error) => trouble.push(error.to_string()),
+        }
+    }
+    Ok((domain, trouble))
+}
+
+const fn domain_of(event: DomainEvent) -> Option<Uuid> {
+    match event {
+        DomainEvent::Lifecycle { domain, .. }
+        | DomainEvent::Tuned { domain }
+        | DomainEvent::Agent { domain, .. }
+        | DomainEvent::DevicesChanged { domain }
+        | DomainEvent::JobCompleted { domain } => Some(domain),
+        // Balloons move in many small steps; the sweep sees where they end.
+        DomainEvent::BalloonChanged { .. } | DomainEvent::Resync => None,
+    }
+}

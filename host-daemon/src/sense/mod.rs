@@ -1,0 +1,13 @@
+//! From gateways to samples. Assembles, never derives, never decides; what could not be read is said beside the sample.
+//!
+//! * [`Inventory`] keeps what libvirt knows of the domains, in the background: by events, and a sweep now and then.
+//! * [`Guests`] keeps what the agents told, in the background, at the agents' own slow pace.
+//! * [`HostSense`] reads the kernel and the probes in the fast loop and puts it all together.
+
+mod guests;
+mod host;
+mod inventory;
+
+pub use guests::{GuestState, Guests};
+pub use host::HostSense;
+pub use inventory::{Inventory, InventoryEntry};

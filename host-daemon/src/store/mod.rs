@@ -1,0 +1,129 @@
+//! What must survive the daemon: the ledger, work orders, and a history of samples, processes, connections and findings.
+//!
+//! One SQLite file in WAL mode, one thread that writes, read connections beside it. Every write is on disk when its
+//! call returns, because a change to a domain follows the ledger entry that makes it reversible. Calls block: async
+//! callers use `spawn_blocking`. There is no clock in here: times are arguments.
+
+mod database;
+mod error;
+mod history;
+mod ledger;
+mod orders;
+mod prune;
+mod rows;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+pub use error::StoreError;
+pub use history::HistoryRange;
+pub use orders::{OrderCounts, OrderFilter};
+pub use rows::{ConnectionRow, CycleRecord, Dated, DomainRow, ProcessRow};
+use writer::Writer;
+
+/// Name of the database in the state directory.
+const FILE: &str = "kvmpilot.db";
+
+/// How much history is kept. The ledger and open orders stay whatever these say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows older than this, measured from the newest record, are deleted.
+    pub retention: Duration,
+    /// Above this many bytes in use the oldest rows are deleted.
+    pub max_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { retention: Duration::from_secs(7 * 24 * 3600), max_bytes: 512 << 20 }
+    }
+}
+
+/// The database of one state directory. Clones share it; the last one to go waits for the writer and closes it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    // Field order is drop order: the writer ends before the lock goes.
+    writer: Writer,
+    readers: Mutex<Vec<Connection>>,
+    file: PathBuf,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens `kvmpilot.db` in `directory`, both made if missing, and brings it to this version's schema.
+    ///
+    /// # Errors
+    /// When another process has it open, when it is corrupt or of a newer version, or on any failure of the file
+    /// system. Each error names the file and the way out; nothing is ever recreated over an unreadable file.
+    pub fn open(directory: &Path, limits: Limits) -> Result<Self, StoreError> {
+        let file = directory.join(FILE);
+        let lock = database::prepare(directory, &file)?;
+        let connection = database::open(&file)?;
+        let writer = Writer::start(connection, &file, limits)?;
+        Ok(Self { inner: Arc::new(Inner { writer, readers: Mutex::default(), file, _lock: lock }) })
+    }
+
+    /// Whether there is a database in `directory`, which [`Store::open`] would otherwise make.
+    ///
+    /// # Errors
+    /// When the directory may not be looked into.
+    pub fn exists(directory: &Path) -> Result<bool, StoreError> {
+        let file = directory.join(FILE);
+        file.try_exists().map_err(|source| StoreError::File { file, source })
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.inner.file
+    }
+
+    /// Changes how much history is kept, from the next record on.
+    ///
+    /// # Errors
+    /// When the writer has ended.
+    pub fn set_limits(&self, limits: Limits) -> Result<(), StoreError> {
+        self.inner.writer.run(move |state| {
+            state.limits = limits;
+            Ok(())
+        })
+    }
+
+    fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.inner.writer.run(move |state| job(&mut state.connection))
+    }
+
+    /// Runs a query on a read connection, which goes back to the pool afterwards.
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        // Four is what the API's readers can use on a busy host; more are opened when needed and then dropped.
+        const POOL: usize = 4;
+        let pool = || self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let pooled = pool().pop();
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => database::open_reader(&self.inner.file)?,
+        };
+        let result = query(&connection).map_err(|error| StoreError::from_sqlite(&self.inner.file, error));
+        let mut pool = pool();
+        if pool.len() < POOL {
+            pool.push(connection);
+        }
+        result
+    }
+}

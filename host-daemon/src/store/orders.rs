@@ -1,0 +1,163 @@
+//! Work orders.
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::order::{OrderState, Proposal, WorkOrder};
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::sql::{Json, Word, clamp};
+use super::{Store, StoreError};
+
+/// Which work orders to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OrderFilter {
+    /// Only those in this state.
+    pub state: Option<OrderState>,
+    /// Only those of the domain of this name or UUID.
+    pub domain: Option<String>,
+    /// Only those with a smaller number.
+    pub before: Option<u64>,
+    /// At most so many; `None` for all.
+    pub limit: Option<u32>,
+}
+
+/// How many work orders there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrderCounts {
+    /// They wait for approval.
+    pub proposed: u64,
+    /// All in the store.
+    pub total: u64,
+}
+
+const COLUMNS: &str = "id, state, created_unix_ms, changed_unix_ms, outcome, proposal";
+
+impl Store {
+    /// Gives a proposal its number.
+    ///
+    /// # Errors
+    /// When the file could not be written.
+    pub fn order_insert(
+        &self,
+        proposal: &Proposal,
+        state: OrderState,
+        unix_ms: u64,
+    ) -> Result<WorkOrder, StoreError> {
+        let proposal = proposal.clone();
+        self.write(move |connection| {
+            let id: u64 = connection
+                .prepare_cached(
+                    "insert into work_order
+                         (domain, domain_name, state, created_unix_ms, changed_unix_ms, outcome, proposal)
+                     values (?1, ?2, ?3, ?4, ?4, '', ?5) returning id",
+                )?
+                .query_row(
+                    params![
+                        proposal.domain.as_bytes(),
+                        proposal.domain_name,
+                        Word(state),
+                        clamp(unix_ms),
+                        Json(&proposal)
+                    ],
+                    |row| row.get(0),
+                )?;
+            Ok(WorkOrder {
+                id,
+                proposal,
+                state,
+                created_unix_ms: unix_ms,
+                changed_unix_ms: unix_ms,
+                outcome: String::new(),
+            })
+        })
+    }
+
+    /// Moves an order to another state.
+    ///
+    /// # Errors
+    /// When there is no such order, or the file could not be written.
+    pub fn order_update(
+        &self,
+        id: u64,
+        state: OrderState,
+        outcome: &str,
+        unix_ms: u64,
+    ) -> Result<(), StoreError> {
+        let outcome = outcome.to_owned();
+        let changed = self.write(move |connection| {
+            connection
+                .prepare_cached(
+                    "update work_order set state = ?2, outcome = ?3, changed_unix_ms = ?4 where id = ?1",
+                )?
+                .execute(params![clamp(id), Word(state), outcome, clamp(unix_ms)])
+        })?;
+        if changed == 0 { Err(StoreError::NoSuchOrder(id)) } else { Ok(()) }
+    }
+
+    /// One order.
+    ///
+    /// # Errors
+    /// When the file could not be read.
+    pub fn order(&self, id: u64) -> Result<Option<WorkOrder>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!("select {COLUMNS} from work_order where id = ?1"))?
+                .query_row([clamp(id)], from_row)
+                .optional()
+        })
+    }
+
+    /// Orders, newest first.
+    ///
+    /// # Errors
+    /// When the file could not be read.
+    pub fn orders(&self, filter: &OrderFilter) -> Result<Vec<WorkOrder>, StoreError> {
+        let uuid = filter.domain.as_deref().and_then(|domain| domain.parse::<Uuid>().ok());
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "select {COLUMNS} from work_order
+                     where (?1 is null or state = ?1) and (?2 is null or domain_name = ?2 or domain = ?3)
+                         and (?4 is null or id < ?4)
+                     order by id desc limit ?5"
+                ))?
+                .query_map(
+                    params![
+                        filter.state.map(Word),
+                        filter.domain,
+                        uuid.map(|uuid| *uuid.as_bytes()),
+                        filter.before.map(clamp),
+                        filter.limit.map_or(-1, i64::from)
+                    ],
+                    from_row,
+                )?
+                .collect()
+        })
+    }
+
+    /// How many orders there are.
+    ///
+    /// # Errors
+    /// When the file could not be read.
+    pub fn order_counts(&self) -> Result<OrderCounts, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "select count(*) filter (where state = 'proposed'), count(*) from work_order",
+                )?
+                .query_row([], |row| Ok(OrderCounts { proposed: row.get(0)?, total: row.get(1)? }))
+        })
+    }
+}
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<WorkOrder> {
+    let Word(state) = row.get("state")?;
+    let Json(proposal) = row.get("proposal")?;
+    Ok(WorkOrder {
+        id: row.get("id")?,
+        proposal,
+        state,
+        created_unix_ms: row.get("created_unix_ms")?,
+        changed_unix_ms: row.get("changed_unix_ms")?,
+        outcome: row.get("outcome")?,
+    })
+}

@@ -1,0 +1,85 @@
+//! The one thread that writes: runs jobs in order, and prunes in small bites while none waits.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+
+use super::prune;
+use super::{Limits, StoreError};
+
+type Job = Box<dyn FnOnce(&mut State) + Send>;
+
+/// What jobs work on.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) connection: Connection,
+    pub(super) limits: Limits,
+    /// Time of the newest record, which age is measured from.
+    pub(super) newest_unix_ms: u64,
+    /// Whether there may be something to prune.
+    pub(super) prune: bool,
+}
+
+/// Handle of the thread. Dropping it lets the thread finish its jobs and waits for it.
+#[derive(Debug)]
+pub(super) struct Writer {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    file: PathBuf,
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection, file: &Path, limits: Limits) -> Result<Self, StoreError> {
+        // Every caller waits for its reply, so the queue is as long as there are callers; 64 is beyond that.
+        let (jobs, queue) = sync_channel(64);
+        let state = State { connection, limits, newest_unix_ms: 0, prune: false };
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || work(state, &queue))
+            .map_err(|source| StoreError::File { file: file.to_owned(), source })?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), file: file.to_owned() })
+    }
+
+    /// Runs `job` on the thread and waits for its result.
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut State) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let stopped = || StoreError::Stopped(self.file.clone());
+        let (reply, result) = sync_channel(1);
+        let job: Job = Box::new(move |state| {
+            // The caller waits below, so the reply always has a taker.
+            let _ = reply.send(job(state));
+        });
+        self.jobs.as_ref().ok_or_else(stopped)?.send(job).map_err(|_| stopped())?;
+        result.recv().map_err(|_| stopped())?.map_err(|source| StoreError::from_sqlite(&self.file, source))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work(mut state: State, queue: &Receiver<Job>) {
+    loop {
+        let job =
+            if state.prune { queue.try_recv() } else { queue.recv().map_err(|_| TryRecvError::Disconnected) };
+        match job {
+            Ok(job) => job(&mut state),
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                state.prune = prune::bite(&state).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "old history could not be deleted; tried again after the next record");
+                    false
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The faces together: the real command line and raw clients against the real API on a real unix socket, with made-up
+//! views and a made-up daemon behind it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cli;
+mod hostile;
+mod schema;
+mod server;
+mod socket;

@@ -1,0 +1,160 @@
+//! A server in a temporary directory, and the daemon behind it that the tests make up.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Output};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kvmpilot::api::views::{CommandReply, DomainDetailView, OrdersView, RestoreView, Views};
+use kvmpilot::api::{ApiContext, Command, CommandError, CommandRequest, Limits, Listen, Server, serve};
+use kvmpilot::store::{self, Store};
+use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
+use kvmpilot_core::order::{OrderState, WorkOrder};
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+/// One of the documented examples.
+pub(crate) fn example<T: DeserializeOwned>(name: &str) -> T {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/examples/{name}.json"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The examples as one moment of a host with the domains `web` and `silent`.
+pub(crate) fn views() -> Views {
+    let web: DomainDetailView = example("domain");
+    let mut silent = web.clone();
+    silent.row.name = "silent/1 ä".into();
+    silent.row.uuid = uuid::Uuid::from_u128(7);
+    silent.row.agent.message = Some("the agent does not answer".into());
+    Views {
+        status: example("status"),
+        domains: vec![web, silent],
+        processes: vec![example("processes")],
+        doctor: example("doctor"),
+    }
+}
+
+/// The server and what its made-up daemon was asked.
+pub(crate) struct Face {
+    pub(crate) socket: PathBuf,
+    pub(crate) store: Store,
+    pub(crate) commands: Arc<Mutex<Vec<(Command, u32)>>>,
+    pub(crate) views: watch::Sender<Arc<Views>>,
+    pub(crate) server: Option<Server>,
+    pub(crate) runtime: Runtime,
+    pub(crate) directory: TempDir,
+}
+
+impl Face {
+    pub(crate) fn start() -> Self {
+        Self::with_limits(Limits::default())
+    }
+
+    pub(crate) fn with_limits(limits: Limits) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Another user has to get as far as the socket for the tests of permissions.
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let socket = directory.path().join("run/kvmpilot.sock");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let store = Store::open(&directory.path().join("state"), store::Limits::default()).unwrap();
+        for order in example::<OrdersView>("orders").orders.iter().rev() {
+            store.order_insert(&order.proposal, order.state, order.created_unix_ms).unwrap();
+        }
+        let (views, shown) = watch::channel(Arc::new(views()));
+        let (sender, requests) = mpsc::channel(4);
+        let commands = Arc::default();
+        runtime.spawn(daemon(requests, store.clone(), Arc::clone(&commands)));
+        let context = ApiContext { views: shown, commands: sender, store: store.clone() };
+        let listen = Listen::new(&socket, "no-such-group").with_limits(limits);
+        let server = Some(runtime.block_on(serve(listen, context)).unwrap());
+        Self { socket, store, commands, views, server, runtime, directory }
+    }
+
+    /// Runs the command line against this server.
+    pub(crate) fn kvmpilot(&self, arguments: &[&str]) -> Output {
+        kvmpilot(&self.socket, arguments)
+    }
+
+    /// What it prints; it must succeed.
+    pub(crate) fn prints(&self, arguments: &[&str]) -> String {
+        let output = self.kvmpilot(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stderr(&output), "", "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+pub(crate) fn kvmpilot(socket: &Path, arguments: &[&str]) -> Output {
+    let mut process = Process::new(env!("CARGO_BIN_EXE_kvmpilot"));
+    process.args(arguments).arg("--socket").arg(socket).output().unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Approves what is proposed, is too slow for order 99, and restores two of three values.
+async fn daemon(
+    mut requests: mpsc::Receiver<CommandRequest>,
+    store: Store,
+    commands: Arc<Mutex<Vec<(Command, u32)>>>,
+) {
+    let mut asleep = Vec::new();
+    while let Some(CommandRequest { command, by_uid, reply }) = requests.recv().await {
+        commands.lock().unwrap().push((command, by_uid));
+        let answer = match command {
+            Command::Approve(99) => {
+                asleep.push(reply);
+                continue;
+            }
+            Command::Approve(id) => decide(&store, id, OrderState::Verified, "set and read back"),
+            Command::Reject(id) => decide(&store, id, OrderState::Rejected, "rejected by a person"),
+            Command::Rollback(_) => Err(CommandError::Failed("the domain is gone".into())),
+            Command::Restore => Ok(restored()),
+        };
+        reply.send(answer).unwrap();
+    }
+}
+
+fn decide(store: &Store, id: u64, state: OrderState, outcome: &str) -> Result<CommandReply, CommandError> {
+    let read = || -> Result<WorkOrder, CommandError> {
+        store.order(id).unwrap().ok_or(CommandError::NoSuchOrder(id))
+    };
+    let order = read()?;
+    if order.state != OrderState::Proposed {
+        let allowed = "only proposed orders can be decided on";
+        return Err(CommandError::WrongState { id, state: order.state, allowed });
+    }
+    store.order_update(id, state, outcome, 1_795_372_300_000).unwrap();
+    Ok(CommandReply { message: format!("order {id} is {state}"), order: Some(read()?), restore: None })
+}
+
+fn restored() -> CommandReply {
+    let value = |target: &str, outcome| RestoredValue {
+        domain: "web".into(),
+        target: target.into(),
+        original: "1024".into(),
+        outcome,
+        message: (outcome == RestoreOutcome::Failed).then(|| "the agent does not answer".into()),
+    };
+    let values =
+        vec![value("cpu_shares", RestoreOutcome::Restored), value("nice of httpd", RestoreOutcome::Failed)];
+    CommandReply {
+        message: "not everything is back".into(),
+        order: None,
+        restore: Some(RestoreView { values }),
+    }
+}
+
+/// Waits for a condition that other threads bring about.
+pub(crate) fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,80 @@
+//! Talking to a guest's agent, with virsh as the messenger.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::Lab;
+use crate::run::wait_for;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct ExecStatus {
+    exited: bool,
+    exitcode: Option<i32>,
+    signal: Option<i32>,
+    out_data: Option<String>,
+    err_data: Option<String>,
+}
+
+impl Lab {
+    /// Waits until the agent of a guest answers, that is until the guest has booted.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_agent(&self, guest: &str, timeout: Duration) -> Result<()> {
+        wait_for(&format!("the agent of {guest}"), timeout, || self.agent(guest, "guest-ping", &json!({})))?;
+        Ok(())
+    }
+
+    /// Waits for the agents of all guests that have one.
+    ///
+    /// # Errors
+    /// When one does not answer in time.
+    pub fn wait_agents(&self, timeout: Duration) -> Result<()> {
+        self.guests()
+            .iter()
+            .filter(|guest| guest.agent)
+            .try_for_each(|guest| self.wait_agent(&guest.name, timeout))
+    }
+
+    /// Runs a shell script in a guest and returns its standard output.
+    ///
+    /// # Errors
+    /// When the agent does not answer, the script fails (with its standard error) or does not end in time.
+    pub fn guest_exec(&self, guest: &str, script: &str, timeout: Duration) -> Result<String> {
+        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+        let started = self.agent(guest, "guest-exec", &arguments)?;
+        let pid = started["pid"].as_i64().context("guest-exec returned no pid")?;
+        let status = wait_for(&format!("`{script}` in {guest}"), timeout, || {
+            let answer = self.agent(guest, "guest-exec-status", &json!({"pid": pid}))?;
+            let status: ExecStatus = serde_json::from_value(answer)?;
+            if status.exited { Ok(status) } else { bail!("it still runs") }
+        })?;
+        if status.exitcode != Some(0) {
+            let said = decode(status.err_data)?;
+            bail!("`{script}` in {guest}: exit {:?}, signal {:?}: {said}", status.exitcode, status.signal);
+        }
+        decode(status.out_data)
+    }
+
+    /// Sends one command to a guest's agent and returns the value of `return`.
+    ///
+    /// # Errors
+    /// When libvirt or the agent refuses, or does not answer within 5 s.
+    pub fn agent(&self, guest: &str, command: &str, arguments: &Value) -> Result<Value> {
+        let request = json!({"execute": command, "arguments": arguments}).to_string();
+        let answer = self.virsh(&["qemu-agent-command", guest, &request, "--timeout", "5"])?;
+        let mut answer: Value = serde_json::from_str(&answer)?;
+        Ok(answer["return"].take())
+    }
+}
+
+fn decode(data: Option<String>) -> Result<String> {
+    let bytes = STANDARD.decode(data.unwrap_or_default())?;
+    String::from_utf8(bytes).context("the guest printed something that is not UTF-8")
+}

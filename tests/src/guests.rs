@@ -1,0 +1,114 @@
+//! The guests of the lab, described in one place: the standard three, and the builder for others.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One guest, before it is made.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestSpec {
+    /// Name of the domain.
+    pub name: String,
+    /// Number of vcpus.
+    pub vcpus: u32,
+    /// Memory in MiB, at start and at most.
+    pub memory_mib: u64,
+    /// Whether the guest runs qemu-ga and the domain has its channel.
+    pub agent: bool,
+    /// Last part of its address 10.77.0.x; also the last part of its MAC address. Unique in a lab.
+    pub octet: u8,
+    /// What runs in it.
+    pub work: Vec<Work>,
+}
+
+/// A process of a guest. Its name is what `/proc/PID/comm` shows.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// `httpd` on port 80; each request of `/cgi-bin/work` costs some 15 ms of vcpu time.
+    Http,
+    /// A process of this name that burns CPU and says nothing.
+    Hog(String),
+    /// A process of this name that does nothing.
+    Sleeper(String),
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http => write!(f, "http:httpd"),
+            Self::Hog(name) => write!(f, "hog:{name}"),
+            Self::Sleeper(name) => write!(f, "sleeper:{name}"),
+        }
+    }
+}
+
+/// Serves HTTP that costs CPU; a hog and an idle process beside the server are what the ladder has to sort out.
+#[must_use]
+pub fn web() -> GuestSpec {
+    GuestSpec::new("web", 11)
+        .vcpus(2)
+        .runs(Work::Http)
+        .runs(Work::Hog("hog".to_owned()))
+        .runs(Work::Sleeper("sleeper".to_owned()))
+}
+
+/// Burns all the CPU that it gets and has nothing to do with the network.
+#[must_use]
+pub fn batch() -> GuestSpec {
+    let cruncher = |n| Work::Hog(format!("cruncher{n}"));
+    GuestSpec::new("batch", 12).vcpus(2).memory_mib(384).runs(cruncher(1)).runs(cruncher(2))
+}
+
+/// Has 512 MiB and needs little of it.
+#[must_use]
+pub fn idle() -> GuestSpec {
+    GuestSpec::new("idle", 13).runs(Work::Sleeper("sleeper".to_owned()))
+}
+
+/// [`web`], [`batch`] and [`idle`].
+#[must_use]
+pub fn standard() -> Vec<GuestSpec> {
+    vec![web(), batch(), idle()]
+}
+
+impl GuestSpec {
+    /// A guest with 1 vcpu, 512 MiB, an agent and no work, at 10.77.0.`octet`.
+    #[must_use]
+    pub fn new(name: &str, octet: u8) -> Self {
+        Self { name: name.to_owned(), vcpus: 1, memory_mib: 512, agent: true, octet, work: Vec::new() }
+    }
+
+    /// Sets the number of vcpus.
+    #[must_use]
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// Sets the memory in MiB. The guest's system alone needs about 128.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u64) -> Self {
+        self.memory_mib = memory_mib;
+        self
+    }
+
+    /// Leaves out qemu-ga and its channel.
+    #[must_use]
+    pub fn without_agent(mut self) -> Self {
+        self.agent = false;
+        self
+    }
+
+    /// Adds a process.
+    #[must_use]
+    pub fn runs(mut self, work: Work) -> Self {
+        self.work.push(work);
+        self
+    }
+
+    /// The guest's address on the lab's bridge.
+    #[must_use]
+    pub fn ip(&self) -> String {
+        format!("10.77.0.{}", self.octet)
+    }
+}

@@ -1,0 +1,86 @@
+//! Builds the eBPF programs. `host-daemon/build.rs` embeds the result from `target/ebpf/kvmpilot-probes`, or from
+//! wherever `KVMPILOT_PROBES` points.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use kvmpilot_tests::{target_dir, workspace};
+
+use crate::command::{run_shown, say};
+use crate::toolchain::{self, Compiler};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Builds the object, or does nothing if it is up to date; returns its path.
+pub(crate) fn build_ebpf() -> Result<PathBuf> {
+    if let Some(ready) = std::env::var_os("KVMPILOT_PROBES").map(PathBuf::from) {
+        say(&format!("KVMPILOT_PROBES is set: taking the eBPF programs from {}", ready.display()));
+        return Ok(ready);
+    }
+    let compiler = compiler()?;
+    say(&format!("building the eBPF programs with rustc {}", compiler.release));
+    run_shown(cargo(&compiler, "build")?.arg("--release"))?;
+    let directory = target_dir().join("ebpf");
+    let built = directory.join(TARGET).join("release/kvmpilot-probes");
+    let object = directory.join("kvmpilot-probes");
+    let bytes = fs::read(&built).with_context(|| format!("no object at {}", built.display()))?;
+    // A new time stamp would rebuild the daemon for nothing.
+    if fs::read(&object).ok().as_deref() != Some(&bytes) {
+        fs::write(&object, bytes)?;
+    }
+    Ok(object)
+}
+
+/// Lints the eBPF programs with their own tool chain. False if that one has no clippy.
+pub(crate) fn clippy_ebpf() -> Result<bool> {
+    let compiler = compiler()?;
+    if !compiler.sysroot.join("bin/cargo-clippy").exists() {
+        return Ok(false);
+    }
+    run_shown(cargo(&compiler, "clippy")?.args(["--release", "--", "-D", "warnings"]))?;
+    Ok(true)
+}
+
+fn compiler() -> Result<Compiler> {
+    let compiler = toolchain::compiler()
+        .context("no Rust tool chain with its library source: run `cargo xtask setup`")?;
+    if toolchain::linker(compiler.llvm).is_none() {
+        bail!("no bpf-linker for LLVM {}: run `cargo xtask setup`", compiler.llvm);
+    }
+    Ok(compiler)
+}
+
+/// A cargo command for the probes. The options of the subcommand may follow.
+fn cargo(compiler: &Compiler, subcommand: &str) -> Result<Command> {
+    let linker = toolchain::linker(compiler.llvm).context("bpf-linker has gone")?;
+    let bin = compiler.sysroot.join("bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = [bin.clone()].into_iter().chain(linker.path.parent().map(PathBuf::from));
+    let path = std::env::join_paths(directories.chain(std::env::split_paths(&path)))?;
+    let mut command = Command::new(bin.join("cargo"));
+    command
+        .args([
+            subcommand,
+            "--quiet",
+            "--package",
+            "kvmpilot-ebpf",
+            "--target",
+            TARGET,
+            "-Z",
+            "build-std=core",
+        ])
+        .arg("--target-dir")
+        .arg(target_dir().join("ebpf"))
+        .current_dir(workspace())
+        .env("PATH", path)
+        .env("RUSTC", bin.join("rustc"))
+        // -Z on a stable compiler.
+        .env("RUSTC_BOOTSTRAP", "1");
+    // Set by the cargo that runs us, for its own tool chain.
+    for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTDOC", "LD_LIBRARY_PATH", "CARGO_TARGET_DIR"] {
+        command.env_remove(name);
+    }
+    Ok(command)
+}

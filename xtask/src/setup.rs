@@ -1,0 +1,160 @@
+//! `setup`: brings a bare Debian 12 or 13 to where everything here builds and runs. It looks at what is there, and does
+//! the first step that is missing until none is. Nothing is ever removed for it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::apt::{self, Release};
+use crate::command::{cargo, run_shown, say, shell_line};
+use crate::toolchain;
+
+/// The hypervisor. On Debian 12 from backports: the agent commands and KVM counters that we use are younger than 12.
+const HYPERVISOR: [&str; 6] = [
+    "libvirt-daemon-system",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-clients",
+    "libvirt-dev",
+    "qemu-system-x86",
+    "qemu-utils",
+];
+/// To compile and link, to unpack guest kernels, to make the lab's network and its load.
+const TOOLS: [&str; 7] = ["gcc", "libc6-dev", "pkg-config", "ca-certificates", "xz-utils", "iproute2", "wrk"];
+/// A Rust with its library source, for the eBPF programs, where rustup has none. Same in both releases.
+const RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
+const BPF_LINKER: &str = "0.13.0";
+/// LLVM of rustc-web, for the printed plan; once that is installed, it is asked.
+const USUAL_LLVM: u32 = 22;
+
+/// Something that is missing, and the way to get it.
+#[derive(Debug)]
+enum Step {
+    /// A file to write.
+    Write { path: String, content: String },
+    /// A command to run, as root or not.
+    Run { command: Command, as_root: bool },
+}
+
+/// Installs what is missing, or says how.
+pub(crate) fn setup() -> Result<()> {
+    let steps = missing()?;
+    if steps.is_empty() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        let lines: Vec<_> = steps.iter().map(Step::line).collect();
+        bail!("this machine lacks something; as root `cargo xtask setup` would do\n\n{}\n", lines.join("\n"));
+    }
+    say("installing what this machine lacks");
+    let mut steps = steps;
+    let mut updated = false;
+    while let Some(step) = steps.first_mut() {
+        let line = step.line();
+        match step {
+            Step::Write { path, content } => {
+                println!("    writing {path}");
+                fs::write(&*path, content).with_context(|| format!("cannot write {path}"))?;
+                updated = false;
+            }
+            Step::Run { command, .. } => {
+                if command.get_program() == "apt-get" && !updated {
+                    run_shown(Command::new("apt-get").args(["-q", "update"]))?;
+                    updated = true;
+                }
+                run_shown(command)?;
+            }
+        }
+        steps = missing()?;
+        if steps.first().is_some_and(|next| next.line() == line) {
+            bail!("`{line}` succeeded, but what it should bring is still missing");
+        }
+    }
+    Ok(())
+}
+
+/// The steps that are left, in order.
+fn missing() -> Result<Vec<Step>> {
+    let release = Release::of_this_machine()?;
+    let installed = apt::installed(&[&HYPERVISOR[..], &TOOLS, &RUST, &["rustup"]].concat());
+    let lacks = |packages: &[&'static str]| -> Vec<&'static str> {
+        packages.iter().copied().filter(|package| !installed.contains(*package)).collect()
+    };
+    let mut steps = Vec::new();
+
+    let hypervisor = lacks(&HYPERVISOR);
+    if !hypervisor.is_empty() {
+        let mut options = vec![];
+        if release == Release::Bookworm {
+            if let Some((path, content)) = apt::missing_suite("bookworm", "bookworm-backports")? {
+                steps.push(Step::Write { path, content });
+            }
+            options = vec!["-t", "bookworm-backports"];
+        }
+        steps.push(install(&options, &hypervisor));
+    }
+    let tools = lacks(&TOOLS);
+    if !tools.is_empty() {
+        steps.push(install(&[], &tools));
+    }
+
+    let compiler = toolchain::compiler();
+    if compiler.is_none() && installed.contains("rustup") {
+        // Debian's rustup and rustc-web exclude each other; the person chose rustup.
+        let mut command = Command::new("rustup");
+        command.args([
+            "toolchain",
+            "install",
+            "nightly",
+            "--profile",
+            "minimal",
+            "--component",
+            "rust-src,clippy",
+        ]);
+        steps.push(Step::Run { command, as_root: false });
+    } else if compiler.as_ref().is_none_or(|compiler| compiler.sysroot == Path::new("/usr")) {
+        let rust = lacks(&RUST);
+        if !rust.is_empty() {
+            steps.push(install(&[], &rust));
+        }
+    }
+    let llvm = compiler.map(|compiler| compiler.llvm).unwrap_or(USUAL_LLVM);
+    if toolchain::linker(llvm).is_none() {
+        let prefix = format!("/usr/lib/llvm-{llvm}");
+        if !Path::new(&prefix).join("bin/llvm-config").exists() {
+            steps.push(install(&[], &[&format!("llvm-{llvm}-dev")]));
+        }
+        let mut command = cargo();
+        command
+            .args(["install", "--locked", "--force", "--version", BPF_LINKER, "bpf-linker"])
+            .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
+            .env("LLVM_PREFIX", &prefix);
+        steps.push(Step::Run { command, as_root: false });
+    }
+    Ok(steps)
+}
+
+fn install(options: &[&str], packages: &[&str]) -> Step {
+    let mut command = Command::new("apt-get");
+    // --no-remove: rather fail than take something away from this machine.
+    command
+        .args(["-q", "-y", "--no-install-recommends", "--no-remove", "install"])
+        .args(options)
+        .args(packages);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    Step::Run { command, as_root: true }
+}
+
+impl Step {
+    /// As one would type it without being root.
+    fn line(&self) -> String {
+        match self {
+            Self::Write { path, content } => {
+                format!("sudo tee {path} <<'END'\n{content}END\nsudo apt-get update")
+            }
+            Self::Run { command, as_root: true } => format!("sudo {}", shell_line(command)),
+            Self::Run { command, as_root: false } => shell_line(command),
+        }
+    }
+}
