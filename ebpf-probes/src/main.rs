@@ -1,13 +1,9 @@
-//! kvmpilot's probes, one object: tier 1, the always-on view of the scheduler. What a probe measures per thread lives in
-//! `sched.rs`, how it reads a `task_struct` of whatever kernel runs in `task.rs`, the shared memory in the `common` crate.
+//! kvmpilot's probes, one object: tier 1, the always-on view of the scheduler. What a probe measures per
+//! thread lives in `sched.rs`, how it reads a `task_struct` of whatever kernel runs in `task.rs`, the shared
+//! memory in the `common` crate.
 //!
-//! `cargo xtask build-ebpf` builds it. By hand, from the workspace root (rustc with its library source and bpf-linker):
-//! ```text
-//! CARGO_ENCODED_RUSTFLAGS=$(printf -- '--cfg=bpf_target_arch="%s"\037-Cdebuginfo=2\037-Clink-arg=--btf' $(uname -m)) \
-//! RUSTC_BOOTSTRAP=1 cargo build --release -p kvmpilot-ebpf --target bpfel-unknown-none -Z build-std=core \
-//!     --target-dir target/ebpf/build
-//! cp target/ebpf/build/bpfel-unknown-none/release/kvmpilot-probes target/ebpf/
-//! ```
+//! `cargo xtask build-ebpf` builds it and the daemon embeds it.
+#![expect(clippy::needless_pass_by_value, reason = "aya hands a context over by value")]
 #![no_std]
 #![no_main]
 
@@ -17,7 +13,8 @@ mod task;
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use task::Task;
 
-/// Every switch on every pcpu, `(preempt, prev, next, prev_state)`: no clock, no hash, no ring buffer, nothing that grows with load.
+/// Every switch on every pcpu, `(preempt, prev, next, prev_state)`: no clock, no hash, no ring buffer,
+/// nothing that grows with load.
 #[btf_tracepoint(function = "sched_switch")]
 fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     sched::switch_out(&ctx, Task::arg(&ctx, 1));

@@ -1,9 +1,10 @@
-//! The books of the watched threads: which slot is whose, and what each switch adds to it. Who is watched, and what the
-//! figures mean, is the daemon's business.
+//! The books of the watched threads: which slot is whose, and what each switch adds to it. Who is watched,
+//! and what the figures mean, is the daemon's business.
 //!
-//! At the tracepoint the kernel has just charged `prev` for the run that ends, and `prev.run_delay` already holds the
-//! wait that came before it: the difference to what the slot holds is exactly that wait. So no clock is read and nothing
-//! happens at wake-up. `next` has not been charged yet for the wait that ends: that follows when it switches out.
+//! At the tracepoint the kernel has just charged `prev` for the run that ends, and `prev.run_delay` already
+//! holds the wait that came before it: the difference to what the slot holds is exactly that wait. So no
+//! clock is read and nothing happens at wake-up. `next` has not been charged yet for the wait that ends: that
+//! follows when it switches out.
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::map, maps::Array, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
@@ -113,9 +114,9 @@ fn copy_totals(slot: &mut Slot, task: Task, run_delay_ns: u64, arrivals: u64) {
     slot.migrations = task.migrations();
 }
 
-/// First switch of a thread under this slot: is it the one that the daemon means? If so its history becomes the
-/// baseline. If not, the tid has changed hands unseen: between the daemon's look into /proc and its entry in IDX, or
-/// when an exec by another thread took over the tid.
+/// First switch of a thread under this slot: is it the one that the daemon means? If so its history becomes
+/// the baseline. If not, the tid has changed hands unseen: between the daemon's look into /proc and its entry
+/// in IDX, or when an exec by another thread took over the tid.
 #[cold]
 #[inline(never)]
 fn meet(ctx: &BtfTracePointContext, slot: &mut Slot, task: Task) -> bool {

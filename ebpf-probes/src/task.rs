@@ -1,9 +1,9 @@
 //! Reads fields of the running kernel's `task_struct`.
 //!
-//! rustc emits no CO-RE relocations (rust-lang/rust#158412), so the daemon resolves each offset from the kernel's BTF and
-//! writes it into the statics below before the load. They end in frozen read-only data: the verifier knows their values
-//! and checks each load against the kernel's own types, so an offset that hits no field of this size is refused. A plain
-//! load costs 0.4 ns where `bpf_probe_read_kernel` costs 7.
+//! rustc emits no CO-RE relocations (rust-lang/rust#158412), so the daemon resolves each offset from the
+//! kernel's BTF and writes it into the statics below before the load. They end in frozen read-only data: the
+//! verifier knows their values and checks each load against the kernel's own types, so an offset that hits no
+//! field of this size is refused. A plain load costs 0.4 ns where `bpf_probe_read_kernel` costs 7.
 
 use aya_ebpf::{Global, programs::BtfTracePointContext};
 
@@ -14,7 +14,8 @@ macro_rules! offsets {
 // The names are the contract with host-daemon/src/probes/offsets.rs.
 offsets!(TASK_PID, TASK_STATE, TASK_START, TASK_EXEC_RUNTIME, TASK_MIGRATIONS, TASK_RUN_DELAY, TASK_PCOUNT);
 
-/// 1 where the tracepoint hands over the state of `prev`: from 5.18 (9c2136be0878) and in vendor kernels that took it.
+/// 1 where the tracepoint hands over the state of `prev`: from 5.18 (9c2136be0878) and in vendor kernels that
+/// took it.
 #[unsafe(no_mangle)]
 static SWITCH_HAS_STATE: Global<u32> = Global::new(0);
 
@@ -31,7 +32,8 @@ impl Task {
 
     #[inline(always)]
     fn load<T: Copy>(self, offset: &Global<u32>) -> T {
-        // SAFETY: the verifier proves that this is a field of the task_struct, of T's size, or refuses the program.
+        // SAFETY: the verifier proves that this is a field of the task_struct, of T's size, or refuses the
+        // program.
         unsafe { self.0.add(offset.load() as usize).cast::<T>().read_volatile() }
     }
 

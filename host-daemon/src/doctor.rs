@@ -115,13 +115,13 @@ pub fn guests(model: &Model, guests: &BTreeMap<Uuid, GuestState>) -> Vec<CheckVi
         let name = format!("balloon of {}", domain.name);
         match (&domain.balloon_refusal, domain.balloon.and_then(|balloon| balloon.age)) {
             (Some(why), _) => checks.push(check(&name, Verdict::Ok, format!("left alone: {why}"), None)),
-            (None, None) => checks.push(check(
+            (None, None) if domain.balloon.is_some() => checks.push(check(
                 &name,
                 Verdict::Warning,
                 "the guest reports no memory statistics".to_owned(),
                 Some("set <stats period='5'/> in the domain's <memballoon>, and load virtio_balloon in the guest"),
             )),
-            (None, Some(_)) => {}
+            (None, _) => {}
         }
     }
     checks

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl::set_child_subreaper;
 
-use crate::paths::STATE_ROOT;
+use crate::paths::{STATE_ROOT, workspace};
 use crate::run::{run, wait_for};
 
 const SCRIPT: &str = include_str!("keeper.sh");
@@ -37,6 +38,7 @@ impl Keeper {
         let state = state_dir(name);
         let script = state.join("keeper.sh");
         fs::write(&script, SCRIPT)?;
+        fs::write(state.join("workspace"), workspace().as_os_str().as_bytes())?;
         // A session of its own: Ctrl-C and a closing terminal reach the owner, not the keeper.
         let mut command = Command::new("setsid");
         command
@@ -119,10 +121,15 @@ pub fn reap_stale() -> Result<Vec<String>> {
     Ok(dead)
 }
 
-/// The labs that nobody owns.
+/// The labs of this workspace that nobody owns.
 pub(crate) fn detached() -> Result<Vec<String>> {
     let mut names = names()?;
-    names.retain(|name| state_dir(name).join("hold").exists() && Keeper::attach(name).is_ok());
+    names.retain(|name| {
+        let state = state_dir(name);
+        let ours =
+            fs::read(state.join("workspace")).is_ok_and(|path| path == workspace().as_os_str().as_bytes());
+        ours && state.join("hold").exists() && Keeper::attach(name).is_ok()
+    });
     names.sort();
     Ok(names)
 }

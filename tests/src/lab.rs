@@ -92,7 +92,7 @@ impl Lab {
         Ok(Self { name: name.to_owned(), keeper, image, verdict, guests, logs })
     }
 
-    /// Names of the labs that [`Lab::detach`] left running, in the order of their names.
+    /// Names of this workspace's labs that [`Lab::detach`] left running, in their order.
     ///
     /// # Errors
     /// When their directory cannot be read.

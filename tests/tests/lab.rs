@@ -11,7 +11,7 @@ use kvmpilot_tests::{GuestSpec, HttpLoad, Lab, LabOptions, Work, guests, reap_st
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(180);
 const EXEC: Duration = Duration::from_secs(20);
 const GONE: Duration = Duration::from_secs(20);
 

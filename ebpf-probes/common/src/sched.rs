@@ -1,7 +1,7 @@
 //! What the `sched_switch` probe keeps about one watched thread.
 
-/// Buckets of [`Slot::waits`]: the last one is open from 2^47 ns, 39 hours. With the head of 128 bytes they make a slot
-/// 512 bytes, so that the probe finds one with a shift.
+/// Buckets of [`Slot::waits`]: the last one is open from 2^47 ns, 39 hours. With the head of 128 bytes they
+/// make a slot 512 bytes, so that the probe finds one with a shift.
 pub const BUCKETS: usize = 48;
 
 /// [`Slot::state`]: nobody's. All bytes zero.
@@ -12,14 +12,15 @@ pub const ARMED: u32 = 1;
 pub const LIVE: u32 = 2;
 /// [`Slot::state`]: the thread exited; the counters are its last.
 pub const EXITED: u32 = 3;
-/// [`Slot::state`]: the tid turned out to belong to another thread than the one named; the counters mean nothing.
+/// [`Slot::state`]: the tid turned out to belong to another thread than the one named; the counters mean
+/// nothing.
 pub const MISTAKEN: u32 = 4;
 
 /// One watched thread.
 ///
-/// Every field has exactly one writer at a time, so that neither side needs an atomic read-modify-write: the daemon
-/// writes the whole slot while no index entry leads to it, and afterwards only `window`; the probe writes the rest, on
-/// the pcpu that switches the thread in or out, under that pcpu's run queue lock.
+/// Every field has exactly one writer at a time, so that neither side needs an atomic read-modify-write: the
+/// daemon writes the whole slot while no index entry leads to it, and afterwards only `window`; the probe
+/// writes the rest, on the pcpu that switches the thread in or out, under that pcpu's run queue lock.
 ///
 /// The totals are the kernel's own accumulators, copied: they count from the thread's birth, exactly as
 /// `/proc/PID/task/TID/schedstat` does. Histogram and switches count from the moment the slot went [`LIVE`].
@@ -32,8 +33,8 @@ pub struct Slot {
     pub tid: u32,
     /// Start time that the daemon expects, as in `/proc/PID/task/TID/stat`: 1/100 s since boot.
     pub start_ticks: u64,
-    /// Start time as the probe found it, ns since boot; 0 until then. Checked at every switch: a tid that was given to
-    /// another thread never writes into its predecessor's slot.
+    /// Start time as the probe found it, ns since boot; 0 until then. Checked at every switch: a tid that was
+    /// given to another thread never writes into its predecessor's slot.
     pub start_ns: u64,
     /// `sum_exec_runtime` at the last switch out, ns.
     pub on_cpu_ns: u64,

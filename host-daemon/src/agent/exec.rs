@@ -17,7 +17,7 @@ const EXEC: &str = "guest-exec";
 const STATUS: &str = "guest-exec-status";
 
 /// Polling starts here and doubles. Each poll wakes the guest's agent (ansible's plugin took 20 % of a vcpu).
-const FIRST_POLL: Duration = Duration::from_millis(30);
+const FIRST_POLL: Duration = Duration::from_millis(50);
 const LAST_POLL: Duration = Duration::from_millis(500);
 
 /// The transport's own handshake with the agent may add to a command's timeout; after that it is taken for hung.

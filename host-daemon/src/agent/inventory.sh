@@ -43,9 +43,6 @@ inventory() {
         cgroup=cgroup
         echo systemd
     fi
-    echo "$K separator"
-    head -q -c 600 $self
-    echo
     count=0 procs= status= exe= fds=
     for pid in [0-9]*; do
         # Kernel threads have no exe.

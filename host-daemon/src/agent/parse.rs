@@ -30,7 +30,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
     let mut processes = BTreeMap::<u32, Draft>::new();
     let mut net = Net::default();
     let mut own = 0;
-    let mut separator: &[u8] = &[];
+    let mut separator = None;
     let (mut complete, mut too_many) = (false, false);
 
     let mut sections = sections(output, nonce).peekable();
@@ -46,14 +46,14 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
             if cut { &body[..body.iter().rposition(|byte| *byte == b'\n').unwrap_or(0)] } else { body };
         match name {
             "system" => own = system(whole, &mut sample)?,
-            "separator" => separator = whole,
             "process" => {
-                if find(separator, nonce.as_bytes()).is_none() {
-                    return Err(malformed(
-                        "inventory: a program's own environment cannot be read in the guest",
-                    ));
-                }
-                for record in records(body, separator, cut) {
+                // From the first section, whose first process is pid 1: others may have gone, and left nothing.
+                let known = match separator {
+                    Some(known) => known,
+                    None => find_separator(body, nonce)?,
+                };
+                separator = Some(known);
+                for record in records(body, known, cut) {
                     match Draft::read_stat(record) {
                         Some(_) if processes.len() >= bounds.processes => too_many = true,
                         Some(draft) => drop(processes.insert(draft.pid(), draft)),
@@ -156,6 +156,18 @@ fn centiseconds(text: &str) -> Option<u64> {
     let (seconds, hundredths) = text.split_once('.')?;
     let hundredths: u64 = if hundredths.len() == 2 { hundredths.parse().ok()? } else { return None };
     seconds.parse::<u64>().ok()?.checked_mul(100)?.checked_add(hundredths)
+}
+
+/// What stands before each process: the environment of the program that printed them, which a process cannot know.
+/// The first thing behind it is the first process: its pid, a space and an opening parenthesis.
+fn find_separator<'a>(body: &'a [u8], nonce: &str) -> Result<&'a [u8], AgentError> {
+    let name = find(body, b" (").unwrap_or(0);
+    let digits = body[..name].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let separator = &body[..name - digits];
+    if find(separator, nonce.as_bytes()).is_none() {
+        return Err(malformed("inventory: a program's own environment cannot be read in the guest"));
+    }
+    Ok(separator)
 }
 
 /// Processes of a section: each is the separator, its stat and its command line. A last one that was cut is left out.

@@ -25,7 +25,8 @@ impl Kernel {
     /// The pressure file of a cgroup (`cpu.pressure`, `memory.pressure`, ...) or of `/proc/pressure`.
     ///
     /// # Errors
-    /// Why it could not be read: absent before Linux 4.20 and on cgroup v1, `EOPNOTSUPP` where it is switched off.
+    /// Why it could not be read: absent before Linux 4.20 and on cgroup v1, `EOPNOTSUPP` where it is switched
+    /// off.
     pub fn pressure(&self, path: &Path) -> Result<PressureSample, Unread> {
         let mut unread = Unreads::default();
         let sample = unread.parse(path, pressure);
@@ -58,7 +59,8 @@ pub(super) fn kib_after(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-/// `cpu3 user nice system idle iowait irq softirq steal guest guest_nice`, ticks; guest time is part of user time.
+/// `cpu3 user nice system idle iowait irq softirq steal guest guest_nice`, ticks; guest time is part of user
+/// time.
 fn pcpus(text: &str) -> Option<Vec<PcpuSample>> {
     let mut pcpus = Vec::new();
     for line in text.lines() {

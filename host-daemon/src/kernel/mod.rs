@@ -1,5 +1,6 @@
-//! Gateway to the kernel's files: the only place that opens /proc, /sys and cgroup files. It reads and parses; rates and
-//! opinions are the model's. Each reader returns what it could read and a list of what it could not.
+//! Gateway to the kernel's files: the only place that opens /proc, /sys and cgroup files. It reads and
+//! parses; rates and opinions are the model's. Each reader returns what it could read and a list of what it
+//! could not.
 
 mod facts;
 mod host;

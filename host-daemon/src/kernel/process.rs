@@ -23,11 +23,11 @@ pub struct OwnUse {
 }
 
 impl Kernel {
-    /// The QEMU processes of this host by the uuid that libvirt started them with. Looks at every process once (some 10
-    /// us each): for start-up and for domains that start, not for every cycle.
+    /// The QEMU processes of this host by the uuid that libvirt started them with. Looks at every process
+    /// once (some 10 us each): for start-up and for domains that start, not for every cycle.
     ///
-    /// Anybody can run a program with such an argument, so a uuid that two processes claim goes to the one that is not
-    /// alone in being called qemu, or to nobody.
+    /// Anybody can run a program with such an argument: where two processes claim a uuid, it goes to the one
+    /// that is called qemu, and to nobody if that is not one.
     #[must_use]
     pub fn qemu_processes(&self) -> (BTreeMap<Uuid, u32>, Vec<Unread>) {
         let mut unread = Unreads::default();

@@ -9,7 +9,8 @@ use procfs::prelude::FromRead;
 use super::{Kernel, Unread, Unreads};
 
 impl Kernel {
-    /// All network devices of our network namespace by name. Not from sysfs: that shows the namespace it was mounted in.
+    /// All network devices of our network namespace by name. Not from sysfs: that shows the namespace it was
+    /// mounted in.
     ///
     /// What a tap receives its guest has sent, and the other way round.
     #[must_use]
@@ -47,10 +48,10 @@ mod tests {
         assert_eq!(kernel.interfaces().1.len(), 1, "missing file");
         fs::create_dir_all(root.path().join("self/net")).unwrap();
         let text = "\
-Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo:    1000      10    0    0    0     0          0         0     1000      10    0    0    0     0       0          0
- vnet0: 4294967296      20    0    0    0     0          0         0      300      3    0    0    0     0       0          0
+Inter-|   Receive                                       |  Transmit
+ face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed
+    lo: 1000 10 0 0 0 0 0 0 1000 10 0 0 0 0 0 0
+ vnet0: 4294967296 20 0 0 0 0 0 0 300 3 0 0 0 0 0 0
 ";
         fs::write(root.path().join("self/net/dev"), text).unwrap();
         let (found, unread) = kernel.interfaces();

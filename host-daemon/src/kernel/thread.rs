@@ -9,7 +9,8 @@ use procfs::process::{Schedstat as ProcSchedstat, Stat};
 
 use super::{Kernel, Unread, Unreads, text};
 
-/// More threads than this of one process are not followed: QEMU has a few dozen, a runaway one must not eat our cycle.
+/// More threads than this of one process are not followed: QEMU has a few dozen, a runaway one must not eat
+/// our cycle.
 const MOST_THREADS: usize = 2048;
 
 /// One thread, named for ever by `tid` and `start_ticks`.
@@ -25,6 +26,8 @@ pub struct ThreadInfo {
     pub comm: String,
     /// What QEMU uses it for, told from its name.
     pub role: ThreadRole,
+    /// On a pcpu or waiting for one (state `R`) when it was looked at.
+    pub runnable: bool,
 }
 
 /// `/proc/PID/task/TID/schedstat`, from the thread's birth on.
@@ -62,8 +65,9 @@ impl ThreadInfo {
     }
 }
 
-/// What QEMU uses a thread for. vcpus call themselves `CPU 0/KVM` or `CPU 0/TCG`, iothreads `IO ` and their object's id
-/// (libvirt: `iothread1`), vhost workers `vhost-` and QEMU's pid; the main thread keeps the program's name.
+/// What QEMU uses a thread for. vcpus call themselves `CPU 0/KVM` or `CPU 0/TCG`, iothreads `IO ` and their
+/// object's id (libvirt: `iothread1`), vhost workers `vhost-` and QEMU's pid; the main thread keeps the
+/// program's name.
 #[must_use]
 pub fn role(comm: &str, main: bool) -> ThreadRole {
     let vcpu = || comm.strip_prefix("CPU ")?.split_once('/').and_then(|(number, _)| number.parse().ok());
@@ -113,7 +117,8 @@ impl Kernel {
     pub fn thread(&self, tgid: u32, tid: u32) -> io::Result<ThreadInfo> {
         let stat: Stat = self.task_file(tgid, tid, "stat")?;
         let role = role(&stat.comm, tid == tgid);
-        Ok(ThreadInfo { tid, tgid, start_ticks: stat.starttime, comm: stat.comm, role })
+        let runnable = stat.state == 'R';
+        Ok(ThreadInfo { tid, tgid, start_ticks: stat.starttime, comm: stat.comm, role, runnable })
     }
 
     /// The kernel's three figures about one thread.

@@ -13,7 +13,8 @@ use super::offsets::OffsetError;
 pub enum ProbeError {
     /// No type information.
     #[error(
-        "no type information at /sys/kernel/btf/vmlinux: the kernel is built without CONFIG_DEBUG_INFO_BTF, or /sys is not mounted here"
+        "no type information at /sys/kernel/btf/vmlinux: the kernel is built without CONFIG_DEBUG_INFO_BTF, or \
+         /sys is not mounted here"
     )]
     NoBtf(#[source] io::Error),
     /// The type information is there, but does not say what is needed.
@@ -84,7 +85,8 @@ pub enum WatchError {
     },
     /// The index has no entry for this tid.
     #[error(
-        "thread id {tid} is beyond the {limit} that the probes were loaded for: kernel.pid_max was raised since, restart the daemon"
+        "thread id {tid} is not below {limit}, for which the probes were loaded: if kernel.pid_max was raised \
+         since, restart the daemon"
     )]
     TidBeyond {
         /// The thread.

@@ -1,6 +1,6 @@
-//! Gateway to the probes in the kernel: loads them, tells them which threads to watch, reads what they counted. The only
-//! room that names aya. What the figures mean is the model's business; what `/proc` says about the same threads is
-//! `kernel`'s, and comes in as [`Ground`].
+//! Gateway to the probes in the kernel: loads them, tells them which threads to watch, reads what they
+//! counted. The only room that names aya. What the figures mean is the model's business; what `/proc` says
+//! about the same threads is `kernel`'s, and comes in as [`Ground`].
 
 mod error;
 pub mod offsets;
@@ -65,18 +65,21 @@ pub struct Totals {
 /// What the probes know about a thread, as of its last switch.
 #[derive(Clone, Debug)]
 pub struct ThreadCounters {
-    /// The kernel's own accumulators when the thread last left a pcpu. They are those that schedstat shows, so that the
-    /// two may take turns: **while `running`, schedstat is ahead** by the present run (a vcpu that spins alone on its
-    /// pcpu may not switch for hours) and is the better reading; at any other time both are equal to the nanosecond.
+    /// The kernel's own accumulators when the thread last left a pcpu. They are those that schedstat shows, so
+    /// that the two may take turns. Of a sleeping thread both are equal to the nanosecond. Of one that is on a
+    /// pcpu schedstat is ahead by the present run (a vcpu that spins alone may not switch for hours): read
+    /// schedstat instead if the thread is `running`, or if `/proc` shows it in state `R`.
     pub totals: Totals,
-    /// On a pcpu right now, which means on `pcpu`.
+    /// On a pcpu right now, which means on `pcpu`. May be missing for one run: kernels have been seen that do
+    /// not trace some switches (6.18, one in a thousand; their own `perf` misses the same ones). Nothing else is
+    /// lost by that, because the totals are copied and not summed up.
     pub running: bool,
     /// The thread is gone; these are its last figures.
     pub exited: bool,
     /// Longest wait that ended since the previous [`Probes::read`] of this thread, ns.
     pub max_wait_ns: u64,
-    /// Waits that ended while the thread was watched: entry `n` counts those of `2^n` up to `2^(n+1)` ns, entry 0 also
-    /// those of no length, the last all longer ones.
+    /// Waits that ended while the thread was watched: entry `n` counts those of `2^n` up to `2^(n+1)` ns,
+    /// entry 0 also those of no length, the last all longer ones.
     pub waits: [u64; BUCKETS],
     /// Switches away while still runnable, since the thread is watched.
     pub preempted: u64,
@@ -108,8 +111,8 @@ impl fmt::Debug for Probes {
 }
 
 impl Probes {
-    /// Loads the probes for up to `max_threads` watched threads (512 bytes each), attaches them, and tests them against
-    /// the kernel's figures of a thread of ours. Takes some 200 ms.
+    /// Loads the probes for up to `max_threads` watched threads (512 bytes each), attaches them, and tests
+    /// them against the kernel's figures of a thread of ours. Takes some 200 ms.
     ///
     /// # Errors
     /// The reason why the daemon has to work without them, see [`ProbeError`].
@@ -118,7 +121,8 @@ impl Probes {
         Self::load_with(ground, max_threads, &btf, &offsets::resolve(&btf)?)
     }
 
-    /// As [`Probes::load`], with given offsets instead of resolved ones. It exists to show that wrong ones are refused.
+    /// As [`Probes::load`], with given offsets instead of resolved ones. It exists to show that wrong ones
+    /// are refused.
     ///
     /// # Errors
     /// As [`Probes::load`].
@@ -166,7 +170,8 @@ impl Probes {
         Ok(probes)
     }
 
-    /// The task that forwards the probes' messages; once. Without it they are dropped.
+    /// The task that forwards the probes' messages; once. Without it they are dropped. Spawn it on its own:
+    /// aya-log 0.3 panics on a malformed record.
     pub fn take_log(&mut self) -> Option<LogTask> {
         self.log.take()
     }
@@ -214,8 +219,8 @@ impl Probes {
         }
     }
 
-    /// What the probes know about a thread. `None` if it is not watched, and until its first switch after the watch
-    /// began; schedstat has the totals then.
+    /// What the probes know about a thread. `None` if it is not watched, and until its first switch after the
+    /// watch began; schedstat has the totals then.
     #[must_use]
     pub fn read(&self, key: ThreadKey) -> Option<ThreadCounters> {
         let number = self.table.slot(key)?;

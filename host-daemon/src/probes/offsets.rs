@@ -1,6 +1,7 @@
-//! Where the running kernel keeps the fields that the probes read, and what its `sched_switch` hands over: resolved from
-//! its BTF, never from a version number. Vendor kernels backport, and layouts change with every configuration.
-//! Anything missing, ambiguous or of an unexpected size is an error: tier 1 stays off rather than measure something else.
+//! Where the running kernel keeps the fields that the probes read, and what its `sched_switch` hands over:
+//! resolved from its BTF, never from a version number. Vendor kernels backport, and layouts change with every
+//! configuration. Anything missing, ambiguous or of an unexpected size is an error: tier 1 stays off rather
+//! than measure something else.
 
 use btf_rs::{Btf, Struct, Type};
 
@@ -155,8 +156,8 @@ fn peel(btf: &Btf, mut ty: Type) -> Result<Type, OffsetError> {
     }
 }
 
-/// `(data, preempt, prev, next)`, and from 5.18 `prev_state` at the end. 5.18 itself had it in between for a while
-/// (fixed by 9c2136be0878), so the types are checked, not only their number.
+/// `(data, preempt, prev, next)`, and from 5.18 `prev_state` at the end. 5.18 itself had it in between for a
+/// while (fixed by 9c2136be0878), so the types are checked, not only their number.
 fn switch_has_state(btf: &Btf) -> Result<bool, OffsetError> {
     const NAME: &str = "btf_trace_sched_switch";
     let typedef = btf

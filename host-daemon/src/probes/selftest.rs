@@ -1,5 +1,5 @@
-//! Shows on a thread of our own that the probes count what the kernel counts, before anybody believes them: offsets that
-//! the verifier lets pass may still be those of other fields of the same size.
+//! Shows on a thread of our own that the probes count what the kernel counts, before anybody believes them:
+//! offsets that the verifier lets pass may still be those of other fields of the same size.
 
 use std::hint::black_box;
 use std::io;

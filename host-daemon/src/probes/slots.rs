@@ -1,5 +1,5 @@
-//! The slots' memory, shared with the probes: aya has no mmap for arrays, so this maps the file descriptor itself.
-//! A slot is read without a system call. Whose slot it is, is `table.rs`'s business.
+//! The slots' memory, shared with the probes: aya has no mmap for arrays, so this maps the file descriptor
+//! itself. A slot is read without a system call. Whose slot it is, is `table.rs`'s business.
 
 use std::mem::{offset_of, transmute};
 use std::num::NonZeroUsize;
@@ -36,7 +36,8 @@ impl Slots {
         let bytes =
             NonZeroUsize::new(count.saturating_mul(size_of::<Slot>())).ok_or(nix::errno::Errno::EINVAL)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks the length against the array.
+        // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks the length against
+        // the array.
         let first = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, array, 0) }?.cast();
         Ok(Self { first, count, bytes })
     }
@@ -44,12 +45,14 @@ impl Slots {
     fn at(&self, slot: u32) -> &SharedSlot {
         let index = usize::try_from(slot).unwrap_or(usize::MAX);
         assert!(index < self.count, "slot {slot} of {}", self.count);
-        // SAFETY: inside the mapping, which lives as long as `self`, is aligned to a page and holds only integers.
+        // SAFETY: inside the mapping, which lives as long as `self`, is aligned to a page and holds only
+        // integers.
         unsafe { self.first.add(index).as_ref() }
     }
 
-    /// A slot between two switches. We may be preempted while we copy and mix what was before a switch with what came
-    /// after it (seen within seconds on a busy machine), so the copy counts only if the slot still says the same.
+    /// A slot between two switches. We may be preempted while we copy and mix what was before a switch with
+    /// what came after it (seen within seconds on a busy machine), so the copy counts only if the slot still
+    /// says the same.
     pub(super) fn load(&self, slot: u32) -> Slot {
         const TRIES: usize = 100;
         let shared = self.at(slot);

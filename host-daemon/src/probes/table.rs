@@ -3,8 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// A program that looked up a slot just before its index entry was cleared may still write into it. Programs run for
-/// well under a microsecond without preemption; a slot rests for this long before it goes to another thread.
+/// A program that looked up a slot just before its index entry was cleared may still write into it. Programs
+/// run for well under a microsecond without preemption; a slot rests for this long before it goes to another
+/// thread.
 const REST: Duration = Duration::from_millis(100);
 
 /// What names a thread for ever: a tid alone is reused.

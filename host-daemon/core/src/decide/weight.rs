@@ -66,7 +66,12 @@ pub(super) fn decide(
 }
 
 /// Whether `other` has a lower class than `victim`, shares pcpus with it, and uses CPU.
-pub(super) fn takes_cpu_of(other: &DomainModel, victim: &DomainModel, policy: &Policy, history: &History) -> bool {
+pub(super) fn takes_cpu_of(
+    other: &DomainModel,
+    victim: &DomainModel,
+    policy: &Policy,
+    history: &History,
+) -> bool {
     yields_to(other, victim, policy, history)
         && other.cpu_use().is_some_and(|used| used.0 * other.vcpu_count() > TAKES_PCPUS)
 }

@@ -141,11 +141,25 @@ fn ticks_to_ns(ticks: u64, ticks_per_second: u64) -> Option<u64> {
 
 type ByPid<'a> = BTreeMap<u32, &'a ProcessSample>;
 
-/// All processes but the agent and what it started.
+/// All processes but those that are ending, the agent and what it started.
 fn processes_of_interest<'a>(sample: &'a GuestSample, agent: &str) -> ByPid<'a> {
     let all: ByPid = sample.processes.iter().map(|process| (process.key.pid, process)).collect();
     let of_agent = |process: &ProcessSample| ancestry(process, &all).any(|ancestor| ancestor.name == agent);
-    all.values().filter(|process| !of_agent(process)).map(|process| (process.key.pid, *process)).collect()
+    // One that ends loses its executable before its entry. An agent without rights sees none of its user's at all.
+    let with_executable: BTreeSet<Option<u32>> = sample
+        .processes
+        .iter()
+        .filter(|process| process.executable.is_some())
+        .map(|process| process.uid)
+        .collect();
+    let lives = |process: &ProcessSample| {
+        !matches!(process.state, 'Z' | 'X')
+            && (process.executable.is_some() || !with_executable.contains(&process.uid))
+    };
+    all.values()
+        .filter(|process| lives(process) && !of_agent(process))
+        .map(|process| (process.key.pid, *process))
+        .collect()
 }
 
 /// The process and its parents, nearest first. A guest may lie about parents, so a circle ends after 64 steps.
@@ -313,6 +327,8 @@ mod tests {
                 process(61, 1, "hog", "/bin/busybox"),
                 process(70, 60, "work.cgi", "/bin/busybox"),
                 process(80, 50, "sh", "/bin/busybox"),
+                ProcessSample { executable: None, ..process(90, 60, "httpd", "") },
+                ProcessSample { state: 'Z', ..process(91, 60, "gone", "/bin/busybox") },
             ],
             listeners: vec![Listener {
                 protocol: SocketProtocol::Tcp,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kvmpilot_core::decide::history::Managed;
 use kvmpilot_core::decide::{class_of, least_memory, need};
 use kvmpilot_core::model::{DomainModel, InterfaceModel, ThreadModel};
 use kvmpilot_core::policy::{Actuator, ClassSetting};
@@ -58,10 +59,15 @@ fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
             .join(", "),
         modes: modes(&domain.name, scene),
         vcpu_count: u32::try_from(domain.vcpus.len()).unwrap_or(u32::MAX),
-        memory_current_kib: domain.balloon.map(|balloon| balloon.current.0),
+        memory_current_kib: domain
+            .balloon
+            .map(|balloon| balloon.current)
+            .or_else(|| known.and_then(|known| in_force(&known.balloon)))
+            .map(|KiB(kib)| kib),
         memory_maximum_kib: domain.memory_maximum.0,
         cpu_shares: SharesView {
-            current: domain.cpu_shares,
+            // Not read again yet after a change: then what we set counts.
+            current: domain.cpu_shares.or_else(|| known.and_then(|known| in_force(&known.shares))),
             original: known.and_then(|known| known.shares.original).or(domain.cpu_shares),
         },
         cpu_use_ratio: ratio(domain.cpu_use()),
@@ -79,6 +85,11 @@ fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
             .as_ref()
             .map(|guest| guest.applications.iter().any(|application| application.communicating())),
     }
+}
+
+/// What we set, else what we found.
+fn in_force<T: Copy>(managed: &Managed<T>) -> Option<T> {
+    managed.ours.or(managed.original)
 }
 
 fn modes(name: &str, scene: &Scene<'_>) -> ModesView {

@@ -1,0 +1,187 @@
+//! [`Witness`]: what libvirt and the guests say, asked with virsh and inside the guests, without kvmpilot.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::Lab;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+const EXEC: Duration = Duration::from_secs(60);
+
+/// All values that kvmpilot may change, of all running guests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Witness {
+    /// CPU weight by domain.
+    pub shares: BTreeMap<String, u64>,
+    /// Pins by domain and vcpu.
+    pub pins: BTreeMap<(String, u32), String>,
+    /// Emulator pin by domain.
+    pub emulator_pins: BTreeMap<String, String>,
+    /// Memory by domain, KiB.
+    pub balloons: BTreeMap<String, u64>,
+    /// Nice values inside the guests.
+    pub nices: Nices,
+}
+
+/// Nice value and name by domain, pid and start time.
+pub type Nices = BTreeMap<(String, u32, u64), (String, i8)>;
+
+impl Witness {
+    /// Asks virsh and the guests.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub fn look(lab: &Lab) -> Result<Self> {
+        let names: Vec<&str> = lab.guests().iter().map(|guest| guest.name.as_str()).collect();
+        Self::look_at(lab, &names)
+    }
+
+    /// As [`Self::look`], for these domains.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub fn look_at(lab: &Lab, names: &[&str]) -> Result<Self> {
+        let mut witness = Self::default();
+        for name in names {
+            let name = (*name).to_owned();
+            let scheduler = lab.virsh(&["schedinfo", &name])?;
+            let shares = value_after(&scheduler, "cpu_shares")?.parse()?;
+            witness.shares.insert(name.clone(), shares);
+            for (vcpu, pin) in table(&lab.virsh(&["vcpupin", &name])?) {
+                witness.pins.insert((name.clone(), vcpu.parse()?), pin);
+            }
+            for (_, pin) in table(&lab.virsh(&["emulatorpin", &name])?) {
+                witness.emulator_pins.insert(name.clone(), pin);
+            }
+            let memory = lab.virsh(&["dommemstat", &name])?;
+            let actual =
+                memory.lines().find_map(|line| line.strip_prefix("actual ")).context("no balloon")?;
+            witness.balloons.insert(name.clone(), actual.trim().parse()?);
+            if lab.guest(&name)?.agent {
+                witness.nices.extend(nices(lab, &name)?);
+            }
+        }
+        Ok(witness)
+    }
+
+    /// Whether everything here is as it was `before`; processes that came or went meanwhile do not count, but new ones
+    /// must not have inherited a nice value.
+    ///
+    /// # Errors
+    /// Names what differs.
+    pub fn is_as(&self, before: &Self) -> Result<()> {
+        for (key, (name, nice)) in &self.nices {
+            let was = before.nices.get(key).map_or(0, |(_, nice)| *nice);
+            ensure!(was == *nice, "nice of {name} {key:?} is {nice}, was {was}");
+        }
+        let values = |witness: &Self| Self { nices: Nices::new(), ..witness.clone() };
+        let (now, before) = (values(self), values(before));
+        ensure!(now == before, "libvirt says {now:?}, was {before:?}");
+        Ok(())
+    }
+
+    /// Whether each value that an order says it has set is what is found here. Of several orders for one value the
+    /// newest counts; a balloon may still be on its way.
+    ///
+    /// # Errors
+    /// Names the first value that differs.
+    pub fn agrees_with(&self, orders: &[Value]) -> Result<()> {
+        let mut seen = std::collections::BTreeSet::new();
+        for order in orders.iter().filter(|order| order["state"] == "verified") {
+            let domain = order["domain_name"].as_str().context("an order without a domain")?.to_owned();
+            let action = &order["action"];
+            let kind = action["kind"].as_str().context("an order without a kind")?;
+            if !seen.insert((
+                domain.clone(),
+                kind.to_owned(),
+                action["vcpu"].as_u64(),
+                action["application"].to_string(),
+            )) {
+                continue;
+            }
+            let vcpu = u32::try_from(action["vcpu"].as_u64().unwrap_or(0))?;
+            let (wanted, found) = match kind {
+                "set_cpu_shares" => (action["to"].to_string(), self.shares.get(&domain).map(u64::to_string)),
+                "pin_vcpu" => (text(&action["to"]), self.pins.get(&(domain.clone(), vcpu)).cloned()),
+                "pin_emulator" => (text(&action["to"]), self.emulator_pins.get(&domain).cloned()),
+                "set_balloon" => (action["to"].to_string(), self.balloons.get(&domain).map(u64::to_string)),
+                "set_level" => {
+                    self.agrees_with_level(&domain, action)?;
+                    continue;
+                }
+                other => bail!("the demo does not know orders of kind {other}"),
+            };
+            ensure!(
+                found.as_deref() == Some(&wanted),
+                "{kind} of {domain}: order says {wanted}, libvirt says {found:?}"
+            );
+        }
+        Ok(())
+    }
+
+    fn agrees_with_level(&self, domain: &str, action: &Value) -> Result<()> {
+        for process in action["processes"].as_array().context("no processes")? {
+            let pid = u32::try_from(process["key"]["pid"].as_u64().context("no pid")?)?;
+            let start = process["key"]["start_ticks"].as_u64().context("no start time")?;
+            // It may have ended since.
+            let Some((name, nice)) = self.nices.get(&(domain.to_owned(), pid, start)) else { continue };
+            ensure!(
+                process["nice_to"].as_i64() == Some(i64::from(*nice)),
+                "{name} in {domain}: order says nice {}, the guest says {nice}",
+                process["nice_to"]
+            );
+        }
+        Ok(())
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn value_after<'a>(text: &'a str, key: &str) -> Result<&'a str> {
+    let line = text.lines().find(|line| line.trim_start().starts_with(key));
+    let value =
+        line.and_then(|line| line.split_once(':')).with_context(|| format!("no {key} in:\n{text}"))?;
+    Ok(value.1.trim())
+}
+
+/// Lines like ` 0      0-1` and `    *: 0-1`.
+fn table(text: &str) -> Vec<(String, String)> {
+    let row = |line: &str| {
+        let (key, value) = line.trim().split_once(|c: char| c == ':' || c.is_whitespace())?;
+        let known = key == "*" || key.parse::<u32>().is_ok();
+        known.then(|| (key.to_owned(), value.trim().to_owned()))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+/// Nice values of all processes of a guest but kernel threads, from its own /proc.
+fn nices(lab: &Lab, guest: &str) -> Result<Nices> {
+    // Kernel threads have no executable. One `cat` for all: a fork for each process takes seconds under TCG.
+    let script = "cd /proc; for p in [0-9]*; do [ -e $p/exe ] && s=\"$s $p/stat\"; done; cat $s 2>/dev/null";
+    let mut found = BTreeMap::new();
+    for line in lab.guest_exec(guest, script, EXEC)?.lines() {
+        let (head, rest) = line.rsplit_once(')').with_context(|| format!("no stat line: {line}"))?;
+        let (pid, name) = head.split_once(" (").with_context(|| format!("no stat line: {line}"))?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let (nice, start) =
+            (fields.get(16).context("short stat line")?, fields.get(19).context("short stat line")?);
+        found.insert((guest.to_owned(), pid.parse()?, start.parse()?), (name.to_owned(), nice.parse()?));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_virsh_tables() {
+        let pins = " VCPU   CPU Affinity\n----------------------\n 0      0-1\n 1      1\n\n";
+        let row = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(table(pins), [row("0", "0-1"), row("1", "1")]);
+        assert_eq!(table("emulator: CPU Affinity\n-------\n       *: 0-1\n"), [row("*", "0-1")]);
+    }
+}
