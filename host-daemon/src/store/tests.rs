@@ -352,6 +352,13 @@ fn many_threads_write_and_read_at_once() {
 #[test]
 fn zz_time() {
     let (_d, store) = store();
-    for i in 0..3 { let r = record(1000+i, 25_000); let t = std::time::Instant::now(); store.record(r).unwrap(); eprintln!("record {:?} size {}", t.elapsed(), fs::metadata(store.file()).unwrap().len());
-     let t = std::time::Instant::now(); store.ledger_put(&entry(LedgerTarget::CpuShares, Value::Shares(1))).unwrap(); eprintln!("put {:?}", t.elapsed()); }
+    for i in 0..3 {
+        let r = record(1000 + i, 25_000);
+        let t = std::time::Instant::now();
+        store.record(r).unwrap();
+        eprintln!("record {:?} size {}", t.elapsed(), fs::metadata(store.file()).unwrap().len());
+        let t = std::time::Instant::now();
+        store.ledger_put(&entry(LedgerTarget::CpuShares, Value::Shares(1))).unwrap();
+        eprintln!("put {:?}", t.elapsed());
+    }
 }
