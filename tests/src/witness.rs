@@ -51,9 +51,10 @@ impl Witness {
             for (vcpu, pin) in table(&lab.virsh(&["vcpupin", &name])?) {
                 witness.pins.insert((name.clone(), vcpu.parse()?), pin);
             }
-            for (_, pin) in table(&lab.virsh(&["emulatorpin", &name])?) {
-                witness.emulator_pins.insert(name.clone(), pin);
-            }
+            // `0-1`, or `*: 0-1` where virsh is older.
+            let emulator = lab.virsh(&["emulatorpin", &name])?;
+            let pin = emulator.trim().rsplit(':').next().unwrap_or_default().trim().to_owned();
+            witness.emulator_pins.insert(name.clone(), pin);
             let memory = lab.virsh(&["dommemstat", &name])?;
             let actual =
                 memory.lines().find_map(|line| line.strip_prefix("actual ")).context("no balloon")?;
@@ -147,12 +148,11 @@ fn value_after<'a>(text: &'a str, key: &str) -> Result<&'a str> {
     Ok(value.1.trim())
 }
 
-/// Lines like ` 0      0-1` and `    *: 0-1`.
+/// Lines like ` 0      0-1`.
 fn table(text: &str) -> Vec<(String, String)> {
     let row = |line: &str| {
-        let (key, value) = line.trim().split_once(|c: char| c == ':' || c.is_whitespace())?;
-        let known = key == "*" || key.parse::<u32>().is_ok();
-        known.then(|| (key.to_owned(), value.trim().to_owned()))
+        let (key, value) = line.trim().split_once(char::is_whitespace)?;
+        key.parse::<u32>().is_ok().then(|| (key.to_owned(), value.trim().to_owned()))
     };
     text.lines().filter_map(row).collect()
 }
@@ -183,6 +183,5 @@ mod tests {
         let pins = " VCPU   CPU Affinity\n----------------------\n 0      0-1\n 1      1\n\n";
         let row = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(table(pins), [row("0", "0-1"), row("1", "1")]);
-        assert_eq!(table("emulator: CPU Affinity\n-------\n       *: 0-1\n"), [row("*", "0-1")]);
     }
 }

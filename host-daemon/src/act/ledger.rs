@@ -63,7 +63,7 @@ impl Ledger {
             merged.collect::<Vec<_>>()
         };
         let on_disk = entries.clone();
-        self.blocking(move |store| on_disk.iter().try_for_each(|entry| store.ledger_put(entry))).await?;
+        self.blocking(move |store| store.ledger_put_all(on_disk)).await?;
         self.lock().extend(entries.into_iter().map(|entry| ((entry.domain, entry.target.clone()), entry)));
         Ok(())
     }
@@ -85,7 +85,7 @@ impl Ledger {
             }
         }
         let on_disk = away.clone();
-        self.blocking(move |store| on_disk.iter().try_for_each(|entry| store.ledger_put(entry))).await?;
+        self.blocking(move |store| store.ledger_put_all(on_disk)).await?;
         self.lock().extend(away.into_iter().map(|entry| ((entry.domain, entry.target.clone()), entry)));
         self.forget(domain, back).await
     }

@@ -144,7 +144,7 @@ impl HostSense {
         let counters = self.probes.as_ref().and_then(|probes| probes.read(key(&info)));
         let (tgid, tid) = (info.tgid, info.tid);
         // Probe first: what runs while we look can then only be ahead, never behind.
-        let fresh = counters.as_ref().is_none_or(|counters| counters.running);
+        let fresh = info.runnable || counters.as_ref().is_none_or(|counters| counters.running);
         let schedstat = if fresh { Some(self.kernel.schedstat(tgid, tid).ok()?) } else { None };
         let mut sample = info.into_sample(schedstat.unwrap_or_default());
         if let Some(counters) = counters {

@@ -48,7 +48,7 @@ pub struct ThreadSample {
     pub on_cpu_ns: u64,
     /// Time runnable but not running (`sched_info.run_delay`), which the guest sees as steal.
     pub runq_wait_ns: u64,
-    /// Longest single wait since the thread is watched.
+    /// Longest single wait that ended since the thread's previous sample.
     pub runq_wait_max_ns: Option<u64>,
     /// Waits by length, log2 buckets: entry `n` counts waits of `2^n` up to `2^(n+1)` ns, entry 0 also zero.
     pub runq_wait_histogram: Option<Vec<u64>>,
