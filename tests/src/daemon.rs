@@ -126,7 +126,7 @@ impl Daemon<'_> {
     /// When it was not built.
     pub fn offline(&self, args: &[&str]) -> Result<Command> {
         let mut command = self.lab.command(program("kvmpilot")?);
-        command.arg("--config").arg(self.directory.join("kvmpilot.toml")).args(args);
+        command.args(args).arg("--config").arg(self.directory.join("kvmpilot.toml"));
         Ok(command)
     }
 

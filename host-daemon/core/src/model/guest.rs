@@ -146,15 +146,11 @@ fn processes_of_interest<'a>(sample: &'a GuestSample, agent: &str) -> ByPid<'a> 
     let all: ByPid = sample.processes.iter().map(|process| (process.key.pid, process)).collect();
     let of_agent = |process: &ProcessSample| ancestry(process, &all).any(|ancestor| ancestor.name == agent);
     // One that ends loses its executable before its entry. An agent without rights sees none of its user's at all.
-    let with_executable: BTreeSet<Option<u32>> = sample
-        .processes
-        .iter()
-        .filter(|process| process.executable.is_some())
-        .map(|process| process.uid)
-        .collect();
+    let readable = sample.processes.iter().filter(|process| process.executable.is_some());
+    let readable: BTreeSet<u32> = readable.filter_map(|process| process.uid).collect();
     let lives = |process: &ProcessSample| {
         !matches!(process.state, 'Z' | 'X')
-            && (process.executable.is_some() || !with_executable.contains(&process.uid))
+            && (process.executable.is_some() || process.uid.is_some_and(|uid| !readable.contains(&uid)))
     };
     all.values()
         .filter(|process| lives(process) && !of_agent(process))
