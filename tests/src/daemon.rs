@@ -47,7 +47,15 @@ impl Lab {
     /// # Errors
     /// When it does not answer in time.
     pub fn start_daemon(&self, name: &str, config: &str) -> Result<Daemon<'_>> {
-        let daemon = self.spawn_daemon(name, config)?;
+        self.start_wrapped_daemon(name, config, &[])
+    }
+
+    /// As [`Lab::start_daemon`], as the last arguments of `wrapper`.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    pub fn start_wrapped_daemon(&self, name: &str, config: &str, wrapper: &[&str]) -> Result<Daemon<'_>> {
+        let daemon = self.spawn_wrapped_daemon(name, config, wrapper, &[])?;
         wait_for("kvmpilotd to answer", START, || daemon.json(&["status"]))
             .with_context(|| format!("kvmpilotd said:\n{}", daemon.log()))?;
         Ok(daemon)
@@ -58,19 +66,36 @@ impl Lab {
     /// # Errors
     /// When it cannot be started at all.
     pub fn spawn_daemon(&self, name: &str, config: &str) -> Result<Daemon<'_>> {
+        self.spawn_wrapped_daemon(name, config, &[], &[])
+    }
+
+    /// Starts kvmpilotd with more arguments, as the last arguments of `wrapper`, and does not wait for it.
+    ///
+    /// # Errors
+    /// When it cannot be started at all.
+    pub fn spawn_wrapped_daemon(
+        &self,
+        name: &str,
+        config: &str,
+        wrapper: &[&str],
+        arguments: &[&str],
+    ) -> Result<Daemon<'_>> {
         let directory = self.state_dir().join(name);
         fs::create_dir_all(&directory)?;
         write_config(&directory, config)?;
         let log = self.logs_dir().join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
-        let child = self
-            .command(program("kvmpilotd")?)
-            .arg("--config")
-            .arg(directory.join("kvmpilot.toml"))
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()?;
+        let program = program("kvmpilotd")?;
+        let mut command = match wrapper.split_first() {
+            None => self.command(program),
+            Some((first, rest)) => {
+                let mut command = self.command(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
+        command.arg("--config").arg(directory.join("kvmpilot.toml")).args(arguments);
+        let child = command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()?;
         Ok(Daemon { lab: self, child, directory, log })
     }
 }
@@ -78,7 +103,9 @@ impl Lab {
 fn write_config(directory: &Path, config: &str) -> Result<()> {
     let mut text = config.to_owned();
     let at = |name: &str| directory.join(name).display().to_string();
-    write!(text, "\n[daemon]\nstate_directory = \"{}\"\nsocket = \"{}\"\n", at("state"), at("sock"))?;
+    // A section that is there already must not be opened again.
+    let section = if config.contains("[daemon]") { "" } else { "\n[daemon]" };
+    write!(text, "{section}\nstate_directory = \"{}\"\nsocket = \"{}\"\n", at("state"), at("sock"))?;
     Ok(fs::write(directory.join("kvmpilot.toml"), text)?)
 }
 
@@ -90,6 +117,16 @@ impl Daemon<'_> {
     pub fn command(&self, args: &[&str]) -> Result<Command> {
         let mut command = self.lab.command(program("kvmpilot")?);
         command.arg("--socket").arg(self.directory.join("sock")).args(args);
+        Ok(command)
+    }
+
+    /// A `kvmpilot` command that does without a daemon, on this one's configuration.
+    ///
+    /// # Errors
+    /// When it was not built.
+    pub fn offline(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.lab.command(program("kvmpilot")?);
+        command.arg("--config").arg(self.directory.join("kvmpilot.toml")).args(args);
         Ok(command)
     }
 
@@ -166,7 +203,11 @@ impl Daemon<'_> {
         Ok(Pid::from_raw(i32::try_from(self.child.id())?))
     }
 
-    fn wait(&mut self) -> Result<ExitStatus> {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
         let end = Instant::now() + STOP;
         loop {
             if let Some(status) = self.child.try_wait()? {

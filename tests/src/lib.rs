@@ -15,6 +15,7 @@ pub mod lab;
 pub mod load;
 mod paths;
 mod run;
+pub mod witness;
 
 pub use accel::Accel;
 pub use guests::{GuestSpec, Work};
@@ -23,3 +24,4 @@ pub use lab::{Lab, LabOptions};
 pub use load::{HttpLoad, HttpReport};
 pub use paths::{lab_cache, target_dir, workspace};
 pub use run::{output_of, run, wait_for};
+pub use witness::Witness;

@@ -142,12 +142,31 @@ impl Drop for Worker {
     }
 }
 
-/// As the daemon reads a thread: the probe's figures, or schedstat's while it runs.
-fn reading(probes: &Probes, key: ThreadKey) -> (Totals, bool) {
+/// As the daemon reads a thread: the probe's figures, or schedstat's while it may be on a pcpu.
+fn reading(probes: &Probes, key: ThreadKey) -> Totals {
+    let runnable = Kernel::default().thread(own_pid(), key.tid).unwrap().runnable;
     match probes.read(key) {
-        Some(counters) if !counters.running => (counters.totals, true),
-        _ => (schedstat(key.tid).unwrap(), false),
+        Some(counters) if !counters.running && !runnable => counters.totals,
+        _ => schedstat(key.tid).unwrap(),
     }
+}
+
+/// Whether a reading could have been made between two others.
+fn between(before: &Totals, now: &Totals, after: &Totals) -> bool {
+    let fits = |get: fn(&Totals) -> u64| (get(before)..=get(after)).contains(&get(now));
+    fits(|totals| totals.on_cpu_ns) && fits(|totals| totals.runq_wait_ns) && fits(|totals| totals.arrivals)
+}
+
+/// The daemon's reading and the kernel's of the same moment: nothing was booked between two looks around it.
+fn moment(probes: &Probes, key: ThreadKey) -> (Totals, Totals) {
+    let mut found = None;
+    wait_for("a moment in which nothing is booked", || {
+        let before = schedstat(key.tid).unwrap();
+        let now = reading(probes, key);
+        found = (schedstat(key.tid).unwrap() == before).then_some((now, before));
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 /// Voluntary and other context switches as the kernel counts them.
@@ -181,51 +200,49 @@ fn compare(name: &str, turns: Vec<Turn>) {
     go_on.store(true, Relaxed);
     workers.iter().for_each(Worker::go);
     let start = Instant::now();
-    let (mut readings, mut by_probe, mut worst) = (0_u32, 0_u32, 0_f64);
+    let (mut by_probe, mut behind) = (0_u32, 0_u32);
     while start.elapsed() < WINDOW {
-        for (worker, (begin, _)) in workers.iter().zip(&begin) {
+        for worker in &workers {
             let before = schedstat(worker.key.tid).unwrap();
-            let (now, from_probe) = reading(&probes, worker.key);
+            let probe = probes.read(worker.key).unwrap();
+            let now = reading(&probes, worker.key);
             let after = schedstat(worker.key.tid).unwrap();
-            let fits = |get: fn(&Totals) -> u64| (get(&before)..=get(&after)).contains(&get(&now));
-            assert!(
-                fits(|totals| totals.on_cpu_ns)
-                    && fits(|totals| totals.runq_wait_ns)
-                    && fits(|totals| totals.arrivals),
-                "{name}: {before:?} <= {now:?} <= {after:?}, from the probe: {from_probe}"
-            );
-            readings += 1;
-            by_probe += u32::from(from_probe);
-            if start.elapsed() >= WINDOW {
-                // The window that the daemon would see, against schedstat of the same moment.
-                let begin = begin.totals;
-                worst =
-                    worst.max(error(now.on_cpu_ns - begin.on_cpu_ns, after.on_cpu_ns - begin.on_cpu_ns)).max(
-                        error(now.runq_wait_ns - begin.runq_wait_ns, after.runq_wait_ns - begin.runq_wait_ns),
-                    );
+            assert!(between(&before, &now, &after), "{name}: {before:?} <= {now:?} <= {after:?}");
+            if !probe.running {
+                by_probe += 1;
+                behind += u32::from(!between(&before, &probe.totals, &after));
             }
         }
-        if start.elapsed() + Duration::from_millis(2) < WINDOW {
-            thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
+    }
+    // The window that the daemon would see.
+    let mut worst = 0_f64;
+    for (worker, (begin, _)) in workers.iter().zip(&begin) {
+        let (now, kernel) = moment(&probes, worker.key);
+        for get in [|totals: &Totals| totals.on_cpu_ns, |totals: &Totals| totals.runq_wait_ns] {
+            let since = |totals: &Totals| get(totals) - get(&begin.totals);
+            worst = worst.max(error(since(&now), since(&kernel)));
         }
     }
     go_on.store(false, Relaxed);
     println!(
-        "{name}: live error {:.6} %; {by_probe} of {readings} readings by the probe alone",
+        "{name}: window error {:.6} %; {behind} of {by_probe} readings by the probe alone behind",
         worst * 100.0
     );
-    assert!(worst <= TOLERANCE, "{name}: live error {worst}");
-    assert!(by_probe > readings / 10, "{name}: only {by_probe} of {readings} readings came from the probe");
+    assert!(worst <= TOLERANCE, "{name}: window error {worst}");
+    // Switches that this kernel does not trace: see ThreadCounters::running.
+    assert!(by_probe > 100 && behind <= by_probe / 50, "{name}: {behind} of {by_probe} readings behind");
 
     for (worker, (begin, (voluntary, other))) in workers.iter().zip(&begin) {
         let (end, (voluntary_now, other_now)) = asleep(worker);
         assert!(end.totals.on_cpu_ns > begin.totals.on_cpu_ns);
-        assert_eq!(end.blocked - begin.blocked, voluntary_now - voluntary, "{name}: blocked");
-        assert_eq!(end.preempted - begin.preempted, other_now - other, "{name}: preempted");
+        let (blocked, preempted) = (end.blocked - begin.blocked, end.preempted - begin.preempted);
+        assert!(blocked.abs_diff(voluntary_now - voluntary) <= 1, "{name}: blocked");
+        assert!(preempted.abs_diff(other_now - other) <= 1, "{name}: preempted");
         assert_eq!(end.pcpu, u32::try_from(cpu).unwrap());
         let waits: Vec<u64> = end.waits.iter().zip(&begin.waits).map(|(end, begin)| end - begin).collect();
         let arrivals = end.totals.arrivals - begin.totals.arrivals;
-        assert_eq!(waits.iter().sum::<u64>(), arrivals, "{name}: histogram");
+        assert!(waits.iter().sum::<u64>().abs_diff(arrivals) <= 1, "{name}: histogram");
         // Each wait is at least its bucket's lower end and less than twice that.
         let floor: u64 = waits.iter().enumerate().skip(1).map(|(n, count)| count << n).sum();
         let waited = end.totals.runq_wait_ns - begin.totals.runq_wait_ns;
@@ -272,7 +289,7 @@ fn a_thread_that_is_met_while_it_runs_has_no_past() {
     let began = Instant::now();
     probes.watch(key).unwrap();
     wait_for("the first switch", || probes.read(key).is_some());
-    let (mut last, mut last_at) = (reading(&probes, key).0, Instant::now());
+    let (mut last, mut last_at) = (reading(&probes, key), Instant::now());
     let mut longest = 0;
     while began.elapsed() < Duration::from_secs(1) {
         thread::sleep(Duration::from_millis(20));
@@ -283,7 +300,7 @@ fn a_thread_that_is_met_while_it_runs_has_no_past() {
             "{:?}",
             counters.waits
         );
-        let (now, now_at) = (reading(&probes, key).0, Instant::now());
+        let (now, now_at) = (reading(&probes, key), Instant::now());
         // Of a running thread the kernel may book at a tick what was run before it: 10 ms of grace.
         let elapsed = nanos(now_at - last_at) + 10_000_000;
         assert!(now.on_cpu_ns - last.on_cpu_ns <= elapsed, "{last:?} {now:?} in {elapsed} ns");

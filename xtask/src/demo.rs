@@ -4,7 +4,6 @@
 
 mod report;
 mod story;
-mod witness;
 
 use std::fs;
 use std::path::Path;
@@ -14,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kvmpilot_tests::daemon::Daemon;
-use kvmpilot_tests::{HttpLoad, HttpReport, Lab, LabOptions, guests};
+use kvmpilot_tests::{HttpLoad, HttpReport, Lab, LabOptions, Witness, guests};
 
 use crate::command::{cargo, run_shown, say};
 use crate::{build_ebpf, setup};
 use report::Report;
 use story::Story;
-use witness::Witness;
 
 /// The guest that serves.
 const SERVER: &str = "web";
@@ -76,7 +74,7 @@ fn play() -> Result<Report> {
     say("kvmpilotd starts, in mode auto and with a cycle of 5 s");
     let daemon = lab.start_daemon("demo", CONFIG)?;
     let mut story = Story::default();
-    under_load(&lab, || story.follow(&daemon, &lab, ADAPT))??;
+    under_load(&lab, || story.follow(&daemon, ADAPT))??;
 
     say(&format!("{MEASURE_S} s of HTTP load at web, with kvmpilot"));
     let http_after = measure(&lab)?;
@@ -116,16 +114,20 @@ fn under_load<T: Send>(lab: &Lab, work: impl FnOnce() -> T + Send) -> Result<T> 
     })
 }
 
-/// What is there when no order is on its way, so that kvmpilot's word and the witness speak of the same moment.
+/// What is there when no order is on its way, so that kvmpilot's word and the witness speak of the same moment: mode
+/// `observe` keeps what was set and sets nothing more.
 fn look_at_rest(daemon: &Daemon<'_>, lab: &Lab) -> Result<Witness> {
-    kvmpilot_tests::wait_for("a moment without orders on their way", Duration::from_secs(60), || {
-        let newest = |orders: &[serde_json::Value]| orders.first().map(|order| order["id"].clone());
+    daemon.reload(&CONFIG.replace("auto", "observe"))?;
+    let rest = Duration::from_secs(60);
+    kvmpilot_tests::wait_for("the last orders to end", rest, || {
+        ensure!(daemon.json(&["status"])?["mode"] == "observe", "the configuration was not read again yet");
         let orders = daemon.orders()?;
         ensure!(orders.iter().all(|order| order["state"] != "approved"), "orders are on their way");
+        Ok(())
+    })?;
+    kvmpilot_tests::wait_for("libvirt and the guests to agree with the orders", rest, || {
         let witness = Witness::look(lab)?;
-        let later = daemon.orders()?;
-        ensure!(newest(&orders) == newest(&later), "an order came in between");
-        witness.agrees_with(&later)?;
+        witness.agrees_with(&daemon.orders()?)?;
         Ok(witness)
     })
 }

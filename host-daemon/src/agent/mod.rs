@@ -38,7 +38,7 @@ pub struct Limits {
     pub total: Duration,
     /// Time for a single agent command.
     pub command: Duration,
-    /// Bytes that a program in the guest may print. libvirt carries at most 4 MiB of base64 in a reply.
+    /// Bytes that a program in the guest may print; not more than 3 MB, because libvirt carries at most 4 MiB of base64.
     pub output_bytes: usize,
     /// Processes that are read.
     pub processes: usize,
@@ -71,7 +71,8 @@ pub struct Agent<T> {
 
 impl<T: Transport> Agent<T> {
     /// An agent that has not been asked anything yet.
-    pub const fn new(transport: T, limits: Limits) -> Self {
+    pub fn new(transport: T, limits: Limits) -> Self {
+        let limits = Limits { output_bytes: limits.output_bytes.min(3_000_000), ..limits };
         Self { transport, limits, may_exec: false, pending: None }
     }
 }

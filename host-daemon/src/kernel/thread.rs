@@ -26,6 +26,8 @@ pub struct ThreadInfo {
     pub comm: String,
     /// What QEMU uses it for, told from its name.
     pub role: ThreadRole,
+    /// On a pcpu or waiting for one (state `R`) when it was looked at.
+    pub runnable: bool,
 }
 
 /// `/proc/PID/task/TID/schedstat`, from the thread's birth on.
@@ -115,7 +117,8 @@ impl Kernel {
     pub fn thread(&self, tgid: u32, tid: u32) -> io::Result<ThreadInfo> {
         let stat: Stat = self.task_file(tgid, tid, "stat")?;
         let role = role(&stat.comm, tid == tgid);
-        Ok(ThreadInfo { tid, tgid, start_ticks: stat.starttime, comm: stat.comm, role })
+        let runnable = stat.state == 'R';
+        Ok(ThreadInfo { tid, tgid, start_ticks: stat.starttime, comm: stat.comm, role, runnable })
     }
 
     /// The kernel's three figures about one thread.

@@ -25,12 +25,12 @@ pub enum ErrorKind {
     /// The domain does not exist or does not run any more.
     #[error("the domain is gone or not running")]
     DomainGone,
-    /// The call got no answer. `started`: it was under way, and may still take effect later.
-    #[error("no answer within {after:?}{}", if *.started { "; the call may still take effect" } else { ": all workers were busy" })]
+    /// The call got no answer in time.
+    #[error("no answer within {after:?}{}", if *.started { ", it is still under way" } else { ": all workers were busy" })]
     Deadline {
         /// The deadline.
         after: Duration,
-        /// Whether a worker had begun with it.
+        /// Whether a worker had begun with it: then it may still take effect.
         started: bool,
     },
     /// An earlier call for the same domain is still without an answer; none is made until that one returns.

@@ -65,7 +65,7 @@ impl fmt::Display for Status {
             Self::Down { reason, advice, next_try } => {
                 write!(f, "not connected: {reason}; {advice}")?;
                 match next_try.map(|at| at.saturating_duration_since(Instant::now())) {
-                    Some(wait) => write!(f, "; next try in {} s", wait.as_secs()),
+                    Some(wait) => write!(f, "; next try in {:.1} s", wait.as_secs_f64()),
                     None => Ok(()),
                 }
             }

@@ -65,12 +65,14 @@ pub struct Totals {
 /// What the probes know about a thread, as of its last switch.
 #[derive(Clone, Debug)]
 pub struct ThreadCounters {
-    /// The kernel's own accumulators when the thread last left a pcpu. They are those that schedstat shows,
-    /// so that the two may take turns: **while `running`, schedstat is ahead** by the present run (a vcpu
-    /// that spins alone on its pcpu may not switch for hours) and is the better reading; at any other time
-    /// both are equal to the nanosecond.
+    /// The kernel's own accumulators when the thread last left a pcpu. They are those that schedstat shows, so
+    /// that the two may take turns. Of a sleeping thread both are equal to the nanosecond. Of one that is on a
+    /// pcpu schedstat is ahead by the present run (a vcpu that spins alone may not switch for hours): read
+    /// schedstat instead if the thread is `running`, or if `/proc` shows it in state `R`.
     pub totals: Totals,
-    /// On a pcpu right now, which means on `pcpu`.
+    /// On a pcpu right now, which means on `pcpu`. May be missing for one run: kernels have been seen that do
+    /// not trace some switches (6.18, one in a thousand; their own `perf` misses the same ones). Nothing else is
+    /// lost by that, because the totals are copied and not summed up.
     pub running: bool,
     /// The thread is gone; these are its last figures.
     pub exited: bool,

@@ -1,12 +1,11 @@
 //! The demo's result: as JSON, as a table, and as a verdict.
 
 use anyhow::{Result, ensure};
-use kvmpilot_tests::{HttpReport, Lab};
+use kvmpilot_tests::{HttpReport, Lab, Witness};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::SERVER;
-use super::witness::Witness;
 
 /// Everything that the demo has shown; the shape of `demo --json`.
 #[derive(Clone, Debug, Serialize)]
@@ -134,7 +133,7 @@ impl Report {
                 rps_after: http_after.requests_per_second,
             },
             orders: orders.len(),
-            restored: is_restored(before, restored),
+            restored: restored.is_as(before).is_ok(),
         })
     }
 
@@ -230,13 +229,4 @@ fn priorities(before: &Witness, after: &Witness, processes: &Value) -> Vec<Prior
     }
     priorities.retain(|priority| priority.nice_before != priority.nice_after);
     priorities
-}
-
-/// Whether everything is as it was; processes that came or went meanwhile do not count.
-fn is_restored(before: &Witness, restored: &Witness) -> bool {
-    let same_nices =
-        before.nices.iter().all(|(key, value)| restored.nices.get(key).is_none_or(|now| now == value));
-    let no_new = restored.nices.iter().all(|(key, (_, nice))| before.nices.contains_key(key) || *nice == 0);
-    let values = |witness: &Witness| Witness { nices: std::collections::BTreeMap::new(), ..witness.clone() };
-    same_nices && no_new && values(before) == values(restored)
 }

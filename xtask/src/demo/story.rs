@@ -5,7 +5,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use kvmpilot_tests::Lab;
 use kvmpilot_tests::daemon::Daemon;
 use serde_json::Value;
 
@@ -32,12 +31,14 @@ const AWAITED: [&str; 6] = [
 
 impl Story {
     /// Tells until all of it has happened.
-    pub(super) fn follow(&mut self, daemon: &Daemon<'_>, lab: &Lab, patience: Duration) -> Result<()> {
+    pub(super) fn follow(&mut self, daemon: &Daemon<'_>, patience: Duration) -> Result<()> {
         let end = Instant::now() + patience;
         loop {
-            self.tell_classes(&daemon.json(&["domains"])?);
-            for guest in lab.guests() {
-                self.tell_processes(&guest.name, &daemon.json(&["processes", &guest.name])?);
+            let domains = daemon.json(&["domains"])?;
+            self.tell_classes(&domains);
+            for domain in domains["domains"].as_array().into_iter().flatten() {
+                let name = text(&domain["name"]);
+                self.tell_processes(&name, &daemon.json(&["processes", &name])?);
             }
             for order in daemon.orders()?.iter().rev() {
                 self.tell_order(order);

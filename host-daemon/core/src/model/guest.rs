@@ -141,11 +141,21 @@ fn ticks_to_ns(ticks: u64, ticks_per_second: u64) -> Option<u64> {
 
 type ByPid<'a> = BTreeMap<u32, &'a ProcessSample>;
 
-/// All processes but zombies, the agent and what it started.
+/// All processes but those that are ending, the agent and what it started.
 fn processes_of_interest<'a>(sample: &'a GuestSample, agent: &str) -> ByPid<'a> {
     let all: ByPid = sample.processes.iter().map(|process| (process.key.pid, process)).collect();
     let of_agent = |process: &ProcessSample| ancestry(process, &all).any(|ancestor| ancestor.name == agent);
-    let lives = |process: &ProcessSample| !matches!(process.state, 'Z' | 'X');
+    // One that ends loses its executable before its entry. An agent without rights sees none of its user's at all.
+    let with_executable: BTreeSet<Option<u32>> = sample
+        .processes
+        .iter()
+        .filter(|process| process.executable.is_some())
+        .map(|process| process.uid)
+        .collect();
+    let lives = |process: &ProcessSample| {
+        !matches!(process.state, 'Z' | 'X')
+            && (process.executable.is_some() || !with_executable.contains(&process.uid))
+    };
     all.values()
         .filter(|process| lives(process) && !of_agent(process))
         .map(|process| (process.key.pid, *process))
@@ -159,13 +169,8 @@ fn ancestry<'a>(process: &'a ProcessSample, all: &ByPid<'a>) -> impl Iterator<It
 
 /// The process that stands for the application of `process`.
 fn root<'a>(process: &'a ProcessSample, all: &ByPid<'a>) -> &'a ProcessSample {
-    // A process that ends has no executable any more, but still its parent's name.
-    let same = |ancestor: &ProcessSample| match &process.executable {
-        Some(executable) => ancestor.executable.as_ref() == Some(executable),
-        None => ancestor.name == process.name,
-    };
     ancestry(process, all)
-        .take_while(|ancestor| ancestor.key.pid != 1 && same(ancestor))
+        .take_while(|ancestor| ancestor.key.pid != 1 && ancestor.executable == process.executable)
         .last()
         .unwrap_or(process)
 }
@@ -345,7 +350,7 @@ mod tests {
         let model = model(busybox_guest());
         let names: Vec<_> = model.applications.iter().map(|application| application.name.as_str()).collect();
         assert_eq!(names, ["hog (/bin/busybox)", "httpd (/bin/busybox)", "init (/bin/busybox)"]);
-        assert_eq!(model.applications[1].processes.len(), 3);
+        assert_eq!(model.applications[1].processes.len(), 2);
         assert_eq!(model.applications[1].processes[0].sample.name, "httpd");
     }
 

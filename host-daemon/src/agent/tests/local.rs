@@ -19,8 +19,8 @@ struct Here {
 }
 
 impl Here {
-    fn agent(path: Option<String>) -> Agent<Self> {
-        Agent::new(Self { path, outputs: Mutex::default() }, Limits::default())
+    fn agent(path: Option<String>, limits: Limits) -> Agent<Self> {
+        Agent::new(Self { path, outputs: Mutex::default() }, limits)
     }
 
     fn run(&self, arguments: &Value) -> Value {
@@ -103,7 +103,7 @@ fn busybox(programs: &[&str]) -> Result<tempfile::TempDir, String> {
 }
 
 async fn check_inventory(path: Option<String>) {
-    let mut agent = Here::agent(path);
+    let mut agent = Here::agent(path, Limits::default());
     let hostile = Victim::start("a) R 1\n2 (b", &["x\ny", "--password=hunter2"]);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -144,7 +144,7 @@ async fn check_inventory(path: Option<String>) {
 }
 
 async fn check_nice(path: Option<String>) {
-    let mut agent = Here::agent(path);
+    let mut agent = Here::agent(path, Limits::default());
     let (one, two, three) =
         (Victim::start("a) 1 (b", &[]), Victim::start("two", &[]), Victim::start("three", &[]));
     let sample = agent.inventory().await.unwrap();
@@ -192,4 +192,17 @@ async fn nice_on_this_machine_by_busybox() {
         Ok(directory) => check_nice(Some(directory.path().display().to_string())).await,
         Err(reason) => eprintln!("skipped: {reason}"),
     }
+}
+
+#[tokio::test]
+async fn inventory_stops_at_its_bounds() {
+    let _victims = ["one", "two", "three"].map(|name| Victim::start(name, &[]));
+    let few = Limits { processes: 2, ..Limits::default() };
+    let sample = Here::agent(None, few).inventory().await.unwrap();
+    assert!(sample.processes.len() <= 2, "{:?}", sample.processes);
+    assert_eq!(sample.truncated, ["processes"]);
+    let short = Limits { output_bytes: 2000, ..Limits::default() };
+    let sample = Here::agent(None, short).inventory().await.unwrap();
+    assert!(sample.uptime_cs > 0);
+    assert_eq!(sample.truncated, ["output after 2000 bytes"]);
 }

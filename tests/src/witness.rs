@@ -1,38 +1,50 @@
-//! What libvirt and the guests say, asked without kvmpilot.
+//! [`Witness`]: what libvirt and the guests say, asked with virsh and inside the guests, without kvmpilot.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::Lab;
 use anyhow::{Context, Result, bail, ensure};
-use kvmpilot_tests::Lab;
 use serde_json::Value;
-
-/// Nice value and name by domain, pid and start time.
-type Nices = BTreeMap<(String, u32, u64), (String, i8)>;
 
 const EXEC: Duration = Duration::from_secs(60);
 
-/// All values that kvmpilot may change, of all guests.
+/// All values that kvmpilot may change, of all running guests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Witness {
+pub struct Witness {
     /// CPU weight by domain.
-    pub(super) shares: BTreeMap<String, u64>,
+    pub shares: BTreeMap<String, u64>,
     /// Pins by domain and vcpu.
-    pub(super) pins: BTreeMap<(String, u32), String>,
+    pub pins: BTreeMap<(String, u32), String>,
     /// Emulator pin by domain.
-    pub(super) emulator_pins: BTreeMap<String, String>,
+    pub emulator_pins: BTreeMap<String, String>,
     /// Memory by domain, KiB.
-    pub(super) balloons: BTreeMap<String, u64>,
+    pub balloons: BTreeMap<String, u64>,
     /// Nice values inside the guests.
-    pub(super) nices: Nices,
+    pub nices: Nices,
 }
+
+/// Nice value and name by domain, pid and start time.
+pub type Nices = BTreeMap<(String, u32, u64), (String, i8)>;
 
 impl Witness {
     /// Asks virsh and the guests.
-    pub(super) fn look(lab: &Lab) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub fn look(lab: &Lab) -> Result<Self> {
+        let names: Vec<&str> = lab.guests().iter().map(|guest| guest.name.as_str()).collect();
+        Self::look_at(lab, &names)
+    }
+
+    /// As [`Self::look`], for these domains.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub fn look_at(lab: &Lab, names: &[&str]) -> Result<Self> {
         let mut witness = Self::default();
-        for guest in lab.guests() {
-            let name = guest.name.clone();
+        for name in names {
+            let name = (*name).to_owned();
             let scheduler = lab.virsh(&["schedinfo", &name])?;
             let shares = value_after(&scheduler, "cpu_shares")?.parse()?;
             witness.shares.insert(name.clone(), shares);
@@ -46,14 +58,35 @@ impl Witness {
             let actual =
                 memory.lines().find_map(|line| line.strip_prefix("actual ")).context("no balloon")?;
             witness.balloons.insert(name.clone(), actual.trim().parse()?);
-            witness.nices.extend(nices(lab, &name)?);
+            if lab.guest(&name)?.agent {
+                witness.nices.extend(nices(lab, &name)?);
+            }
         }
         Ok(witness)
     }
 
+    /// Whether everything here is as it was `before`; processes that came or went meanwhile do not count, but new ones
+    /// must not have inherited a nice value.
+    ///
+    /// # Errors
+    /// Names what differs.
+    pub fn is_as(&self, before: &Self) -> Result<()> {
+        for (key, (name, nice)) in &self.nices {
+            let was = before.nices.get(key).map_or(0, |(_, nice)| *nice);
+            ensure!(was == *nice, "nice of {name} {key:?} is {nice}, was {was}");
+        }
+        let values = |witness: &Self| Self { nices: Nices::new(), ..witness.clone() };
+        let (now, before) = (values(self), values(before));
+        ensure!(now == before, "libvirt says {now:?}, was {before:?}");
+        Ok(())
+    }
+
     /// Whether each value that an order says it has set is what is found here. Of several orders for one value the
     /// newest counts; a balloon may still be on its way.
-    pub(super) fn agrees_with(&self, orders: &[Value]) -> Result<()> {
+    ///
+    /// # Errors
+    /// Names the first value that differs.
+    pub fn agrees_with(&self, orders: &[Value]) -> Result<()> {
         let mut seen = std::collections::BTreeSet::new();
         for order in orders.iter().filter(|order| order["state"] == "verified") {
             let domain = order["domain_name"].as_str().context("an order without a domain")?.to_owned();
@@ -116,11 +149,12 @@ fn value_after<'a>(text: &'a str, key: &str) -> Result<&'a str> {
 
 /// Lines like ` 0      0-1` and `    *: 0-1`.
 fn table(text: &str) -> Vec<(String, String)> {
-    let rows = text
-        .lines()
-        .filter_map(|line| line.split_once(|c: char| c == ':' || c.is_whitespace() && !line.starts_with(c)));
-    let rows = rows.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()));
-    rows.filter(|(key, value)| !value.is_empty() && (key == "*" || key.parse::<u32>().is_ok())).collect()
+    let row = |line: &str| {
+        let (key, value) = line.trim().split_once(|c: char| c == ':' || c.is_whitespace())?;
+        let known = key == "*" || key.parse::<u32>().is_ok();
+        known.then(|| (key.to_owned(), value.trim().to_owned()))
+    };
+    text.lines().filter_map(row).collect()
 }
 
 /// Nice values of all processes of a guest but kernel threads, from its own /proc.
