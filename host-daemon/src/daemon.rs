@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, load_probes};
 use windows::Windows;
@@ -94,11 +95,7 @@ struct Daemon {
 
 impl Daemon {
     /// Runs until told to stop, or for one cycle.
-    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>) -> std::io::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut reload = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>, mut signals: Signals) {
         let mut fast = interval(self.config.policy.periods.fast);
         fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -107,18 +104,18 @@ impl Daemon {
                     self.turn();
                     start::notify_alive();
                     if self.wanted.is_some() && self.cycles > 0 {
-                        return Ok(());
+                        return;
                     }
                 }
                 Some(request) = commands.recv() => self.command(request),
                 Some(done) = self.work.join_next() => self.done(done),
-                _ = reload.recv() => {
+                _ = signals.reload.recv() => {
                     self.reload();
                     fast = interval(self.config.policy.periods.fast);
                     fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 }
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
             }
         }
     }
@@ -146,18 +143,22 @@ impl Daemon {
         if let Some(model) = self.windows.release.close(&sample, now, Duration::ZERO, wall_unix_s()) {
             let decision = decide::release(&model, &self.config.policy, &mut self.history);
             wanted.extend(decision.proposals);
+            if self.latest.at.is_zero() {
+                self.latest = model;
+                self.publish();
+            }
         }
         if let Some(model) =
             self.windows.tick.close(&sample, now, self.config.policy.weight.period, wall_unix_s())
         {
-            let model = self.with_guests(model);
+            self.latest = self.with_guests(model.clone(), false);
+            let model = self.with_guests(model, true);
             let decision = decide::tick(&model, &self.config.policy, &mut self.history);
-            self.latest = model;
             wanted.extend(self.take(decision, "tick"));
         }
         if let Some(model) = self.windows.cycle.close(&sample, now, periods.cycle, wall_unix_s()) {
             let started = Instant::now();
-            let model = self.with_guests(model);
+            let model = self.with_guests(model, true);
             let decision = decide::cycle(&model, &self.config.policy, &mut self.history);
             self.cycles += 1;
             self.record(&model, &decision);
@@ -206,16 +207,16 @@ impl Daemon {
         self.recovered && !self.paused && !self.restoring
     }
 
-    /// Adds what the agents told, as far as it is newer than our last step on the ladder and not too old.
-    fn with_guests(&self, mut model: Model) -> Model {
+    /// Adds what the agents told: all of it to show, and to decide on only what is newer than our last step on the ladder
+    /// and not too old.
+    fn with_guests(&self, mut model: Model, to_decide: bool) -> Model {
         let guests = self.guests.snapshot();
         let oldest = model.at.saturating_sub(self.config.policy.periods.guest * GUEST_PERIODS);
         for domain in &mut model.domains {
-            let Some(state) = guests.get(&domain.uuid).filter(|_| !self.busy.contains(&domain.uuid)) else {
-                continue;
-            };
+            let Some(state) = guests.get(&domain.uuid) else { continue };
             let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
-            let usable = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > levelled);
+            let current = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > levelled);
+            let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
             domain.guest = state
                 .latest
                 .as_ref()

@@ -160,7 +160,8 @@ fn table(text: &str) -> Vec<(String, String)> {
 /// Nice values of all processes of a guest but kernel threads, from its own /proc.
 fn nices(lab: &Lab, guest: &str) -> Result<Nices> {
     // Kernel threads have no executable. One `cat` for all: a fork for each process takes seconds under TCG.
-    let script = "cd /proc; for p in [0-9]*; do [ -e $p/exe ] && s=\"$s $p/stat\"; done; cat $s 2>/dev/null";
+    let script =
+        "cd /proc; for p in [0-9]*; do [ -e $p/exe ] && s=\"$s $p/stat\"; done; cat $s 2>/dev/null; true";
     let mut found = BTreeMap::new();
     for line in lab.guest_exec(guest, script, EXEC)?.lines() {
         let (head, rest) = line.rsplit_once(')').with_context(|| format!("no stat line: {line}"))?;

@@ -50,6 +50,8 @@ fn run(quick: bool, tally: &mut Tally) -> Result<()> {
         "kvmpilot-tests",
     ]);
     tally.cargo_test(&mut units)?;
+    // The tests in the lab start the programs themselves.
+    tally.check("build", run_shown(cargo().args(["build", "--quiet", "--package", "kvmpilot"])).map(|()| true));
     let mut guests = cargo();
     guests.args(["test", "--no-fail-fast", "--package", "kvmpilot-tests"]);
     if quick {

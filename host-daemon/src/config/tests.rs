@@ -1,10 +1,10 @@
 //! Tests of the configuration: defaults, drop-ins, and one test for each kind of mistake.
 
-use kvmpilot_core::policy::{Actuator, Class, ClassSetting, Mode};
+use kvmpilot_core::policy::{Actuator, Class, ClassSetting, DomainPolicy, Mode};
 use kvmpilot_core::units::KiB;
 use tempfile::TempDir;
 
-use super::options::{DOMAIN_OPTIONS, OPTIONS};
+use super::options::{Choice, DOMAIN_OPTIONS, OPTIONS};
 use super::*;
 
 const SHIPPED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/kvmpilot.toml"));
@@ -76,6 +76,23 @@ fn every_option_sets_something_of_its_own() {
         seen.push((text("..."), config));
         let message = mistake(&text("1979-05-27"));
         assert!(message.contains(&format!("{}.{}: ", option.section, option.key)), "{message}");
+    }
+}
+
+#[test]
+fn every_field_of_the_policy_can_be_written() {
+    let fields =
+        |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    let policy = serde_json::to_value(Policy::default()).unwrap();
+    for section in fields(&policy).iter().filter(|section| policy[section].is_object()) {
+        for field in fields(&policy[section]) {
+            let written = if section == "periods" { "loops" } else { section };
+            let is_it = |option: &&Choice<Config>| option.section == written && option.key == field;
+            assert_eq!(OPTIONS.iter().filter(is_it).count(), 1, "{section}.{field}");
+        }
+    }
+    for field in fields(&serde_json::to_value(DomainPolicy::default()).unwrap()) {
+        assert!(DOMAIN_OPTIONS.iter().any(|option| option.key == field), "domain.{field}");
     }
 }
 

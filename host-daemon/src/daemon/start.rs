@@ -11,6 +11,7 @@ use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::Mode;
 use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -69,12 +70,31 @@ pub enum DaemonError {
     NotRestored(usize),
 }
 
+/// The signals that the daemon knows.
+pub(super) struct Signals {
+    pub(super) reload: Signal,
+    pub(super) terminate: Signal,
+    pub(super) interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            reload: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
 /// When it cannot start, or when not everything could be put back at the end.
 pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError> {
     let began = Instant::now();
+    // First of all: a SIGHUP that comes before there is a handler would end us.
+    let signals = Signals::new().map_err(DaemonError::Signals)?;
     if options.once {
         config.policy.mode = Mode::Observe;
         config.policy.actuator_modes.clear();
@@ -132,14 +152,15 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     };
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
-    let result = daemon.run(requests).await.map_err(DaemonError::Signals);
+    daemon.publish();
+    daemon.run(requests, signals).await;
     if let Some(wanted) = daemon.wanted.take() {
         report(&shown.borrow(), &wanted);
     }
     notify(&[NotifyState::Stopping]);
     let stopped = daemon.stop().await;
     drop(server);
-    result.and(stopped)
+    stopped
 }
 
 /// Starts to connect to the configured libvirt.

@@ -67,7 +67,7 @@ impl Kernel {
         numbered(&self.proc, &mut Unreads::default()).iter().any(named)
     }
 
-    /// CPU time and memory of this very process, whatever the root.
+    /// CPU time and memory of this very process.
     ///
     /// # Errors
     /// Where `/proc/self/status` cannot be read.

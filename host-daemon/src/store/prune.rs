@@ -33,6 +33,10 @@ pub(super) fn bite(state: &State) -> rusqlite::Result<bool> {
     let mut vacuum = connection.prepare_cached("pragma incremental_vacuum(256)")?;
     let mut pages = vacuum.query([])?;
     while pages.next()?.is_some() {}
+    if deleted == 0 {
+        // The file itself becomes smaller only now. Passive waits for nobody.
+        connection.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(()))?;
+    }
     Ok(deleted > 0)
 }
 
@@ -46,7 +50,7 @@ fn shrink(connection: &Connection) -> rusqlite::Result<usize> {
         spans.extend(span.map(|(first, last)| (table, first, last - first + 1)));
     }
     let longest = spans.iter().map(|(_, _, rows)| *rows).max().unwrap_or(0);
-    let divisor = longest.div_ceil(BITE).max(100);
+    let divisor = longest.div_ceil(BITE).max(10);
     let mut deleted = 0;
     for (table, first, rows) in spans {
         let part = if rows == longest { (rows / divisor).max(1) } else { rows / divisor };

@@ -241,16 +241,14 @@ fn the_file_stays_below_its_size_and_keeps_the_newest() {
         store.record(record(cycle, 1000)).unwrap();
     }
     let size = |store: &Store| fs::metadata(store.file()).unwrap().len();
-    wait_until(&store, "pruned", |store| {
-        let rows = store.process_history(WEB, ALL).unwrap();
-        rows.last().unwrap().unix_ms > 2 && store.record(record(21, 0)).is_ok() && size(store) <= max_bytes
-    });
+    wait_until(&store, "pruned", |store| size(store) <= max_bytes);
     let oldest = |rows: &[u64]| *rows.iter().min().unwrap();
     let processes: Vec<u64> =
         store.process_history(WEB, ALL).unwrap().iter().map(|row| row.unix_ms).collect();
     let connections: Vec<u64> =
         store.connection_history(WEB, ALL).unwrap().iter().map(|row| row.unix_ms).collect();
     assert!(processes.contains(&20) && connections.contains(&20), "the newest rows went");
+    assert!(oldest(&processes) > 1, "nothing was deleted");
     assert!(oldest(&processes).abs_diff(oldest(&connections)) <= 1, "tables reach back differently far");
 }
 
@@ -350,4 +348,17 @@ fn many_threads_write_and_read_at_once() {
         }
     });
     assert_eq!(store.ledger().unwrap().len(), 160);
+}
+#[test]
+fn zz_time() {
+    let (_d, store) = store();
+    for i in 0..3 {
+        let r = record(1000 + i, 25_000);
+        let t = std::time::Instant::now();
+        store.record(r).unwrap();
+        eprintln!("record {:?} size {}", t.elapsed(), fs::metadata(store.file()).unwrap().len());
+        let t = std::time::Instant::now();
+        store.ledger_put(&entry(LedgerTarget::CpuShares, Value::Shares(1))).unwrap();
+        eprintln!("put {:?}", t.elapsed());
+    }
 }

@@ -55,22 +55,24 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
     let titles =
         [">VCPU", ">PCPU", "~PIN", ">RUNS", ">WAITS", ">P50", ">P99", ">PREEMPTED", ">BLOCKED", ">MIGRATED"];
     page.table(&titles, rows.collect());
-    page.heading("THREADS");
-    let rows = view.threads.iter().map(|thread| {
-        vec![
-            thread.tid.to_string(),
-            role(thread.role),
-            thread.comm.clone(),
-            plain(thread.pcpu),
-            ratio(thread.run_ratio),
-            ratio(thread.wait_ratio),
-            match thread.source {
-                ThreadSource::Probe => "probe".to_owned(),
-                ThreadSource::Schedstat => "schedstat".to_owned(),
-            },
-        ]
-    });
-    page.table(&[">TID", "ROLE", "~NAME", ">PCPU", ">RUNS", ">WAITS", "SOURCE"], rows.collect());
+    if !view.threads.is_empty() {
+        page.heading("THREADS");
+        let rows = view.threads.iter().map(|thread| {
+            vec![
+                thread.tid.to_string(),
+                role(thread.role),
+                thread.comm.clone(),
+                plain(thread.pcpu),
+                ratio(thread.run_ratio),
+                ratio(thread.wait_ratio),
+                match thread.source {
+                    ThreadSource::Probe => "probe".to_owned(),
+                    ThreadSource::Schedstat => "schedstat".to_owned(),
+                },
+            ]
+        });
+        page.table(&[">TID", "ROLE", "~NAME", ">PCPU", ">RUNS", ">WAITS", "SOURCE"], rows.collect());
+    }
     if !view.interfaces.is_empty() {
         page.heading("INTERFACES (a second)");
         let rows = view.interfaces.iter().map(|interface| {
@@ -94,10 +96,14 @@ fn facts(view: &DomainDetailView) -> Vec<(&str, String)> {
         ClassSource::Configured => "configured",
         ClassSource::Inferred => "inferred",
     };
+    let evidence = match row.class_evidence.as_str() {
+        "" => String::new(),
+        evidence => format!(": {evidence}"),
+    };
     let modes = row.modes;
     let mut facts = vec![
         ("state", format!("{}, {}", state(row.state), row.accel)),
-        ("class", format!("{}, {source}: {}", row.class, row.class_evidence)),
+        ("class", format!("{}, {source}{evidence}", row.class)),
         (
             "modes",
             format!(
