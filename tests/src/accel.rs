@@ -55,14 +55,14 @@ pub struct Verdict {
     pub accel: Accel,
     /// Why.
     pub reason: String,
-    /// Boot and kernels that it was found on.
+    /// Boot of the host and image that it was found with.
     key: String,
 }
 
 /// Finds the accelerator, from the cache when this boot of the host has been tried before.
 pub(crate) fn verdict(image: &Image) -> Result<Verdict> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
-    let key = format!("{} {}", boot.trim(), image.kernel.display());
+    let key = format!("{} {} {}", boot.trim(), image.kernel.display(), image.initramfs.display());
     let cache = lab_cache().join("accel.json");
     let known = fs::read(&cache).ok().and_then(|text| serde_json::from_slice::<Verdict>(&text).ok());
     if let Some(known) = known.filter(|known| known.key == key) {

@@ -106,6 +106,16 @@ impl Keeper {
     }
 }
 
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if self.owned.is_some()
+            && let Err(error) = self.end()
+        {
+            eprintln!("ending {}: {error:#}", self.name);
+        }
+    }
+}
+
 /// Removes what is left of labs whose keeper was killed; returns their names.
 ///
 /// # Errors

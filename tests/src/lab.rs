@@ -21,7 +21,7 @@ const LIBVIRTD_TIMEOUT: Duration = Duration::from_secs(30);
 const TOOLS: [&str; 8] =
     ["libvirtd", "virtlogd", "virsh", "qemu-system-x86_64", "unshare", "nsenter", "ip", "wrk"];
 /// Logs of this many past labs are kept.
-const KEPT_LOGS: usize = 8;
+const KEPT_LOGS: usize = 30;
 
 const LIBVIRTD_CONF: &str = "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nlog_outputs = \"3:stderr\"\n";
 /// QEMU runs as root: the image lies wherever the clone lies. Ownership is neither changed nor remembered (libvirt

@@ -38,7 +38,13 @@ pub(crate) fn installed(packages: &[&str]) -> BTreeSet<String> {
     let mut query = Command::new("dpkg-query");
     let output = query.args(["-W", "-f", "${db:Status-Abbrev} ${Package}\n"]).args(packages).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.lines().filter_map(|line| line.strip_prefix("ii ")).map(|name| name.trim().to_owned()).collect()
+    // The first letter is what is wanted, such as `h` for a package on hold.
+    let is_there = |line: &&str| line.get(1..2) == Some("i");
+    text.lines()
+        .filter(is_there)
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Where the sources of a suite are to be written, and what; none if they are there.

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kvmpilot_tests::{target_dir, workspace};
 
 use crate::command::{run_shown, say};
-use crate::toolchain::{self, Compiler};
+use crate::toolchain::{self, Compiler, Linker};
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -19,9 +19,9 @@ pub(crate) fn build_ebpf() -> Result<PathBuf> {
         say(&format!("KVMPILOT_PROBES is set: taking the eBPF programs from {}", ready.display()));
         return Ok(ready);
     }
-    let compiler = compiler()?;
+    let (compiler, linker) = tools()?;
     say(&format!("building the eBPF programs with rustc {}", compiler.release));
-    run_shown(cargo(&compiler, "build")?.arg("--release"))?;
+    run_shown(cargo(&compiler, &linker, "build")?.arg("--release"))?;
     let directory = target_dir().join("ebpf");
     let built = directory.join(TARGET).join("release/kvmpilot-probes");
     let object = directory.join("kvmpilot-probes");
@@ -35,26 +35,22 @@ pub(crate) fn build_ebpf() -> Result<PathBuf> {
 
 /// Lints the eBPF programs with their own tool chain. False if that one has no clippy.
 pub(crate) fn clippy_ebpf() -> Result<bool> {
-    let compiler = compiler()?;
+    let (compiler, linker) = tools()?;
     if !compiler.sysroot.join("bin/cargo-clippy").exists() {
         return Ok(false);
     }
-    run_shown(cargo(&compiler, "clippy")?.args(["--release", "--", "-D", "warnings"]))?;
+    run_shown(cargo(&compiler, &linker, "clippy")?.args(["--release", "--", "-D", "warnings"]))?;
     Ok(true)
 }
 
-fn compiler() -> Result<Compiler> {
-    let compiler = toolchain::compiler()
-        .context("no Rust tool chain with its library source: run `cargo xtask setup`")?;
-    if toolchain::linker(compiler.llvm).is_none() {
-        bail!("no bpf-linker for LLVM {}: run `cargo xtask setup`", compiler.llvm);
-    }
-    Ok(compiler)
+fn tools() -> Result<(Compiler, Linker)> {
+    let missing =
+        "no Rust tool chain with library source and a bpf-linker for its LLVM: run `cargo xtask setup`";
+    toolchain::find().context(missing)
 }
 
 /// A cargo command for the probes. The options of the subcommand may follow.
-fn cargo(compiler: &Compiler, subcommand: &str) -> Result<Command> {
-    let linker = toolchain::linker(compiler.llvm).context("bpf-linker has gone")?;
+fn cargo(compiler: &Compiler, linker: &Linker, subcommand: &str) -> Result<Command> {
     let bin = compiler.sysroot.join("bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = [bin.clone()].into_iter().chain(linker.path.parent().map(PathBuf::from));

@@ -25,6 +25,8 @@ const TOOLS: [&str; 7] = ["gcc", "libc6-dev", "pkg-config", "ca-certificates", "
 /// A Rust with its library source, for the eBPF programs, where rustup has none. Same in both releases.
 const RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
 const BPF_LINKER: &str = "0.13.0";
+/// Where Debian's Rust is at home. The LLVM that it is built with is always in Debian, too; rustup's may not be.
+const DEBIAN: &str = "/usr";
 /// LLVM of rustc-web, for the printed plan; once that is installed, it is asked.
 const USUAL_LLVM: u32 = 22;
 
@@ -94,45 +96,53 @@ fn missing() -> Result<Vec<Step>> {
         }
         steps.push(install(&options, &hypervisor));
     }
-    let tools = lacks(&TOOLS);
-    if !tools.is_empty() {
-        steps.push(install(&[], &tools));
-    }
+    steps.extend(install_any(&lacks(&TOOLS)));
 
-    let compiler = toolchain::compiler();
-    if compiler.is_none() && installed.contains("rustup") {
-        // Debian's rustup and rustc-web exclude each other; the person chose rustup.
-        let mut command = Command::new("rustup");
-        command.args([
-            "toolchain",
-            "install",
-            "nightly",
-            "--profile",
-            "minimal",
-            "--component",
-            "rust-src,clippy",
-        ]);
-        steps.push(Step::Run { command, as_root: false });
-    } else if compiler.as_ref().is_none_or(|compiler| compiler.sysroot == Path::new("/usr")) {
-        let rust = lacks(&RUST);
-        if !rust.is_empty() {
-            steps.push(install(&[], &rust));
+    match toolchain::find() {
+        Some((compiler, _)) if compiler.sysroot != Path::new(DEBIAN) => {}
+        Some(_) => steps.extend(install_any(&lacks(&RUST))),
+        None if installed.contains("rustup") => steps.extend(ebpf_with_rustup()),
+        None => {
+            steps.extend(install_any(&lacks(&RUST)));
+            let compiler =
+                toolchain::compilers().into_iter().find(|compiler| compiler.sysroot == Path::new(DEBIAN));
+            steps.extend(bpf_linker(compiler.map_or(USUAL_LLVM, |compiler| compiler.llvm)));
         }
-    }
-    let llvm = compiler.map(|compiler| compiler.llvm).unwrap_or(USUAL_LLVM);
-    if toolchain::linker(llvm).is_none() {
-        let prefix = format!("/usr/lib/llvm-{llvm}");
-        if !Path::new(&prefix).join("bin/llvm-config").exists() {
-            steps.push(install(&[], &[&format!("llvm-{llvm}-dev")]));
-        }
-        let mut command = cargo();
-        command
-            .args(["install", "--locked", "--force", "--version", BPF_LINKER, "bpf-linker"])
-            .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
-            .env("LLVM_PREFIX", &prefix);
-        steps.push(Step::Run { command, as_root: false });
     }
     Ok(steps)
+}
+
+/// Debian's rustup and rustc-web exclude each other; the person chose rustup.
+fn ebpf_with_rustup() -> Vec<Step> {
+    match toolchain::compilers().first() {
+        Some(compiler) => bpf_linker(compiler.llvm),
+        None => {
+            let mut command = Command::new("rustup");
+            command.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+            command.args(["--component", "rust-src,clippy"]);
+            vec![Step::Run { command, as_root: false }]
+        }
+    }
+}
+
+/// Builds a bpf-linker for one LLVM.
+fn bpf_linker(llvm: u32) -> Vec<Step> {
+    let prefix = format!("/usr/lib/llvm-{llvm}");
+    let mut steps = Vec::new();
+    if !Path::new(&prefix).join("bin/llvm-config").exists() {
+        steps.push(install(&[], &[&format!("llvm-{llvm}-dev")]));
+    }
+    let mut command = cargo();
+    command
+        .args(["install", "--locked", "--force", "--version", BPF_LINKER, "bpf-linker"])
+        .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
+        .env("LLVM_PREFIX", &prefix);
+    steps.push(Step::Run { command, as_root: false });
+    steps
+}
+
+fn install_any(packages: &[&str]) -> Option<Step> {
+    (!packages.is_empty()).then(|| install(&[], packages))
 }
 
 fn install(options: &[&str], packages: &[&str]) -> Step {

@@ -29,14 +29,19 @@ pub(crate) struct Linker {
     pub(crate) llvm: Option<u32>,
 }
 
-/// The first tool chain that serves, nightly ones first, Debian's last.
-pub(crate) fn compiler() -> Option<Compiler> {
+/// The first tool chain that has a fitting linker.
+pub(crate) fn find() -> Option<(Compiler, Linker)> {
+    compilers().into_iter().find_map(|compiler| linker(compiler.llvm).map(|linker| (compiler, linker)))
+}
+
+/// All tool chains that would serve, nightly ones first, Debian's last.
+pub(crate) fn compilers() -> Vec<Compiler> {
     let rustup = env::var_os("RUSTUP_HOME").map_or_else(|| home().join(".rustup"), PathBuf::from);
     let listed = rustup.join("toolchains").read_dir().into_iter().flatten().flatten();
     let mut sysroots: Vec<_> = listed.map(|entry| entry.path()).collect();
     sysroots.sort_by_key(|path| !path.to_string_lossy().contains("/nightly"));
     sysroots.push(PathBuf::from("/usr"));
-    sysroots.into_iter().find_map(|sysroot| inspect(&sysroot))
+    sysroots.iter().filter_map(|sysroot| inspect(sysroot)).collect()
 }
 
 fn inspect(sysroot: &Path) -> Option<Compiler> {
@@ -60,7 +65,7 @@ fn versions(about: &str) -> Option<(String, u32)> {
 }
 
 /// The bpf-linker of `PATH` or of cargo's own directory, if it works with the compiler's LLVM.
-pub(crate) fn linker(compiler_llvm: u32) -> Option<Linker> {
+fn linker(compiler_llvm: u32) -> Option<Linker> {
     let path = env::var_os("PATH").unwrap_or_default();
     let directories = env::split_paths(&path).chain([cargo_bin()]);
     let working = directories
