@@ -206,3 +206,56 @@ fn heirs(inventory: &GuestSample, entries: &[LedgerEntry]) -> Vec<NiceChange> {
     };
     inventory.processes.iter().filter_map(heir).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use kvmpilot_core::sample::SchedPolicy;
+
+    use super::*;
+
+    fn sample(pid: u32, parent: u32, nice: i8) -> ProcessSample {
+        ProcessSample {
+            key: ProcessKey { pid, start_ticks: 1 },
+            parent,
+            name: format!("p{pid}"),
+            executable: None,
+            command: String::new(),
+            uid: None,
+            state: 'S',
+            threads: 1,
+            cpu_ticks: 0,
+            children_cpu_ticks: 0,
+            rss_kib: 0,
+            nice,
+            policy: SchedPolicy::Other,
+            unit: None,
+            affinity: None,
+        }
+    }
+
+    #[test]
+    fn workers_go_back_with_the_process_that_forked_them_unless_they_have_a_value_of_their_own() {
+        let server = LedgerEntry {
+            domain: Uuid::nil(),
+            domain_name: "web".into(),
+            incarnation: "1:1".into(),
+            target: LedgerTarget::Nice { key: ProcessKey { pid: 10, start_ticks: 1 }, name: "p10".into() },
+            original: Value::Nice(0),
+            applied: Some(Value::Nice(-5)),
+            intended: Value::Nice(-10),
+        };
+        let processes = vec![
+            sample(10, 1, 0),
+            sample(11, 10, -10),
+            sample(12, 11, -5),
+            sample(13, 10, 7),
+            sample(14, 1, -10),
+            // The guest lies: each is the other's parent.
+            sample(20, 21, -10),
+            sample(21, 20, -10),
+        ];
+        let inventory = GuestSample { processes, ..GuestSample::default() };
+        let change = |pid, expect| NiceChange { key: ProcessKey { pid, start_ticks: 1 }, expect, to: 0 };
+        assert_eq!(heirs(&inventory, &[server]), [change(11, -10), change(12, -5)]);
+    }
+}

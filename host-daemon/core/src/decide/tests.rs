@@ -256,6 +256,37 @@ fn an_outside_change_is_reported_and_respected() {
 }
 
 #[test]
+fn a_change_without_a_clear_outcome_is_nobody_else_s_drift() {
+    use crate::ledger::{LedgerEntry, LedgerTarget, Value};
+    for live in [1024, 8192] {
+        let (mut model, web) = contended();
+        let policy = Policy::default();
+        let mut history = History::default();
+        for _ in 0..2 {
+            advance(&mut model, &policy, &mut history);
+        }
+        let action = Action::SetCpuShares { from: 1024, to: 8192 };
+        let proposal = propose(&web, action, Reason::default(), false);
+        let entry = LedgerEntry {
+            domain: web.uuid,
+            domain_name: web.name.clone(),
+            incarnation: "1:1".into(),
+            target: LedgerTarget::CpuShares,
+            original: Value::Shares(1024),
+            applied: None,
+            intended: Value::Shares(8192),
+        };
+        history.unsure(&proposal, &[entry]);
+        model.domains[0].cpu_shares = Some(live);
+        model.at += Duration::from_secs(5);
+        let decision = tick(&model, &policy, &mut history);
+        assert!(decision.findings.iter().all(|finding| finding.name != "drift"));
+        let shares = &history.domains[&web.uuid].shares;
+        assert_eq!((shares.original, shares.ours), (Some(1024), (live != 1024).then_some(live)));
+    }
+}
+
+#[test]
 fn the_ladder_steps_once_a_cycle_and_decays() {
     let mut web = domain(1, 2, 0.5, 0.0, 100.0, 2);
     web.guest = Some(GuestModel {

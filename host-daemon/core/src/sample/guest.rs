@@ -82,7 +82,8 @@ pub struct ProcessSample {
     pub threads: u32,
     /// Its own user and system time in clock ticks since it started.
     pub cpu_ticks: u64,
-    /// CPU time of waited-for children, in clock ticks: a server that forks a worker per request spends it here.
+    /// CPU time of waited-for children, in clock ticks: a server that forks a worker per request spends it here, unless it
+    /// ignores SIGCHLD as busybox' httpd does.
     pub children_cpu_ticks: u64,
     /// Resident memory.
     pub rss_kib: u64,
