@@ -207,6 +207,20 @@ fn a_waiting_server_beside_a_silent_burner_gets_weight_then_a_pcpu() {
     for vcpu in &model.domains[0].vcpus {
         assert_eq!(vcpu.pin, Some(CpuSet::first(2)), "the victim keeps all");
     }
+
+    // Starved by its weight it uses next to nothing; it stays confined as long as it wants to run.
+    set_load(&mut model.domains[0], 0.5, 0.01);
+    set_load(&mut model.domains[1], 0.01, 0.99);
+    for _ in 0..20 {
+        advance(&mut model, &policy, &mut history);
+        assert_eq!(model.domains[1].vcpus[0].pin, Some(CpuSet::from_iter([1])));
+    }
+}
+
+fn set_load(domain: &mut DomainModel, run: f64, wait: f64) {
+    for vcpu in &mut domain.vcpus {
+        vcpu.thread = Some(thread(vcpu.number, run, wait));
+    }
 }
 
 #[test]
@@ -217,11 +231,6 @@ fn weights_come_back_by_a_quarter_after_calm_and_pins_when_nobody_needs_them() {
     for _ in 0..8 {
         advance(&mut model, &policy, &mut history);
     }
-    let set_load = |domain: &mut DomainModel, run, wait| {
-        for vcpu in &mut domain.vcpus {
-            vcpu.thread = Some(thread(vcpu.number, run, wait));
-        }
-    };
     set_load(&mut model.domains[0], 0.3, 0.0);
     set_load(&mut model.domains[1], 0.0, 0.0);
     let mut seen = vec![model.domains[0].cpu_shares.unwrap()];

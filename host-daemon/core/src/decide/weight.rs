@@ -65,15 +65,19 @@ pub(super) fn decide(
     proposals
 }
 
-/// Whether `other` has a lower class than `victim`, shares pcpus with it, and uses CPU.
+/// Whether `other` has a lower class than `victim`, shares pcpus with it, and takes CPU. Of a batch domain counts what it
+/// wants: one that our weights starve uses next to nothing, and would take all as soon as they were gone.
 pub(super) fn takes_cpu_of(
     other: &DomainModel,
     victim: &DomainModel,
     policy: &Policy,
     history: &History,
 ) -> bool {
-    yields_to(other, victim, policy, history)
-        && other.cpu_use().is_some_and(|used| used.0 * other.vcpu_count() > TAKES_PCPUS)
+    let pcpus = match class_of(other, policy, history) {
+        Class::Batch => other.cpu_demand(),
+        Class::Standard | Class::Latency => other.cpu_use().map(|used| used.0 * other.vcpu_count()),
+    };
+    yields_to(other, victim, policy, history) && pcpus.is_some_and(|pcpus| pcpus > TAKES_PCPUS)
 }
 
 /// Whether `other` has a lower class than `victim` and shares pcpus with it.
