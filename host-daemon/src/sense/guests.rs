@@ -56,6 +56,8 @@ impl Guests {
     /// Forgets guests that are not in `present` and starts polls of those that are due: each with the CPU time of its
     /// domain's threads at this moment. Returns at once.
     pub fn poll(&self, present: &[(Uuid, Option<u64>)], period: Duration) {
+        // An agent that comes back may be another one in another system: what was learned of the old one goes with it.
+        self.channel.keep(|uuid| present.iter().any(|(other, _)| *other == uuid));
         let now = self.began.elapsed();
         let mut states = self.lock();
         states.retain(|uuid, _| present.iter().any(|(other, _)| other == uuid));

@@ -97,12 +97,6 @@ impl HostSense {
         (Sample { host, topology: self.topology.clone(), domains }, unread)
     }
 
-    /// Whether the scheduler probe delivers.
-    #[must_use]
-    pub const fn has_probes(&self) -> bool {
-        self.probes.is_some()
-    }
-
     /// Keeps the map from domain to QEMU process: forgets processes that ended, looks for missing ones now and then.
     fn find_qemus(
         &mut self,
