@@ -1,5 +1,5 @@
-//! Builds the eBPF programs. `host-daemon/build.rs` embeds the result from `target/ebpf/kvmpilot-probes`, or from
-//! wherever `KVMPILOT_PROBES` points.
+//! Builds the eBPF programs, one object a tier. `host-daemon/build.rs` embeds them from `target/ebpf/objects`, or from
+//! the directory that `KVMPILOT_PROBES` names.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,8 +12,10 @@ use crate::command::{run_shown, say};
 use crate::toolchain::{self, Compiler, Linker};
 
 const TARGET: &str = "bpfel-unknown-none";
+/// The binaries of `ebpf-probes`.
+const OBJECTS: [&str; 1] = ["kvmpilot-probes"];
 
-/// Builds the object, or does nothing if it is up to date; returns its path.
+/// Builds the objects, or does nothing if they are up to date; returns their directory.
 pub(crate) fn build_ebpf() -> Result<PathBuf> {
     if let Some(ready) = std::env::var_os("KVMPILOT_PROBES").map(PathBuf::from) {
         say(&format!("KVMPILOT_PROBES is set: taking the eBPF programs from {}", ready.display()));
@@ -22,15 +24,18 @@ pub(crate) fn build_ebpf() -> Result<PathBuf> {
     let (compiler, linker) = tools()?;
     say(&format!("building the eBPF programs with rustc {}", compiler.release));
     run_shown(cargo(&compiler, &linker, "build")?.arg("--release"))?;
-    let directory = target_dir().join("ebpf");
-    let built = directory.join(TARGET).join("release/kvmpilot-probes");
-    let object = directory.join("kvmpilot-probes");
-    let bytes = fs::read(&built).with_context(|| format!("no object at {}", built.display()))?;
-    // A new time stamp would rebuild the daemon for nothing.
-    if fs::read(&object).ok().as_deref() != Some(&bytes) {
-        fs::write(&object, bytes)?;
+    let built = target_dir().join("ebpf").join(TARGET).join("release");
+    let objects = target_dir().join("ebpf/objects");
+    fs::create_dir_all(&objects)?;
+    for name in OBJECTS {
+        let (built, object) = (built.join(name), objects.join(name));
+        let bytes = fs::read(&built).with_context(|| format!("no object at {}", built.display()))?;
+        // A new time stamp would rebuild the daemon for nothing.
+        if fs::read(&object).ok().as_deref() != Some(&bytes) {
+            fs::write(&object, bytes)?;
+        }
     }
-    Ok(object)
+    Ok(objects)
 }
 
 /// Lints the eBPF programs with their own tool chain. False if that one has no clippy.

@@ -60,6 +60,9 @@ impl ThreadInfo {
             switches_preempted: None,
             switches_blocked: None,
             migrations: None,
+            migrations_llc: None,
+            migrations_node: None,
+            stolen: None,
             pcpu: None,
         }
     }

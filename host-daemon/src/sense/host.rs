@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{DomainSample, DomainState, InterfaceSample, Sample, ThreadSample, ThreadSource};
+use kvmpilot_core::sample::{
+    DomainSample, DomainState, InterfaceSample, OwnSample, Sample, ThreadSample, ThreadSource,
+};
 use kvmpilot_core::topology::Topology;
 use tokio::time::Instant;
 
@@ -94,7 +96,7 @@ impl HostSense {
             Some(domain)
         });
         let domains = domains.collect();
-        (Sample { host, topology: self.topology.clone(), domains }, unread)
+        (Sample { host, topology: self.topology.clone(), domains, own: OwnSample::default() }, unread)
     }
 
     /// Keeps the map from domain to QEMU process: forgets processes that ended, looks for missing ones now and then.

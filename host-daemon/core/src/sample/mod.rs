@@ -6,6 +6,7 @@
 mod domain;
 mod guest;
 mod host;
+mod own;
 mod thread;
 
 pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
@@ -13,7 +14,8 @@ pub use guest::{
     GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample, SocketState,
 };
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
-pub use thread::{ThreadRole, ThreadSample, ThreadSource};
+pub use own::{OwnSample, ProgramSample};
+pub use thread::{Runner, StolenSample, ThreadRole, ThreadSample, ThreadSource};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,4 +30,7 @@ pub struct Sample {
     pub topology: Topology,
     /// Its running and paused domains.
     pub domains: Vec<DomainSample>,
+    /// What the daemon itself costs.
+    #[serde(default)]
+    pub own: OwnSample,
 }

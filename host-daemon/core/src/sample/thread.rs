@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// What a QEMU thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +28,27 @@ pub enum ThreadSource {
     Probe,
     /// `/proc/PID/task/TID/schedstat` (tier 0): no histogram, no switches.
     Schedstat,
+}
+
+/// Who was on a pcpu while somebody else waited for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Runner {
+    /// A thread that belongs to no domain.
+    Host,
+    /// A thread of this domain, the waiting one's own domain included.
+    Domain(Uuid),
+    /// Nobody was seen: the thread waited on another pcpu, or longer than the probe remembers.
+    Unknown,
+}
+
+/// Part of a thread's `runq_wait`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StolenSample {
+    /// Who ran meanwhile.
+    pub by: Runner,
+    /// For how long, since the thread is watched.
+    pub ns: u64,
 }
 
 /// Counters of one thread. They only rise while the thread lives.
@@ -58,6 +80,15 @@ pub struct ThreadSample {
     pub switches_blocked: Option<u64>,
     /// Moves from one pcpu to another.
     pub migrations: Option<u64>,
+    /// Those of them that left the last-level cache, since the thread is watched.
+    #[serde(default)]
+    pub migrations_llc: Option<u64>,
+    /// Those of them that left the NUMA node, since the thread is watched.
+    #[serde(default)]
+    pub migrations_node: Option<u64>,
+    /// `runq_wait` since the thread is watched, by who ran meanwhile: a row of the steal matrix. Zeros are left out.
+    #[serde(default)]
+    pub stolen: Option<Vec<StolenSample>>,
     /// The pcpu it ran on last.
     pub pcpu: Option<u32>,
 }
