@@ -14,3 +14,4 @@ pub mod orders;
 pub mod probes;
 pub mod sense;
 pub mod store;
+pub mod watch;

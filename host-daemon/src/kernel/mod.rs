@@ -8,6 +8,7 @@ mod process;
 mod tap;
 mod thread;
 mod topology;
+mod trace_event;
 
 use std::fmt;
 use std::fs::File;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use process::OwnUse;
 pub use thread::{Schedstat, ThreadInfo, role};
+pub use trace_event::{TraceEvent, TraceEventError, TraceField};
 
 /// No file that is read here is longer; QEMU's command line comes closest.
 const LIMIT: u64 = 1 << 20;

@@ -7,6 +7,7 @@ pub mod offsets;
 mod selftest;
 mod slots;
 mod table;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -28,6 +29,7 @@ use offsets::Offsets;
 use slots::Slots;
 use table::Table;
 pub use table::ThreadKey;
+pub use watch::{EventPair, Recorder, TraceEventName, WaitRecord, Watch, WatchKind};
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kvmpilot-probes"));
 const BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -4,16 +4,20 @@
 //! gives `None`: missing beats wrong.
 
 mod domain;
+mod exit_reason;
 mod guest;
 mod histogram;
 mod host;
+mod watch;
 
 use std::time::Duration;
 
 pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
+pub use exit_reason::{Isa, exit_reason};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
+pub use watch::{ExitModel, ExitReasonModel, LatencyModel, VcpuExitModel, WatchWhat};
 
 use crate::sample::Sample;
 use crate::topology::Topology;

@@ -8,6 +8,7 @@ mod guest;
 mod host;
 mod own;
 mod thread;
+mod watch;
 
 pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
 pub use guest::{
@@ -16,6 +17,7 @@ pub use guest::{
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
 pub use own::{OwnSample, ProgramSample};
 pub use thread::{Runner, StolenSample, ThreadRole, ThreadSample, ThreadSource};
+pub use watch::{ExitReasonSample, LatencyBucket, LatencySample, ThreadLatencySample, VcpuExitSample};
 
 use serde::{Deserialize, Serialize};
 
