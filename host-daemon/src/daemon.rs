@@ -2,6 +2,7 @@
 //! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
 
 mod command;
+mod on_demand;
 mod start;
 pub mod windows;
 mod work;
@@ -29,9 +30,9 @@ use windows::{Moment, Windows};
 use work::Done;
 
 use crate::act::Executor;
-use crate::api::CommandRequest;
 use crate::api::present::{self, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
+use crate::api::{CommandRequest, WatchRequest};
 use crate::config::Config;
 use crate::doctor;
 use crate::kernel::Kernel;
@@ -39,6 +40,7 @@ use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
 use crate::sense::{GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
+use crate::watch::Desk;
 
 /// Name of the agent's process in a Linux guest.
 const AGENT: &str = "qemu-ga";
@@ -64,6 +66,8 @@ struct Daemon {
     checks: Vec<CheckView>,
     store: Store,
     executor: Arc<Executor>,
+    /// Watches on demand; the host's budget has a say through [`Desk::set_allowed`].
+    desk: Desk,
     book: OrderBook,
     history: History,
     windows: Windows,
@@ -95,7 +99,12 @@ struct Daemon {
 
 impl Daemon {
     /// Runs until told to stop, or for one cycle.
-    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>, mut signals: Signals) {
+    async fn run(
+        &mut self,
+        mut commands: mpsc::Receiver<CommandRequest>,
+        mut watches: mpsc::Receiver<WatchRequest>,
+        mut signals: Signals,
+    ) {
         let mut fast = interval(self.config.policy.periods.fast);
         fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -108,6 +117,7 @@ impl Daemon {
                     }
                 }
                 Some(request) = commands.recv() => self.command(request),
+                Some(request) = watches.recv() => self.watch(request),
                 Some(done) = self.work.join_next() => self.done(done),
                 _ = signals.reload.recv() => {
                     self.reload();

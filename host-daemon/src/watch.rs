@@ -46,7 +46,7 @@ pub struct Outcome {
     pub ask: Ask,
     /// How long it took.
     pub watched: Duration,
-    /// Part of it in which something was attached: all figures are of this time.
+    /// Part of it in which something was counted: all figures are of this time.
     pub sampled: Duration,
     /// Windows that make it up.
     pub windows: u32,

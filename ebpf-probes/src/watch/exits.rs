@@ -60,10 +60,10 @@ fn field(ctx: &TracePointContext, offset: &Global<u32>) -> u32 {
 #[inline(always)]
 pub(crate) fn left(ctx: &TracePointContext) {
     let Some(tid) = current() else { return };
+    let Some(window) = window() else { return };
     let Some(vcpu) = vcpu(tid) else { return };
     // SAFETY: reads a clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let window = window();
     if vcpu.entered_ns != 0 && vcpu.window == window {
         vcpu.guest_ns += now_ns.wrapping_sub(vcpu.entered_ns);
     }
@@ -79,10 +79,11 @@ pub(crate) fn left(ctx: &TracePointContext) {
 #[inline(always)]
 pub(crate) fn entered() {
     let Some(tid) = current() else { return };
+    let Some(window) = window() else { return };
     let Some(vcpu) = vcpu(tid) else { return };
     // SAFETY: reads a clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let (left_ns, window) = (vcpu.left_ns, window());
+    let left_ns = vcpu.left_ns;
     let ended = left_ns != 0 && vcpu.window == window;
     vcpu.left_ns = 0;
     vcpu.entered_ns = now_ns;

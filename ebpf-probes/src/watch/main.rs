@@ -20,7 +20,8 @@ use kvmpilot_ebpf_common::watch::lost;
 #[unsafe(no_mangle)]
 static TGID: Global<u32> = Global::new(u32::MAX);
 
-/// Number of the present window, from 1. The daemon writes it while nothing is attached.
+/// Number of the present window, from 1; 0 while none is open. The daemon opens a window when all programs are attached,
+/// and closes it before it detaches them, which can take 100 ms.
 #[map]
 static WINDOW: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -63,9 +64,12 @@ fn watch_entry(_ctx: TracePointContext) -> u32 {
     0
 }
 
+/// The present window, if one is open.
 #[inline(always)]
-fn window() -> u32 {
-    WINDOW.get(0).copied().unwrap_or(0)
+fn window() -> Option<u32> {
+    // SAFETY: an entry of our own array; volatile because the daemon writes it meanwhile.
+    let window = WINDOW.get_ptr(0).map_or(0, |window| unsafe { window.read_volatile() });
+    (window != 0).then_some(window)
 }
 
 #[cold]

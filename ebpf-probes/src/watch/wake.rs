@@ -86,8 +86,8 @@ pub(crate) fn woken(task: Task) {
     if !task.is_watched() {
         return;
     }
+    let Some(window) = window() else { return };
     let Some(thread) = task.thread() else { return };
-    let window = window();
     // Woken again while it waits: it wanted to run from the first time on.
     if thread.since_ns == 0 || thread.window != window {
         wait_begins(thread, window, WOKEN as u32);
@@ -105,20 +105,22 @@ fn wait_begins(thread: &mut WatchedThread, window: u32, kind: u32) {
 #[inline(always)]
 pub(crate) fn switched(ctx: &BtfTracePointContext, prev: Task, next: Task) {
     if prev.is_watched()
+        && let Some(window) = window()
         && let Some(thread) = prev.thread()
     {
         // A task may be preempted on its way to sleep, before it gave up the pcpu by itself.
         if ctx.arg::<u8>(0) != 0 || state(ctx, prev) == 0 {
-            wait_begins(thread, window(), PREEMPTED as u32);
+            wait_begins(thread, window, PREEMPTED as u32);
         } else {
             // Also ends a wait that began while it ran: its own wake-up came before it slept.
             thread.since_ns = 0;
         }
     }
     if next.is_watched()
+        && let Some(window) = window()
         && let Some(thread) = next.thread()
     {
-        wait_ends(thread, next);
+        wait_ends(thread, window, next);
     }
 }
 
@@ -129,10 +131,10 @@ fn state(ctx: &BtfTracePointContext, prev: Task) -> u32 {
 }
 
 #[inline(always)]
-fn wait_ends(thread: &mut WatchedThread, task: Task) {
+fn wait_ends(thread: &mut WatchedThread, window: u32, task: Task) {
     let since_ns = thread.since_ns;
     thread.since_ns = 0;
-    if since_ns == 0 || thread.window != window() {
+    if since_ns == 0 || thread.window != window {
         return;
     }
     // SAFETY: reads a clock.

@@ -2,6 +2,7 @@
 //! counted. The only room that names aya. What the figures mean is the model's business; what `/proc` says
 //! about the same threads is `kernel`'s, and comes in as [`Ground`].
 
+mod census;
 mod error;
 pub mod offsets;
 mod selftest;
@@ -24,6 +25,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::level_filters::LevelFilter;
 
+pub use census::{Census, census};
 pub use error::{ProbeError, WatchError};
 use offsets::Offsets;
 use slots::Slots;

@@ -2,6 +2,7 @@
 //! attached, and dropping a [`Watch`] takes programs and maps away. How long and how often is the caller's business.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap};
 use aya::programs::tp_btf::BtfTracePointLink;
@@ -92,7 +93,11 @@ pub struct Watch {
     ebpf: Ebpf,
     kind: WatchKind,
     confidential: bool,
+    /// Windows that have been opened.
     window: u32,
+    /// When the present one was.
+    opened: Option<Instant>,
+    counted: Duration,
     links: Vec<Link>,
 }
 
@@ -117,7 +122,8 @@ impl Watch {
             WatchKind::WakeLatency(recorder) => load_wake(tgid, *recorder, confidential)?,
             WatchKind::Exits(pair) => load_exits(tgid, pair, confidential)?,
         };
-        Ok(Self { ebpf, kind, confidential, window: 0, links: Vec::new() })
+        let (opened, counted, links) = (None, Duration::ZERO, Vec::new());
+        Ok(Self { ebpf, kind, confidential, window: 0, opened, counted, links })
     }
 
     /// Attaches. What happens from now on until [`Watch::close`] is counted, except what began before.
@@ -125,22 +131,42 @@ impl Watch {
     /// # Errors
     /// As [`Watch::load`]; nothing is attached then.
     pub fn open(&mut self) -> Result<(), ProbeError> {
-        self.close();
-        self.window += 1;
-        let window = self.window;
-        let mut windows: Array<_, u32> =
-            Array::try_from(map_mut(&mut self.ebpf, "WINDOW")?).map_err(load_error)?;
-        windows.set(0, window, 0).map_err(load_error)?;
-        let attached = self.attach();
-        if attached.is_err() {
-            self.close();
+        self.close()?;
+        let opened = self.attach().and_then(|()| self.set_window(self.window + 1));
+        match opened {
+            Ok(()) => {
+                self.window += 1;
+                self.opened = Some(Instant::now());
+            }
+            Err(_) => self.links.clear(),
         }
-        attached
+        opened
     }
 
-    /// Detaches.
-    pub fn close(&mut self) {
+    /// Stops counting at once, and detaches, which takes the kernel up to 100 ms and more.
+    ///
+    /// # Errors
+    /// When counting cannot be stopped; it is detached all the same.
+    pub fn close(&mut self) -> Result<(), ProbeError> {
+        let closed = self.opened.take().map(|opened| {
+            let closed = self.set_window(0);
+            self.counted += opened.elapsed();
+            closed
+        });
         self.links.clear();
+        closed.unwrap_or(Ok(()))
+    }
+
+    fn set_window(&mut self, window: u32) -> Result<(), ProbeError> {
+        let mut windows: Array<_, u32> =
+            Array::try_from(map_mut(&mut self.ebpf, "WINDOW")?).map_err(load_error)?;
+        windows.set(0, window, 0).map_err(load_error)
+    }
+
+    /// Time in which something was counted: the length of all windows that are closed.
+    #[must_use]
+    pub const fn counted(&self) -> Duration {
+        self.counted
     }
 
     /// Windows that have been opened.

@@ -73,15 +73,14 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
             ended = pause(next, &end);
             continue;
         }
-        let ran = vcpu_time(&kernel, qemu);
         let opened = Instant::now();
         watch.open().map_err(unavailable)?;
+        let ran = vcpu_time(&kernel, qemu);
         ended = pause(Instant::now() + length, &end);
-        watch.close();
-        let open = opened.elapsed();
-        rest.spent(opened, open);
-        tally.sampled += open;
         tally.ran(ran, vcpu_time(&kernel, qemu));
+        let closed = watch.close();
+        rest.spent(opened, opened.elapsed());
+        closed.map_err(unavailable)?;
         tally.note_threads(&kernel, qemu);
         // An emulator never fires KVM's tracepoints. One window shows it; more would only keep people waiting.
         if ask.what == WatchWhat::Exits && ask.accel != "kvm" {
@@ -99,7 +98,7 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
             End::Stopped => "the domain stopped".to_owned(),
         }),
         watched: began.elapsed(),
-        sampled: tally.sampled,
+        sampled: watch.counted(),
         windows: watch.windows(),
         overflowed: watch.overflowed().map_err(unavailable)?,
         vcpus_ran: tally.vcpus_ran,
@@ -113,7 +112,6 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
 /// What adds up over the windows.
 #[derive(Default)]
 struct Tally {
-    sampled: Duration,
     vcpus_ran: Option<Duration>,
     threads: BTreeMap<u32, Thread>,
 }

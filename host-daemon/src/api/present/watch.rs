@@ -7,8 +7,8 @@ use kvmpilot_core::sample::{LatencySample, ThreadLatencySample, ThreadRole, Vcpu
 
 use super::seconds;
 use crate::api::views::{
-    ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView, WakeLatencyView,
-    WatchView,
+    ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView,
+    WakeLatencyView, WatchView,
 };
 use crate::watch::{Outcome, Seen};
 
@@ -17,7 +17,7 @@ use crate::watch::{Outcome, Seen};
 pub fn watch(outcome: &Outcome) -> WatchView {
     let (wake_latency, exits) = match &outcome.seen {
         Seen::Latencies(threads) => (Some(latencies(threads, outcome)), None),
-        Seen::Exits(vcpus) => (None, Some(self::exits(vcpus, outcome))),
+        Seen::Exits(vcpus) => (None, Some(exits(vcpus, outcome))),
     };
     WatchView {
         domain: outcome.ask.name.clone(),
@@ -149,7 +149,9 @@ fn exit_message(view: &ExitsView, outcome: &Outcome) -> Option<String> {
     }
     let ran = match outcome.vcpus_ran {
         Some(ran) if ran < Duration::from_millis(1) => {
-            return Some("kvm_exit never fired, and the domain's vcpus did not run: its guest sleeps".to_owned());
+            return Some(
+                "kvm_exit never fired, and the domain's vcpus did not run: its guest sleeps".to_owned(),
+            );
         }
         Some(ran) => format!("kvm_exit never fired while the domain's vcpus ran for {:.2} s", seconds(ran)),
         None => "kvm_exit never fired".to_owned(),
@@ -160,10 +162,12 @@ fn exit_message(view: &ExitsView, outcome: &Outcome) -> Option<String> {
             "{ran}: the domain is of type {accel}, so that QEMU's emulator (TCG) runs its vcpus and there is no guest \
              mode to exit from"
         ),
-        Some("kvm_pvm") => format!(
-            "{ran}: this host's KVM runs on the kvm_pvm back end, which does not trace its exits"
+        Some("kvm_pvm") => {
+            format!("{ran}: this host's KVM runs on the kvm_pvm back end, which does not trace its exits")
+        }
+        Some(module) => format!(
+            "{ran}: its vcpus never left their guests in the sampled time, or {module} does not trace it"
         ),
-        Some(module) => format!("{ran}: its vcpus never left their guests in the sampled time, or {module} does not trace it"),
         None => format!("{ran}: this host's KVM does not seem to trace its exits"),
     })
 }

@@ -24,8 +24,8 @@ pub use status::{
     PressureView, StatusView, TierView,
 };
 pub use watch::{
-    ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView, WakeLatencyView,
-    WatchAsk, WatchView,
+    ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView,
+    WakeLatencyView, WatchAsk, WatchView,
 };
 
 /// Everything that the API shows, as of one moment.

@@ -29,7 +29,8 @@ pub struct WatchView {
     pub asked_s: f64,
     /// How long it was watched.
     pub watched_s: f64,
-    /// Part of that in which something was attached, a tenth at most. All figures are of this time, not scaled up.
+    /// Part of that in which something was counted. All figures are of this time, not scaled up. With attaching and
+    /// detaching, something is in the kernel for a tenth of the time at most.
     pub sampled_s: f64,
     /// Windows that make it up. A wait or an exit counts if it lies in one of them from beginning to end, so longer ones
     /// than a window (0.2 s) cannot be seen.
@@ -112,7 +113,7 @@ pub struct ExitsView {
     pub isa: Option<String>,
     /// Exits.
     pub count: u64,
-    /// Time on a pcpu of the domain's vcpus while something was attached.
+    /// Time on a pcpu of the domain's vcpus in the sampled time, to the scheduler's tick.
     pub vcpus_ran_s: Option<f64>,
     /// The one that took most time first.
     pub reasons: Vec<ExitReasonView>,
