@@ -27,7 +27,7 @@ fn schedstat(tid: u32) -> Schedstat {
 /// The last pcpu: the one with the fewest interrupts as a rule.
 fn pcpu() -> usize {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
-    (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap()).last().unwrap()
+    (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap()).unwrap()
 }
 
 fn pin(cpu: usize) {

@@ -7,10 +7,10 @@
 /// Buckets of [`Latencies::buckets`]: four for each power of two up to 2^37 ns, more than two minutes.
 pub const LATENCY_BUCKETS: usize = 144;
 
-/// Index into [`WatchedThread::latencies`]: waits that a wake-up began.
-pub const WOKEN: usize = 0;
-/// Index into [`WatchedThread::latencies`]: waits of a thread that was put off its pcpu while it wanted to run on.
-pub const PREEMPTED: usize = 1;
+/// [`WatchedThread::kind`]: a wake-up began the wait.
+pub const WOKEN: u32 = 0;
+/// [`WatchedThread::kind`]: the thread was put off its pcpu while it wanted to run on.
+pub const PREEMPTED: u32 = 1;
 
 /// Waits of one kind: from the moment on which the thread wanted a pcpu to the one on which it got it.
 #[repr(C)]
@@ -37,8 +37,10 @@ pub struct WatchedThread {
     pub window: u32,
     /// [`WOKEN`] or [`PREEMPTED`].
     pub kind: u32,
-    /// Waits after a wake-up, and after a preemption.
-    pub latencies: [Latencies; 2],
+    /// Waits after a wake-up.
+    pub woken: Latencies,
+    /// Waits after a preemption.
+    pub preempted: Latencies,
 }
 
 /// One wait, as the test mode of the program records it.

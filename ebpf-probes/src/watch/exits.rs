@@ -29,6 +29,7 @@ static EXITS: HashMap<ExitKey, ExitCounts> = HashMap::with_max_entries(16384, 0)
 
 /// The current thread, if it belongs to the domain.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is the thread's id")]
 fn current() -> Option<u32> {
     let id = bpf_get_current_pid_tgid();
     ((id >> 32) as u32 == TGID.load()).then_some(id as u32)

@@ -90,7 +90,7 @@ pub(crate) fn woken(task: Task) {
     let Some(thread) = task.thread() else { return };
     // Woken again while it waits: it wanted to run from the first time on.
     if thread.since_ns == 0 || thread.window != window {
-        wait_begins(thread, window, WOKEN as u32);
+        wait_begins(thread, window, WOKEN);
     }
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn switched(ctx: &BtfTracePointContext, prev: Task, next: Task) {
     {
         // A task may be preempted on its way to sleep, before it gave up the pcpu by itself.
         if ctx.arg::<u8>(0) != 0 || state(ctx, prev) == 0 {
-            wait_begins(thread, window, PREEMPTED as u32);
+            wait_begins(thread, window, PREEMPTED);
         } else {
             // Also ends a wait that began while it ran: its own wake-up came before it slept.
             thread.since_ns = 0;
@@ -141,11 +141,7 @@ fn wait_ends(thread: &mut WatchedThread, window: u32, task: Task) {
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let wait_ns = now_ns.wrapping_sub(since_ns);
     let kind = thread.kind;
-    let latencies = if kind == PREEMPTED as u32 {
-        &mut thread.latencies[PREEMPTED]
-    } else {
-        &mut thread.latencies[WOKEN]
-    };
+    let latencies = if kind == PREEMPTED { &mut thread.preempted } else { &mut thread.woken };
     latencies.count += 1;
     latencies.sum_ns += wait_ns;
     if wait_ns > latencies.max_ns {
@@ -157,7 +153,7 @@ fn wait_ends(thread: &mut WatchedThread, window: u32, task: Task) {
     }
     let of = EVENTS_OF.load();
     if of != 0 && of == task.load(&TASK_PID) {
-        record(WaitEvent { at_ns: now_ns, wait_ns, kind: kind as u64 });
+        record(WaitEvent { at_ns: now_ns, wait_ns, kind: u64::from(kind) });
     }
 }
 

@@ -13,8 +13,7 @@ use kvmpilot_core::sample::{
     ExitReasonSample, LatencyBucket, LatencySample, ThreadLatencySample, VcpuExitSample,
 };
 use kvmpilot_ebpf_common::watch::{
-    ExitCounts, ExitKey, Latencies, PREEMPTED, VcpuThread, WOKEN, WaitEvent, WatchedThread,
-    latency_bucket_end, lost,
+    ExitCounts, ExitKey, Latencies, VcpuThread, WOKEN, WaitEvent, WatchedThread, latency_bucket_end, lost,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
@@ -206,7 +205,7 @@ impl Watch {
         let mut samples = Vec::new();
         for entry in threads.iter() {
             let (tid, thread) = entry.map_err(load_error)?;
-            let [woken, preempted] = [WOKEN, PREEMPTED].map(|kind| latency(&thread.latencies[kind]));
+            let (woken, preempted) = (latency(&thread.woken), latency(&thread.preempted));
             samples.push(ThreadLatencySample { tid, woken, preempted });
         }
         samples.sort_by_key(|sample| sample.tid);
@@ -260,7 +259,7 @@ impl Watch {
         (0..count)
             .map(|number| {
                 let WaitEvent { at_ns, wait_ns, kind } = events.get(&number, 0).map_err(load_error)?;
-                Ok(WaitRecord { at_ns, wait_ns, woken: kind == WOKEN as u64 })
+                Ok(WaitRecord { at_ns, wait_ns, woken: kind == u64::from(WOKEN) })
             })
             .collect()
     }

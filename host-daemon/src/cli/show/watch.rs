@@ -5,7 +5,7 @@ use kvmpilot_core::model::WatchWhat;
 use super::super::page::{NO_BREAK, Page, Screen, doubtful};
 use super::super::words::{UNKNOWN, count, micros, number, plain, ratio, seconds};
 use super::domain::role;
-use crate::api::views::{ExitsView, LatencyBucketView, LatencyView, WakeLatencyView, WatchView};
+use crate::api::views::{ExitsView, LatencyBucketView, WakeLatencyView, WatchView};
 
 /// Columns of the longest bar.
 const BAR: u64 = 40;
@@ -64,33 +64,26 @@ fn wake_latency(page: &mut Page, view: &WakeLatencyView, sampled_s: f64) {
         page.heading(title);
         page.table(&[">FROM", ">BELOW", ">COUNT", "~SHARE"], bars(histogram));
     }
-    page.heading("THREADS (waits after wake-ups, then after preemptions)");
-    let rows = view.threads.iter().take(THREADS).map(|thread| {
-        let mut row = vec![
-            thread.tid.to_string(),
-            thread.role.map_or_else(|| UNKNOWN.to_owned(), role),
-            thread.name.clone().unwrap_or_else(|| "(ended)".to_owned()),
-        ];
-        for LatencyView { count, p50_us, p99_us, max_us, .. } in [&thread.woken, &thread.preempted] {
-            row.push(count.to_string());
-            row.extend([p50_us, p99_us, max_us].map(|us| span(*us)));
+    page.heading("THREADS");
+    let mut rows = Vec::new();
+    for thread in view.threads.iter().take(THREADS) {
+        for (after, latency) in [("wake-up", &thread.woken), ("preemption", &thread.preempted)] {
+            if latency.count == 0 {
+                continue;
+            }
+            rows.push(vec![
+                thread.tid.to_string(),
+                thread.role.map_or_else(|| UNKNOWN.to_owned(), role),
+                thread.name.clone().unwrap_or_else(|| "(ended)".to_owned()),
+                after.to_owned(),
+                latency.count.to_string(),
+                span(latency.p50_us),
+                span(latency.p99_us),
+                span(latency.max_us),
+            ]);
         }
-        row
-    });
-    let titles = [
-        ">TID",
-        "ROLE",
-        "~NAME",
-        ">WOKEN",
-        ">P50",
-        ">P99",
-        ">LONGEST",
-        ">PREEMPTED",
-        ">P50",
-        ">P99",
-        ">LONGEST",
-    ];
-    page.table(&titles, rows.collect());
+    }
+    page.table(&[">TID", "ROLE", "~NAME", "AFTER", ">COUNT", ">P50", ">P99", ">LONGEST"], rows);
     if view.threads.len() > THREADS {
         page.line(&format!("and {} more (--json has all of them)", view.threads.len() - THREADS));
     }
