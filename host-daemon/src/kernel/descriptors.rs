@@ -4,35 +4,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use super::Kernel;
+use super::{Kernel, Process};
 
 /// More descriptors than this of one process are not looked at: QEMU has some hundreds.
 const MOST: usize = 16_384;
 
-/// A process that cannot become another one, whatever happens to its pid.
-#[derive(Debug)]
-pub struct Process {
-    pid: u32,
-    pidfd: OwnedFd,
-}
-
 impl Kernel {
-    /// Takes hold of a process.
-    ///
-    /// # Errors
-    /// Where there is no process `pid` that started at `start_ticks`.
-    pub fn process(&self, pid: u32, start_ticks: u64) -> io::Result<Process> {
-        let number = i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: pidfd_open takes two integers and touches none of our memory.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
-        let pidfd = owned(fd)?;
-        // Now it cannot change hands any more: if this pid is still the one that started then, the hold is right.
-        if self.thread(pid, pid)?.start_ticks != start_ticks {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        Ok(Process { pid, pidfd })
-    }
-
     /// Duplicates of those of a process' descriptors whose link in `/proc/PID/fd` is `wanted`, each with the link.
     ///
     /// The process may close one and open another meanwhile, so the link of the duplicate itself is what counts.
@@ -45,7 +22,7 @@ impl Kernel {
         wanted: impl Fn(&str) -> bool,
     ) -> io::Result<Vec<(String, OwnedFd)>> {
         let mut found = Vec::new();
-        for entry in self.proc.join(process.pid.to_string()).join("fd").read_dir()?.take(MOST) {
+        for entry in self.proc.join(process.pid().to_string()).join("fd").read_dir()?.take(MOST) {
             let entry = entry?;
             let is_wanted = |link: io::Result<String>| link.ok().filter(|link| wanted(link));
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
@@ -99,10 +76,9 @@ mod tests {
     fn a_duplicate_is_the_same_open_file() {
         let kernel = Kernel::default();
         let pid = std::process::id();
-        let start = kernel.thread(pid, pid).unwrap().start_ticks;
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap().to_owned();
-        let process = kernel.process(pid, start).unwrap();
+        let process = kernel.hold(pid).unwrap();
         let mut found = kernel.duplicates(&process, |link| link == path).unwrap();
         assert_eq!(found.len(), 1);
         let (link, ours) = found.remove(0);
@@ -114,13 +90,5 @@ mod tests {
         ours.read_to_string(&mut text).unwrap();
         assert_eq!(text, "seen");
         assert!(kernel.holds(pid, &path) && !kernel.holds(pid, "/dev/none"));
-    }
-
-    #[test]
-    fn another_life_of_a_pid_is_not_taken_hold_of() {
-        let pid = std::process::id();
-        let kernel = Kernel::default();
-        let start = kernel.thread(pid, pid).unwrap().start_ticks;
-        assert_eq!(kernel.process(pid, start - 1).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -13,7 +13,7 @@ use procfs::process::Stat;
 use super::cgroup::{Bandwidth, Hierarchies, Pressure};
 use super::kvm_stats::{KvmStats, Layout};
 use super::thread::vanished;
-use super::{Kernel, NS_PER_TICK};
+use super::{Kernel, NS_PER_TICK, Process};
 
 /// cgroups are looked for again at every reading at first, because libvirt moves the threads of a QEMU that has just
 /// started, and after so many readings later.
@@ -21,8 +21,21 @@ const SETTLED: u32 = 12;
 /// Readings of a new QEMU that look again each time.
 const YOUNG: u32 = 4;
 
-/// One vcpu thread, as the caller found it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A QEMU and those of its threads that run vcpus.
+#[derive(Clone, Copy, Debug)]
+pub struct QemuProcess<'a> {
+    /// Process id.
+    pub pid: u32,
+    /// Hold on it, where there is one: without, its KVM statistics cannot be had.
+    pub held: Option<&'a Process>,
+    /// Its vcpu threads; their order does not matter.
+    pub vcpus: &'a [VcpuThread],
+    /// Whether KVM runs the guest.
+    pub kvm: bool,
+}
+
+/// A thread that runs a vcpu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VcpuThread {
     /// Number of the vcpu.
     pub number: u32,
@@ -32,16 +45,10 @@ pub struct VcpuThread {
     pub start_ticks: u64,
 }
 
-/// The open files of all QEMUs.
+/// The open files of one QEMU. An open statistics file keeps the VM in the kernel: drop this when QEMU has ended.
 #[derive(Debug, Default)]
-pub struct Details {
-    qemus: BTreeMap<(u32, u64), Qemu>,
-    layout: Option<Arc<Layout>>,
-}
-
-/// Open files of one QEMU.
-#[derive(Debug, Default)]
-struct Qemu {
+pub struct Detail {
+    /// By number.
     vcpus: Vec<Vcpu>,
     groups: Vec<Bandwidth>,
     pressure: Option<Pressure>,
@@ -59,57 +66,52 @@ struct Vcpu {
     bandwidth: Option<Bandwidth>,
 }
 
-impl Details {
-    /// Closes the files of QEMUs that are gone; `lives` is told pid and start time. An open statistics file keeps the VM
-    /// in the kernel, so this is for every cycle.
-    pub fn retain(&mut self, lives: impl Fn(u32, u64) -> bool) {
-        self.qemus.retain(|(pid, start_ticks), _| lives(*pid, *start_ticks));
-    }
-
-    /// Reads a QEMU with these vcpu threads. `kvm` tells whether KVM runs the guest.
+impl Detail {
+    /// One reading. `layout` is shared by all QEMUs of a host.
     pub fn read(
         &mut self,
         kernel: &Kernel,
-        (pid, start_ticks): (u32, u64),
-        vcpus: &[VcpuThread],
-        kvm: bool,
+        qemu: QemuProcess<'_>,
+        layout: &mut Option<Arc<Layout>>,
     ) -> DetailSample {
-        let qemu = self.qemus.entry((pid, start_ticks)).or_default();
-        let changed = !qemu.vcpus.iter().map(|vcpu| &vcpu.thread).eq(vcpus);
-        let again =
-            qemu.broken || qemu.readings < YOUNG || qemu.readings.wrapping_add(pid).is_multiple_of(SETTLED);
+        let mut threads = qemu.vcpus.to_vec();
+        threads.sort_unstable();
+        let changed = !self.vcpus.iter().map(|vcpu| &vcpu.thread).eq(&threads);
+        let again = changed
+            || self.broken
+            || self.readings < YOUNG
+            || self.readings.wrapping_add(qemu.pid).is_multiple_of(SETTLED);
         if changed {
-            let thread = |thread: &VcpuThread| Vcpu { thread: *thread, stats: None, bandwidth: None };
-            qemu.vcpus = vcpus.iter().map(thread).collect();
+            let vcpu = |thread| Vcpu { thread, stats: None, bandwidth: None };
+            self.vcpus = threads.into_iter().map(vcpu).collect();
         }
-        // Statistics of a vcpu that QEMU has only just made may still be missing.
-        let incomplete = qemu.missing_stats.is_some() && again;
-        if kvm && !vcpus.is_empty() && (changed || incomplete || qemu.broken) {
-            let found = qemu.find_stats(kernel, (pid, start_ticks), &mut self.layout);
-            qemu.missing_stats =
+        if !qemu.kvm || self.vcpus.is_empty() {
+            self.missing_stats = None;
+        } else if changed || self.broken || (again && self.missing_stats.is_some()) {
+            let found = self.find_stats(kernel, qemu.held, layout);
+            self.missing_stats =
                 found.err().map(|err| format!("KVM statistics: {err}; halt polling is not known"));
         }
-        if changed || again {
-            qemu.find_groups(kernel, pid);
+        if again {
+            self.find_groups(kernel, qemu.pid);
         }
-        qemu.readings = qemu.readings.saturating_add(1);
-        qemu.read(kernel, pid)
+        self.readings = self.readings.saturating_add(1);
+        self.read_open(kernel, qemu.pid)
     }
-}
 
-impl Qemu {
     fn find_stats(
         &mut self,
         kernel: &Kernel,
-        (pid, start_ticks): (u32, u64),
+        held: Option<&Process>,
         layout: &mut Option<Arc<Layout>>,
     ) -> io::Result<()> {
         for vcpu in &mut self.vcpus {
             vcpu.stats = None;
         }
+        let process =
+            held.ok_or_else(|| io::Error::other("the kernel gives no hold on QEMU (pidfd_open)"))?;
         let number = |link: &str| link.strip_prefix("anon_inode:kvm-vcpu-stats:")?.parse::<u32>().ok();
-        let process = kernel.process(pid, start_ticks)?;
-        let found = kernel.duplicates(&process, |link| number(link).is_some())?;
+        let found = kernel.duplicates(process, |link| number(link).is_some())?;
         // KVM counts vcpus by their APIC id, QEMU by their index. Both rise together, so the order is the same.
         let found: BTreeMap<u32, _> =
             found.into_iter().filter_map(|(link, fd)| Some((number(&link)?, fd))).collect();
@@ -161,7 +163,7 @@ impl Qemu {
         }
     }
 
-    fn read(&mut self, kernel: &Kernel, pid: u32) -> DetailSample {
+    fn read_open(&mut self, kernel: &Kernel, pid: u32) -> DetailSample {
         let mut missing: Vec<String> =
             self.missing_stats.iter().chain(&self.missing_groups).cloned().collect();
         let mut broken = false;

@@ -6,6 +6,7 @@ mod cgroup;
 mod descriptors;
 mod detail;
 mod facts;
+mod hold;
 mod host;
 mod kept;
 mod kvm_stats;
@@ -21,8 +22,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use cgroup::{Bandwidth, Hierarchies, Membership, Pressure};
-pub use descriptors::Process;
-pub use detail::{Details, VcpuThread};
+pub use detail::{Detail, QemuProcess, VcpuThread};
+pub use hold::{Process, SchedstatFile};
 pub use kvm_stats::{KvmStats, Layout, Stat, StatKind, StatUnit};
 pub use process::OwnUse;
 pub use thread::{Schedstat, ThreadInfo, role};

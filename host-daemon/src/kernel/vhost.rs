@@ -14,7 +14,18 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// What a QEMU with vhost-net holds open.
 const VHOST_NET: &str = "/dev/vhost-net";
 
+/// First Linux whose vhost workers are threads of QEMU.
+const THREADED: (u32, u32) = (6, 4);
+
 impl Kernel {
+    /// Whether vhost workers are processes of their own, because this kernel is older than 6.4.
+    #[must_use]
+    pub fn vhost_is_apart(&self) -> bool {
+        let release = self.release().unwrap_or_default();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|word| word.parse().ok());
+        numbers.next().zip(numbers.next()).is_some_and(|version| version < THREADED)
+    }
+
     /// The vhost workers of QEMU process `pid` that are no threads of its own. Looks at every process of the host, but only
     /// where QEMU uses vhost-net and no thread in `own` is a worker of it: for when its threads are listed anew.
     ///
@@ -64,6 +75,20 @@ mod tests {
         fs::write(root.join(format!("{pid}/comm")), format!("{comm}\n")).unwrap();
         let rest = "0 0 0 0 5 6 0 0 20 0 1 0 4711 0 0 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0";
         fs::write(task.join("stat"), format!("{pid} ({comm}) S 2 0 0 0 -1 {flags} {rest}\n")).unwrap();
+    }
+
+    #[test]
+    fn workers_are_apart_before_6_4() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("sys/kernel")).unwrap();
+        let kernel = Kernel::at(root.path(), root.path());
+        assert!(!kernel.vhost_is_apart());
+        for (release, apart) in
+            [("5.10.0-28-amd64", true), ("6.3.13", true), ("6.4.0-rc1", false), ("7.0", false)]
+        {
+            fs::write(root.path().join("sys/kernel/osrelease"), release).unwrap();
+            assert_eq!(kernel.vhost_is_apart(), apart, "{release}");
+        }
     }
 
     #[test]
