@@ -8,6 +8,7 @@ mod agent;
 mod cpio;
 pub mod daemon;
 mod domain_xml;
+pub mod firmware;
 pub mod guests;
 mod image;
 mod keeper;
@@ -18,6 +19,7 @@ mod run;
 pub mod witness;
 
 pub use accel::Accel;
+pub use firmware::Firmware;
 pub use guests::{GuestSpec, Work};
 pub use keeper::reap_stale;
 pub use lab::{Lab, LabOptions};
