@@ -94,6 +94,15 @@ pub enum WatchError {
         /// First id that has no entry.
         limit: u32,
     },
+    /// There is no memory for its row of the steal matrix.
+    #[error("cannot map the row of thread {tid} in the steal matrix")]
+    Row {
+        /// The thread.
+        tid: u32,
+        /// The kernel's reason.
+        #[source]
+        source: nix::Error,
+    },
     /// The kernel refused the update.
     #[error("cannot enter thread {tid} into the probes' index")]
     Index {

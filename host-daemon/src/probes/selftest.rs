@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kvmpilot_core::Uuid;
+
 use super::{Ground, ProbeError, Probes, ThreadCounters};
 
 const ROUNDS: u64 = 16;
@@ -48,7 +50,7 @@ fn examine(
     let gone = |err: RecvTimeoutError| ProbeError::NoTest(Some(io::Error::other(err)));
     let tid = reports.recv_timeout(DEADLINE).map_err(gone)?;
     let (key, _) = (ground.own_thread)(tid).map_err(|err| ProbeError::NoTest(Some(err)))?;
-    probes.watch(key).map_err(|err| ProbeError::Load(err.into()))?;
+    probes.watch(key, Uuid::nil()).map_err(|err| ProbeError::Load(err.into()))?;
     order.send(()).map_err(|_| ProbeError::NoTest(None))?;
     reports.recv_timeout(DEADLINE).map_err(gone)?;
     // It is about to sleep. Once it does, both must show the same nanoseconds.

@@ -1,7 +1,7 @@
 //! One sample of the whole host: kernel, probes and inventory put together, in the fast loop. No libvirt call and no
 //! agent call happens here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
@@ -61,6 +61,9 @@ impl HostSense {
         if self.looked_at_topology.is_none_or(|at| now - at >= TOPOLOGY_AGE) {
             let (topology, trouble) = self.kernel.topology();
             note(trouble);
+            if let Some(probes) = &mut self.probes {
+                probes.set_topology(&topology);
+            }
             self.topology = topology;
             self.looked_at_topology = Some(now);
         }
@@ -130,14 +133,19 @@ impl HostSense {
     /// Lets the probes watch exactly the threads that are there.
     fn follow(&mut self, threads: &BTreeMap<Uuid, Vec<ThreadInfo>>, unread: &mut Vec<String>) {
         let Some(probes) = &mut self.probes else { return };
-        let keys: BTreeSet<ThreadKey> = threads.values().flatten().map(key).collect();
+        let keys: BTreeMap<ThreadKey, Uuid> = threads
+            .iter()
+            .flat_map(|(domain, threads)| threads.iter().map(|info| (key(info), *domain)))
+            .collect();
         unread.extend(probes.follow(&keys).iter().map(ToString::to_string));
     }
 
     /// A thread's counters. While it is on a pcpu the kernel's file is ahead of the probe by the present run, so it
     /// gives the totals; both read the same accumulators.
     fn read(&self, info: ThreadInfo) -> Option<ThreadSample> {
-        let counters = self.probes.as_ref().and_then(|probes| probes.read(key(&info)));
+        let key = key(&info);
+        let probes = self.probes.as_ref();
+        let counters = probes.and_then(|probes| probes.read(key));
         let (tgid, tid) = (info.tgid, info.tid);
         // Probe first: what runs while we look can then only be ahead, never behind.
         let fresh = info.runnable || counters.as_ref().is_none_or(|counters| counters.running);
@@ -145,6 +153,7 @@ impl HostSense {
         let mut sample = info.into_sample(schedstat.unwrap_or_default());
         if let Some(counters) = counters {
             overlay(&mut sample, &counters, schedstat.is_some());
+            sample.stolen = probes.and_then(|probes| probes.stolen(key));
         }
         Some(sample)
     }
@@ -165,6 +174,8 @@ fn overlay(sample: &mut ThreadSample, counters: &ThreadCounters, has_totals: boo
     sample.switches_preempted = Some(counters.preempted);
     sample.switches_blocked = Some(counters.blocked);
     sample.migrations = Some(counters.migrations);
+    sample.migrations_llc = counters.migrations_llc;
+    sample.migrations_node = counters.migrations_node;
     sample.pcpu = Some(counters.pcpu);
 }
 
