@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use aya::programs::ProgramError;
 
@@ -66,6 +67,19 @@ pub enum ProbeError {
         blocked: u64,
         /// As `/proc` shows it.
         kernel: Totals,
+    },
+    /// The programs run, but what they take for times of arrival is something else.
+    #[error(
+        "the probes loaded but are wrong about when a thread of this process got on a pcpu: {runs} runs within \
+         {span:?}, in a test of {elapsed:?}"
+    )]
+    WrongClock {
+        /// Runs that were seen.
+        runs: u64,
+        /// From the first to the last.
+        span: Duration,
+        /// What the whole test took.
+        elapsed: Duration,
     },
     /// The self-test could not be made.
     #[error("cannot test the probes on a thread of our own")]

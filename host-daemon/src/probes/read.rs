@@ -108,4 +108,11 @@ impl Probes {
     pub fn forks(&self, key: ThreadKey) -> Option<u64> {
         self.table.slot(key).map(|slot| self.slots.forks(slot))
     }
+
+    /// When the thread's group got on pcpus, as far as the timelines remember; for the self-test, whose thread has a
+    /// group of its own.
+    pub(super) fn arrivals(&self, key: ThreadKey) -> Vec<u64> {
+        let group = self.table.slot(key).map(|slot| self.slots.load(slot).group);
+        group.map(|group| self.cpus.arrivals(group)).unwrap_or_default()
+    }
 }

@@ -21,6 +21,11 @@ fn wrong_offsets_are_refused_by_the_verifier_or_by_the_self_test() {
     let wrong = load(offsets::Offsets { run_delay: right.pcount, pcount: right.run_delay, ..right });
     assert!(matches!(wrong, Err(ProbeError::Wrong { .. })), "{wrong:?}");
     println!("{}", wrong.unwrap_err());
+    for last_arrival in [right.exec_runtime, right.run_delay, right.pcount, right.start] {
+        let wrong = load(offsets::Offsets { last_arrival, ..right });
+        assert!(matches!(wrong, Err(ProbeError::WrongClock { .. })), "{wrong:?}");
+        println!("{}", wrong.unwrap_err());
+    }
 }
 
 #[test]
