@@ -3,7 +3,7 @@
 
 mod command;
 mod start;
-mod windows;
+pub mod windows;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::{self, Decision, History};
+use kvmpilot_core::decide::{Decision, History};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::{GuestModel, Model};
 use kvmpilot_core::order::Proposal;
@@ -25,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, load_probes};
-use windows::Windows;
+use windows::{Moment, Windows};
 use work::Done;
 
 use crate::act::Executor;
@@ -123,11 +123,12 @@ impl Daemon {
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
         let inventory = self.inventory.snapshot();
+        let plan = self.windows.plan(self.began.elapsed(), &self.config.policy, false);
         // While a domain is being changed nobody knows which of its values is the old and which the new one.
         let changed_at = |uuid| {
             if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
         };
-        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at));
+        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at, plan.cadence));
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
@@ -135,39 +136,44 @@ impl Daemon {
         self.poll_guests(&sample);
         self.recover();
         let sample = Arc::new(sample);
-        let now = self.began.elapsed();
-        let periods = self.config.policy.periods;
+        let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_s() };
+        let policy = &self.config.policy;
+        let insides = Insides {
+            guests: &self.guests,
+            oldest: moment.now.saturating_sub(policy.periods.guest * GUEST_PERIODS),
+            began: self.began,
+            levelled: &self.levelled,
+            busy: &self.busy,
+        };
+        let decided =
+            self.windows.decide(&sample, plan, moment, policy, &mut self.history, |model, to_decide| {
+                insides.add(model, to_decide)
+            });
 
         // All paces first, then one admission: what one of them starts must not cost another one its turn.
         let mut wanted = Vec::new();
-        if let Some(model) = self.windows.release.close(&sample, now, Duration::ZERO, wall_unix_s()) {
-            let decision = decide::release(&model, &self.config.policy, &mut self.history);
+        let mut publish = false;
+        if let Some((model, decision)) = decided.release {
             wanted.extend(decision.proposals);
             if self.latest.at.is_zero() {
                 self.latest = model;
-                self.publish();
+                publish = true;
             }
         }
-        if let Some(model) =
-            self.windows.tick.close(&sample, now, self.config.policy.weight.period, wall_unix_s())
-        {
-            self.latest = self.with_guests(model.clone(), false);
-            let model = self.with_guests(model, true);
-            let decision = decide::tick(&model, &self.config.policy, &mut self.history);
+        if let Some((model, decision)) = decided.tick {
+            self.latest = model;
+            publish = true;
             wanted.extend(self.take(decision, "tick"));
         }
-        if let Some(model) = self.windows.cycle.close(&sample, now, periods.cycle, wall_unix_s()) {
-            let started = Instant::now();
-            let model = self.with_guests(model, true);
-            let decision = decide::cycle(&model, &self.config.policy, &mut self.history);
+        if let Some((model, decision, took)) = decided.cycle {
             self.cycles += 1;
             self.record(&model, &decision);
             wanted.extend(self.take(decision, "cycle"));
             self.expire(&model);
-            self.last_cycle = Some((started, started.elapsed()));
+            self.last_cycle = Some((Instant::now(), took));
         }
         self.follow(wanted);
-        if self.latest.at == now {
+        if publish {
             self.publish();
         }
     }
@@ -205,25 +211,6 @@ impl Daemon {
 
     fn may_change(&self) -> bool {
         self.recovered && !self.paused && !self.restoring
-    }
-
-    /// Adds what the agents told: all of it to show, and to decide on only what is newer than our last step on the ladder
-    /// and not too old.
-    fn with_guests(&self, mut model: Model, to_decide: bool) -> Model {
-        let guests = self.guests.snapshot();
-        let oldest = model.at.saturating_sub(self.config.policy.periods.guest * GUEST_PERIODS);
-        for domain in &mut model.domains {
-            let Some(state) = guests.get(&domain.uuid) else { continue };
-            let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
-            let current = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > levelled);
-            let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
-            domain.guest = state
-                .latest
-                .as_ref()
-                .filter(|latest| usable(latest.at))
-                .map(|latest| GuestModel::new(state.previous.as_ref(), latest, AGENT));
-        }
-        model
     }
 
     fn poll_guests(&self, sample: &Sample) {
@@ -303,6 +290,36 @@ impl Daemon {
             doctor: DoctorView { checks: self.check_up(&guests) },
         };
         self.views.send_replace(Arc::new(present::views(&scene)));
+    }
+}
+
+/// What the agents told, and what of it counts.
+struct Insides<'a> {
+    guests: &'a Guests,
+    /// Polls before this say nothing about now.
+    oldest: Duration,
+    began: Instant,
+    levelled: &'a BTreeMap<Uuid, Instant>,
+    busy: &'a BTreeSet<Uuid>,
+}
+
+impl Insides<'_> {
+    /// Adds what the agents told: all of it to show, and to decide on only what is newer than our last step on the ladder
+    /// and not too old.
+    fn add(&self, mut model: Model, to_decide: bool) -> Model {
+        let guests = self.guests.snapshot();
+        for domain in &mut model.domains {
+            let Some(state) = guests.get(&domain.uuid) else { continue };
+            let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
+            let current = |at: Duration| at >= self.oldest && levelled.is_none_or(|levelled| at > levelled);
+            let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
+            domain.guest = state
+                .latest
+                .as_ref()
+                .filter(|latest| usable(latest.at))
+                .map(|latest| GuestModel::new(state.previous.as_deref(), latest, AGENT));
+        }
+        model
     }
 }
 

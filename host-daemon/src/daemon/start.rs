@@ -103,6 +103,10 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     }
     let store = Store::open(&config.daemon.state_directory, config.daemon.store)?;
     let kernel = Kernel::default();
+    // Some are kept open for each QEMU. With fewer, files are opened anew each time.
+    if let Err(error) = Kernel::raise_file_limit() {
+        tracing::info!(%error, "the limit of open files stays as it is");
+    }
     let (probes, tiers) = load_probes(&kernel, &config);
     let libvirt = connect(&config);
     let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);

@@ -30,7 +30,7 @@ pub struct ThreadCounters {
     pub running: bool,
     /// The thread is gone; these are its last figures.
     pub exited: bool,
-    /// Longest wait that ended since the previous [`Probes::read`] of this thread, ns.
+    /// Longest wait that ended since [`Probes::next_window`] of this thread, ns.
     pub max_wait_ns: u64,
     /// Waits that ended while the thread was watched: entry `n` counts those of `2^n` up to `2^(n+1)` ns,
     /// entry 0 also those of no length, the last all longer ones.
@@ -56,12 +56,10 @@ impl Probes {
     /// watch began; schedstat has the totals then.
     #[must_use]
     pub fn read(&self, key: ThreadKey) -> Option<ThreadCounters> {
-        let number = self.table.slot(key)?;
-        let slot = self.slots.load(number);
+        let slot = self.slots.load(self.table.slot(key)?);
         if slot.state != LIVE && slot.state != EXITED {
             return None;
         }
-        self.slots.set_window(number, slot.window.wrapping_add(1));
         Some(ThreadCounters {
             totals: Totals {
                 on_cpu_ns: slot.on_cpu_ns,
@@ -80,6 +78,13 @@ impl Probes {
             forks: slot.forks,
             pcpu: slot.pcpu,
         })
+    }
+
+    /// Looks for the longest wait of a thread anew from now on.
+    pub fn next_window(&self, key: ThreadKey) {
+        if let Some(slot) = self.table.slot(key) {
+            self.slots.next_window(slot);
+        }
     }
 
     /// A thread's row of the steal matrix: its `runq_wait` since it is watched, up to its last switch, by who ran

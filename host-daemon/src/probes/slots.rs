@@ -61,8 +61,9 @@ impl Slots {
     }
 
     /// Sets the one field that belongs to us while the probe writes the rest.
-    pub(super) fn set_window(&self, slot: u32, window: u64) {
-        self.at(slot)[offset_of!(Slot, window) / size_of::<u64>()].store(window, Relaxed);
+    pub(super) fn next_window(&self, slot: u32) {
+        let window = &self.at(slot)[offset_of!(Slot, window) / size_of::<u64>()];
+        window.store(window.load(Relaxed).wrapping_add(1), Relaxed);
     }
 }
 
@@ -76,9 +77,9 @@ mod tests {
         file.set_len(4096).unwrap();
         let slots = Slots::map(&file, 8).unwrap();
         let mut stored = Slot::armed(77, 88, 4, 2);
-        stored.max_window = 9;
+        (stored.window, stored.max_window) = (4, 9);
         slots.store(3, stored);
-        slots.set_window(3, 5);
+        slots.next_window(3);
         let slot = slots.load(3);
         assert_eq!((slot.tid, slot.start_ticks, slot.window, slot.max_window), (77, 88, 5, 9));
         assert_eq!((slot.row, slot.group, slots.forks(3)), (4, 2, 0));
