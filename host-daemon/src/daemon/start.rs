@@ -21,13 +21,13 @@ use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
 use crate::api::{self, ApiContext};
-use crate::config::Config;
+use crate::config::{Config, ProbesConfig};
 use crate::doctor;
 use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
 use crate::libvirt::{self, Libvirt};
 use crate::orders::OrderBook;
-use crate::probes::{Ground, Probes};
+use crate::probes::{Capacity, Ground, Probes};
 use crate::sense::{Guests, HostSense, Inventory};
 use crate::store::{Store, StoreError};
 
@@ -195,7 +195,9 @@ pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, 
             confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
             own_thread: &own_thread,
         };
-        Probes::load(&ground, config.daemon.probes.max_threads).map_err(|error| chain(&error))
+        let ProbesConfig { max_threads, max_domains, .. } = config.daemon.probes;
+        Probes::load(&ground, Capacity { threads: max_threads, domains: max_domains })
+            .map_err(|error| chain(&error))
     } else {
         Err("switched off in the configuration ([probes] enabled = false)".to_owned())
     };
