@@ -2,8 +2,8 @@
 //! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
 
 mod command;
+mod recording;
 mod start;
-mod windows;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,26 +12,27 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::{self, Decision, History};
+use kvmpilot_core::decide::{Decision, History};
 use kvmpilot_core::finding::Finding;
-use kvmpilot_core::model::{GuestModel, Model};
+use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
+use kvmpilot_core::pilot::{self, Due, Moment, Windows};
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::{DomainState, Sample};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, load_probes};
-use windows::Windows;
 use work::Done;
 
 use crate::act::Executor;
-use crate::api::CommandRequest;
 use crate::api::present::{self, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
+use crate::api::{CommandRequest, RecordingRequest};
 use crate::config::Config;
 use crate::doctor;
 use crate::kernel::Kernel;
@@ -40,10 +41,6 @@ use crate::orders::OrderBook;
 use crate::sense::{GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
 
-/// Name of the agent's process in a Linux guest.
-const AGENT: &str = "qemu-ga";
-/// Polls older than so many periods say nothing about now.
-const GUEST_PERIODS: u32 = 3;
 /// Rounds in which an open order is not wanted before it expires.
 const PATIENCE: u32 = 3;
 
@@ -91,11 +88,17 @@ struct Daemon {
     cycles: u64,
     last_cycle: Option<(Instant, Duration)>,
     views: watch::Sender<Arc<Views>>,
+    recordings: Recordings,
 }
 
 impl Daemon {
     /// Runs until told to stop, or for one cycle.
-    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>, mut signals: Signals) {
+    async fn run(
+        &mut self,
+        mut commands: mpsc::Receiver<CommandRequest>,
+        mut recordings: mpsc::Receiver<RecordingRequest>,
+        mut signals: Signals,
+    ) {
         let mut fast = interval(self.config.policy.periods.fast);
         fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -108,6 +111,7 @@ impl Daemon {
                     }
                 }
                 Some(request) = commands.recv() => self.command(request),
+                Some(request) = recordings.recv() => self.start_recording(request),
                 Some(done) = self.work.join_next() => self.done(done),
                 _ = signals.reload.recv() => {
                     self.reload();
@@ -136,30 +140,36 @@ impl Daemon {
         self.recover();
         let sample = Arc::new(sample);
         let now = self.began.elapsed();
-        let periods = self.config.policy.periods;
+        let unix_ms = wall_unix_ms();
+        let moment = Moment { sample: &sample, at: now, unix_s: unix_ms / 1000 };
+        // What is recorded and what is decided on must be the same polls.
+        let recorded = self.recordings.wanted().then(|| self.guest_state());
+        let started = Instant::now();
+        let mut windows = std::mem::take(&mut self.windows);
+        let mut history = std::mem::take(&mut self.history);
+        let guests = || recorded.clone().unwrap_or_else(|| self.guest_state());
+        let turn =
+            pilot::turn(&mut windows, &moment, Due::ByPeriod, guests, &self.config.policy, &mut history);
+        self.windows = windows;
+        self.history = history;
+        if let Some(guests) = recorded {
+            self.recordings.add(&moment, unix_ms, &guests, turn.due());
+        }
 
         // All paces first, then one admission: what one of them starts must not cost another one its turn.
         let mut wanted = Vec::new();
-        if let Some(model) = self.windows.release.close(&sample, now, Duration::ZERO, wall_unix_s()) {
-            let decision = decide::release(&model, &self.config.policy, &mut self.history);
+        if let Some((model, decision)) = turn.release {
             wanted.extend(decision.proposals);
             if self.latest.at.is_zero() {
                 self.latest = model;
                 self.publish();
             }
         }
-        if let Some(model) =
-            self.windows.tick.close(&sample, now, self.config.policy.weight.period, wall_unix_s())
-        {
-            self.latest = self.with_guests(model.clone(), false);
-            let model = self.with_guests(model, true);
-            let decision = decide::tick(&model, &self.config.policy, &mut self.history);
+        if let (Some((_, decision)), Some(shown)) = (turn.tick, turn.shown) {
+            self.latest = shown;
             wanted.extend(self.take(decision, "tick"));
         }
-        if let Some(model) = self.windows.cycle.close(&sample, now, periods.cycle, wall_unix_s()) {
-            let started = Instant::now();
-            let model = self.with_guests(model, true);
-            let decision = decide::cycle(&model, &self.config.policy, &mut self.history);
+        if let Some((model, decision)) = turn.cycle {
             self.cycles += 1;
             self.record(&model, &decision);
             wanted.extend(self.take(decision, "cycle"));
@@ -207,23 +217,14 @@ impl Daemon {
         self.recovered && !self.paused && !self.restoring
     }
 
-    /// Adds what the agents told: all of it to show, and to decide on only what is newer than our last step on the ladder
-    /// and not too old.
-    fn with_guests(&self, mut model: Model, to_decide: bool) -> Model {
-        let guests = self.guests.snapshot();
-        let oldest = model.at.saturating_sub(self.config.policy.periods.guest * GUEST_PERIODS);
-        for domain in &mut model.domains {
-            let Some(state) = guests.get(&domain.uuid) else { continue };
-            let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
-            let current = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > levelled);
-            let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
-            domain.guest = state
-                .latest
-                .as_ref()
-                .filter(|latest| usable(latest.at))
-                .map(|latest| GuestModel::new(state.previous.as_ref(), latest, AGENT));
-        }
-        model
+    /// What the agents told, and what has become stale of it, as decisions and recordings need it.
+    fn guest_state(&self) -> pilot::Guests {
+        let readings =
+            self.guests.snapshot().into_iter().map(|(uuid, state)| {
+                (uuid, pilot::Readings { previous: state.previous, latest: state.latest })
+            });
+        let levelled = self.levelled.iter().map(|(uuid, at)| (*uuid, at.duration_since(self.began)));
+        pilot::Guests { readings: readings.collect(), levelled: levelled.collect(), busy: self.busy.clone() }
     }
 
     fn poll_guests(&self, sample: &Sample) {
@@ -308,10 +309,6 @@ impl Daemon {
 
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn wall_unix_s() -> u64 {
-    since_1970().as_secs()
 }
 
 fn wall_unix_ms() -> u64 {

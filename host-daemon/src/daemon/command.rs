@@ -3,6 +3,7 @@
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::RestoredValue;
 use kvmpilot_core::order::{OrderState, WorkOrder};
+use kvmpilot_core::record::Event;
 use tokio::sync::oneshot;
 use tokio::task::block_in_place;
 
@@ -133,6 +134,7 @@ impl Daemon {
                     tracing::warn!("[daemon], [agent], [probes] and [store] take effect at the next start");
                 }
                 self.config.policy = config.policy;
+                self.recordings.event(|| Event::Policy { policy: Box::new(self.config.policy.clone()) });
                 self.config_problem = None;
                 self.paused = false;
                 tracing::info!("the configuration was read again");
