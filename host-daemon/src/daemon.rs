@@ -2,8 +2,10 @@
 //! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
 
 mod command;
+pub mod insides;
 mod recording;
 mod start;
+pub mod windows;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,17 +18,18 @@ use kvmpilot_core::decide::{Decision, History};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
-use kvmpilot_core::pilot::{self, Due, Moment, Windows};
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::{DomainState, Sample};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use insides::{Insides, Readings};
 use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, load_probes};
+use windows::{Moment, Windows};
 use work::Done;
 
 use crate::act::Executor;
@@ -127,11 +130,12 @@ impl Daemon {
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
         let inventory = self.inventory.snapshot();
+        let plan = self.windows.plan(self.began.elapsed(), &self.config.policy, false);
         // While a domain is being changed nobody knows which of its values is the old and which the new one.
         let changed_at = |uuid| {
             if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
         };
-        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at));
+        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at, plan.cadence));
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
@@ -139,45 +143,41 @@ impl Daemon {
         self.poll_guests(&sample);
         self.recover();
         let sample = Arc::new(sample);
-        let now = self.began.elapsed();
-        let unix_ms = wall_unix_ms();
-        let moment = Moment { sample: &sample, at: now, unix_s: unix_ms / 1000 };
+        let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_ms() / 1000 };
         // What is recorded and what is decided on must be the same polls.
-        let recorded = self.recordings.wanted().then(|| self.guest_state());
-        let started = Instant::now();
-        let mut windows = std::mem::take(&mut self.windows);
-        let mut history = std::mem::take(&mut self.history);
-        let guests = || recorded.clone().unwrap_or_else(|| self.guest_state());
-        let turn =
-            pilot::turn(&mut windows, &moment, Due::ByPeriod, guests, &self.config.policy, &mut history);
-        self.windows = windows;
-        self.history = history;
-        if let Some(guests) = recorded {
-            self.recordings.add(&moment, unix_ms, &guests, turn.due());
-        }
+        let asked = plan.due.tick || plan.due.cycle || self.recordings.wanted();
+        let insides = if asked { self.insides() } else { Insides::default() };
+        self.recordings.add(&sample, moment, plan.due, &insides);
+        let policy = &self.config.policy;
+        let decided =
+            self.windows.decide(&sample, plan.due, moment, policy, &mut self.history, |model, to_decide| {
+                insides.add(model, policy, to_decide)
+            });
 
         // All paces first, then one admission: what one of them starts must not cost another one its turn.
         let mut wanted = Vec::new();
-        if let Some((model, decision)) = turn.release {
+        let mut publish = false;
+        if let Some((model, decision)) = decided.release {
             wanted.extend(decision.proposals);
             if self.latest.at.is_zero() {
                 self.latest = model;
-                self.publish();
+                publish = true;
             }
         }
-        if let (Some((_, decision)), Some(shown)) = (turn.tick, turn.shown) {
-            self.latest = shown;
+        if let Some((model, decision)) = decided.tick {
+            self.latest = model;
+            publish = true;
             wanted.extend(self.take(decision, "tick"));
         }
-        if let Some((model, decision)) = turn.cycle {
+        if let Some((model, decision, took)) = decided.cycle {
             self.cycles += 1;
             self.record(&model, &decision);
             wanted.extend(self.take(decision, "cycle"));
             self.expire(&model);
-            self.last_cycle = Some((started, started.elapsed()));
+            self.last_cycle = Some((Instant::now(), took));
         }
         self.follow(wanted);
-        if self.latest.at == now {
+        if publish {
             self.publish();
         }
     }
@@ -217,14 +217,15 @@ impl Daemon {
         self.recovered && !self.paused && !self.restoring
     }
 
-    /// What the agents told, and what has become stale of it, as decisions and recordings need it.
-    fn guest_state(&self) -> pilot::Guests {
-        let readings =
-            self.guests.snapshot().into_iter().map(|(uuid, state)| {
-                (uuid, pilot::Readings { previous: state.previous, latest: state.latest })
-            });
+    /// What the agents told, and what has become stale of it.
+    fn insides(&self) -> Insides {
+        let readings = self
+            .guests
+            .snapshot()
+            .into_iter()
+            .map(|(uuid, state)| (uuid, Readings { previous: state.previous, latest: state.latest }));
         let levelled = self.levelled.iter().map(|(uuid, at)| (*uuid, at.duration_since(self.began)));
-        pilot::Guests { readings: readings.collect(), levelled: levelled.collect(), busy: self.busy.clone() }
+        Insides { readings: readings.collect(), levelled: levelled.collect(), busy: self.busy.clone() }
     }
 
     fn poll_guests(&self, sample: &Sample) {

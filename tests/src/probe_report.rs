@@ -40,6 +40,8 @@ pub struct ProbeReport {
     pub tiers: Vec<TierReport>,
     /// Largest relative error of tier 1 against schedstat over the window: on-CPU time, runq_wait, arrivals.
     pub errors: Option<[f64; 3]>,
+    /// Largest error of the steal matrix, as a part of the waiting thread's wait.
+    pub matrix_error: Option<f64>,
     /// Length of the window in seconds.
     pub window_s: f64,
 }
@@ -82,6 +84,7 @@ mod tests {
             lockdown: Some("none".to_owned()),
             tiers: vec![tier],
             errors: Some([0.0, 1e-9, 0.5]),
+            matrix_error: Some(0.01),
             window_s: 3.0,
         };
         let console =

@@ -16,13 +16,13 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Bytes, Frame};
-use kvmpilot_core::record::Line;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::problem::Failure;
 use super::routes::Api;
+use crate::record::Line;
 
 /// Media type of lines of JSON.
 const NDJSON: &str = "application/x-ndjson";

@@ -3,7 +3,6 @@
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::RestoredValue;
 use kvmpilot_core::order::{OrderState, WorkOrder};
-use kvmpilot_core::record::Event;
 use tokio::sync::oneshot;
 use tokio::task::block_in_place;
 
@@ -12,6 +11,7 @@ use crate::act::Outcome;
 use crate::api::views::{CommandReply, RestoreView};
 use crate::api::{Command, CommandError, CommandRequest};
 use crate::config;
+use crate::record::Event;
 
 pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
 

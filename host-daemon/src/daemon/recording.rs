@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use kvmpilot_core::pilot::{Due, Guests, Moment};
-use kvmpilot_core::record::{Event, FORMAT, Header, Line, Recorded, State, changes};
+use kvmpilot_core::sample::Sample;
 
+use super::insides::Insides;
+use super::windows::{Due, Moment};
 use super::{Daemon, wall_unix_ms};
 use crate::api::RecordingRequest;
+use crate::record::{Event, FORMAT, Header, Line, Recorded, State, changes};
 
 /// Recordings at a time. Each may hold some samples that its client has not read yet.
 const SIDE_BY_SIDE: usize = 2;
@@ -19,7 +21,7 @@ pub(super) struct Recordings(Vec<Recording>);
 struct Recording {
     client: RecordingRequest,
     /// As the client knows them.
-    guests: Guests,
+    insides: Insides,
     /// Since the last turn.
     events: Vec<Event>,
 }
@@ -39,13 +41,13 @@ impl Recordings {
     }
 
     /// Adds a turn. Who cannot take it is dropped.
-    pub(super) fn add(&mut self, moment: &Moment<'_>, unix_ms: u64, guests: &Guests, due: Due) {
+    pub(super) fn add(&mut self, sample: &Arc<Sample>, moment: Moment, due: Due, insides: &Insides) {
         self.0.retain_mut(|recording| {
             let mut events = std::mem::take(&mut recording.events);
-            events.extend(changes(&recording.guests, guests));
-            recording.guests.clone_from(guests);
-            let sample = Arc::clone(moment.sample);
-            let turn = Recorded { at: moment.at, unix_ms, events, sample, due };
+            events.extend(changes(&recording.insides, insides));
+            recording.insides.clone_from(insides);
+            let Moment { now: at, wall_unix_s: unix_s } = moment;
+            let turn = Recorded { at, unix_s, events, sample: Arc::clone(sample), due };
             let sent = recording.client.send(Arc::new(Line::Turn(Box::new(turn))));
             if !sent {
                 tracing::info!("a recording ended: its client is gone or too slow");
@@ -62,9 +64,9 @@ impl Daemon {
             tracing::warn!("more than {SIDE_BY_SIDE} recordings at a time: one was refused");
             return;
         }
-        let guests = self.guest_state();
+        let insides = self.insides();
         let state =
-            State { history: self.history.clone(), windows: self.windows.clone(), guests: guests.clone() };
+            State { history: self.history.clone(), windows: self.windows.clone(), insides: insides.clone() };
         let header = Header {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -76,7 +78,7 @@ impl Daemon {
         };
         if client.send(Arc::new(Line::Header(Box::new(header)))) {
             tracing::info!("a recording begins");
-            self.recordings.0.push(Recording { client, guests, events: Vec::new() });
+            self.recordings.0.push(Recording { client, insides, events: Vec::new() });
         }
     }
 }

@@ -9,7 +9,6 @@ use kvmpilot_core::decide::History;
 use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
-use kvmpilot_core::pilot::Windows;
 use kvmpilot_core::policy::Mode;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,17 +17,18 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::recording::Recordings;
+use super::windows::Windows;
 use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
 use crate::api::{self, ApiContext};
-use crate::config::Config;
+use crate::config::{Config, ProbesConfig};
 use crate::doctor;
 use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
 use crate::libvirt::{self, Libvirt};
 use crate::orders::OrderBook;
-use crate::probes::{Ground, Probes};
+use crate::probes::{Capacity, Ground, Probes};
 use crate::sense::{Guests, HostSense, Inventory};
 use crate::store::{Store, StoreError};
 
@@ -104,6 +104,10 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     }
     let store = Store::open(&config.daemon.state_directory, config.daemon.store)?;
     let kernel = Kernel::default();
+    // Some are kept open for each QEMU. With fewer, files are opened anew each time.
+    if let Err(error) = Kernel::raise_file_limit() {
+        tracing::info!(%error, "the limit of open files stays as it is");
+    }
     let (probes, tiers) = load_probes(&kernel, &config);
     let libvirt = connect(&config);
     let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
@@ -194,7 +198,9 @@ pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, 
             confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
             own_thread: &own_thread,
         };
-        Probes::load(&ground, config.daemon.probes.max_threads).map_err(|error| chain(&error))
+        let ProbesConfig { max_threads, max_domains, .. } = config.daemon.probes;
+        Probes::load(&ground, Capacity { threads: max_threads, domains: max_domains })
+            .map_err(|error| chain(&error))
     } else {
         Err("switched off in the configuration ([probes] enabled = false)".to_owned())
     };

@@ -7,12 +7,12 @@ use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
 use kvmpilot_core::order::{OrderState, WorkOrder};
 use kvmpilot_core::policy::Actuator;
-use kvmpilot_core::record::Event;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::{Daemon, wall_unix_ms};
 use crate::act::Outcome;
+use crate::record::Event;
 
 /// What a task reports when it is done.
 pub(super) enum Done {

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         lockdown: kernel.lockdown(),
         tiers: vec![tier(0, tier0::check(&kernel))],
         errors: None,
+        matrix_error: None,
         window_s: WINDOW.as_secs_f64(),
     };
     match tier1::load(&kernel) {
@@ -38,9 +39,10 @@ fn main() -> ExitCode {
             report.tiers.push(TierReport { tier: 1, outcome: TierOutcome::Off, note: reason });
         }
         Ok(probes) => match tier1::check(probes) {
-            Ok((note, errors)) => {
-                report.errors = Some(errors);
-                report.tiers.push(tier(1, Ok(note)));
+            Ok(counted) => {
+                report.errors = Some(counted.errors);
+                report.matrix_error = Some(counted.matrix_error);
+                report.tiers.push(tier(1, Ok(counted.note)));
             }
             Err(error) => report.tiers.push(tier(1, Err(error))),
         },

@@ -72,11 +72,11 @@ fn fault(expected: Expected, report: &ProbeReport) -> Option<String> {
 
 /// Kernel by tier, then the largest errors, then the notes.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let line = |cells: [String; 7]| {
-        let [name, kernel, t1, t2, t3, errors, verdict] = cells;
-        format!("{name:<16}{kernel:<32}{t1:<7}{t2:<7}{t3:<7}{errors:<36}{verdict}\n")
+    let line = |cells: [String; 8]| {
+        let [name, kernel, t1, t2, t3, errors, matrix, verdict] = cells;
+        format!("{name:<16}{kernel:<32}{t1:<7}{t2:<7}{t3:<7}{errors:<36}{matrix:<10}{verdict}\n")
     };
-    let head = ["", "kernel", "T1", "T2", "T3", "T1 error: on-CPU, wait, arrivals", "verdict"];
+    let head = ["", "kernel", "T1", "T2", "T3", "T1 error: on-CPU, wait, arrivals", "matrix", "verdict"];
     let mut text = line(head.map(str::to_owned));
     for row in rows {
         let tier = |number| {
@@ -92,6 +92,8 @@ pub(crate) fn table(rows: &[Row]) -> String {
             || "-".to_owned(),
             |errors| errors.map(|error| format!("{:.4} %", error * 100.0)).join(", "),
         );
+        let matrix = row.report.as_ref().and_then(|report| report.matrix_error);
+        let matrix = matrix.map_or_else(|| "-".to_owned(), |error| format!("{:.2} %", error * 100.0));
         let kernel = row.report.as_ref().map_or("-", |report| report.kernel.as_str());
         let verdict = if row.passed { "passed" } else { "FAILED" };
         let verdict = format!("{verdict} in {} s", row.seconds);
@@ -102,6 +104,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
             tier(2).into(),
             tier(3).into(),
             errors,
+            matrix,
             verdict,
         ]);
     }
@@ -125,7 +128,14 @@ mod tests {
     fn report(tier1: TierOutcome, note: &str) -> ProbeReport {
         let tier = |tier, outcome, note: &str| TierReport { tier, outcome, note: note.to_owned() };
         let tiers = vec![tier(0, TierOutcome::Ok, ""), tier(1, tier1, note)];
-        ProbeReport { kernel: "6.1.0".to_owned(), lockdown: None, tiers, errors: None, window_s: 3.0 }
+        ProbeReport {
+            kernel: "6.1.0".to_owned(),
+            lockdown: None,
+            tiers,
+            errors: None,
+            matrix_error: None,
+            window_s: 3.0,
+        }
     }
 
     #[test]

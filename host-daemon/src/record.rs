@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvmpilot_core::Uuid;
+use kvmpilot_core::decide::History;
+use kvmpilot_core::ledger::LedgerEntry;
+use kvmpilot_core::model::GuestReading;
+use kvmpilot_core::order::Proposal;
+use kvmpilot_core::policy::Policy;
+use kvmpilot_core::sample::Sample;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use crate::decide::History;
-use crate::ledger::LedgerEntry;
-use crate::model::GuestReading;
-use crate::order::Proposal;
-use crate::pilot::{self, Due, Guests, Moment, Readings, Turn, Windows};
-use crate::policy::Policy;
-use crate::sample::Sample;
+use crate::daemon::insides::{Insides, Readings};
+use crate::daemon::windows::{Decided, Due, Moment, Windows};
 
 /// Version of the format. A reader refuses any other.
 pub const FORMAT: u32 = 1;
@@ -61,7 +62,7 @@ pub struct State {
     /// Windows under way.
     pub windows: Windows,
     /// What the guests told last.
-    pub guests: Guests,
+    pub insides: Insides,
 }
 
 /// One turn.
@@ -69,8 +70,8 @@ pub struct State {
 pub struct Recorded {
     /// When, on the daemon's monotonic clock.
     pub at: Duration,
-    /// When, milliseconds since 1970.
-    pub unix_ms: u64,
+    /// When, seconds since 1970.
+    pub unix_s: u64,
     /// What came of earlier decisions since the last line, and what else they depend on.
     pub events: Vec<Event>,
     /// What was read.
@@ -109,7 +110,7 @@ pub enum Event {
         /// Whose.
         domain: Uuid,
         /// What its agent told.
-        reading: Box<GuestReading>,
+        reading: Arc<GuestReading>,
     },
     /// A guest is gone.
     Gone {
@@ -118,23 +119,25 @@ pub enum Event {
     },
     /// Other domains than before are being changed, or levels were changed inside guests.
     Changing {
-        /// As in [`Guests`].
+        /// As in [`Insides`].
         busy: Vec<Uuid>,
-        /// As in [`Guests`].
+        /// As in [`Insides`].
         levelled: BTreeMap<Uuid, Duration>,
     },
 }
 
 impl State {
     /// Makes a recorded turn again. With `policy` instead of the recorded one, its periods decide when windows end.
-    pub fn turn(&mut self, recorded: &Recorded, policy: &mut Policy, fixed: bool) -> Turn {
+    pub fn turn(&mut self, recorded: &Recorded, policy: &mut Policy, fixed: bool) -> Decided {
         for event in &recorded.events {
             self.event(event, policy, fixed);
         }
-        let moment = Moment { sample: &recorded.sample, at: recorded.at, unix_s: recorded.unix_ms / 1000 };
-        let due = if fixed { Due::ByPeriod } else { recorded.due };
-        let guests = &self.guests;
-        pilot::turn(&mut self.windows, &moment, due, || guests.clone(), policy, &mut self.history)
+        let due = if fixed { self.windows.due(recorded.at, policy) } else { recorded.due };
+        let moment = Moment { now: recorded.at, wall_unix_s: recorded.unix_s };
+        let insides = &self.insides;
+        self.windows.decide(&recorded.sample, due, moment, policy, &mut self.history, |model, to_decide| {
+            insides.add(model, policy, to_decide)
+        })
     }
 
     fn event(&mut self, event: &Event, policy: &mut Policy, fixed: bool) {
@@ -145,15 +148,15 @@ impl State {
             Event::Unsure { proposal, ledger } => self.history.unsure(proposal, ledger),
             Event::Restored => self.history.restored(),
             Event::Polled { domain, reading } => {
-                let readings = self.guests.readings.entry(*domain).or_default();
-                readings.previous = readings.latest.replace((**reading).clone());
+                let readings = self.insides.readings.entry(*domain).or_default();
+                readings.previous = readings.latest.replace(Arc::clone(reading));
             }
             Event::Gone { domain } => {
-                self.guests.readings.remove(domain);
+                self.insides.readings.remove(domain);
             }
             Event::Changing { busy, levelled } => {
-                self.guests.busy = busy.iter().copied().collect();
-                self.guests.levelled.clone_from(levelled);
+                self.insides.busy = busy.iter().copied().collect();
+                self.insides.levelled.clone_from(levelled);
             }
         }
     }
@@ -161,14 +164,14 @@ impl State {
 
 /// What turned `before` into `after`, as events. A poll that was overtaken by another one between two turns is lost.
 #[must_use]
-pub fn changes(before: &Guests, after: &Guests) -> Vec<Event> {
+pub fn changes(before: &Insides, after: &Insides) -> Vec<Event> {
     let gone = before.readings.keys().filter(|domain| !after.readings.contains_key(*domain));
     let mut events: Vec<Event> = gone.map(|domain| Event::Gone { domain: *domain }).collect();
     for (domain, Readings { latest, .. }) in &after.readings {
         let Some(latest) = latest else { continue };
         let known = before.readings.get(domain).and_then(|readings| readings.latest.as_ref());
         if known.is_none_or(|known| known.at != latest.at) {
-            events.push(Event::Polled { domain: *domain, reading: Box::new(latest.clone()) });
+            events.push(Event::Polled { domain: *domain, reading: Arc::clone(latest) });
         }
     }
     if before.busy != after.busy || before.levelled != after.levelled {

@@ -1,7 +1,8 @@
 //! A daemon that was recorded and a replay of the recording decide the same.
 
+use kvmpilot_core::sample::{DomainSample, GuestSample};
+
 use super::*;
-use crate::sample::DomainSample;
 
 /// A running domain without anything in it.
 pub(crate) fn domain() -> DomainSample {
@@ -42,9 +43,13 @@ fn sample(s: u64, web_shares: u64) -> Sample {
     Sample { domains, ..Sample::default() }
 }
 
-fn proposals(turn: &Turn) -> Vec<Proposal> {
-    let decisions = [&turn.release, &turn.tick, &turn.cycle];
-    decisions.into_iter().flatten().flat_map(|(_, decision)| decision.proposals.clone()).collect()
+fn proposals(decided: &Decided) -> Vec<Proposal> {
+    let Decided { release, tick, cycle } = decided;
+    let decisions =
+        [release.as_ref().map(|(_, decision)| decision), tick.as_ref().map(|(_, decision)| decision)];
+    let cycle = cycle.as_ref().map(|(_, decision, _)| decision);
+    let decisions = decisions.into_iter().chain([cycle]).flatten();
+    decisions.flat_map(|decision| decision.proposals.clone()).collect()
 }
 
 /// Runs a daemon for a minute, recorded from the 7th second on; returns the lines and what was proposed since.
@@ -68,15 +73,16 @@ fn recorded() -> (Vec<String>, Vec<Vec<Proposal>>) {
         }
         let sample = Arc::new(sample(s, shares));
         let at = Duration::from_secs(s);
-        let moment = Moment { sample: &sample, at, unix_s: s };
-        let State { history, windows, guests } = &mut state;
-        let turn = pilot::turn(windows, &moment, Due::ByPeriod, || guests.clone(), &policy, history);
-        let line =
-            Recorded { at, unix_ms: s * 1000, events: std::mem::take(&mut events), sample, due: turn.due() };
+        let moment = Moment { now: at, wall_unix_s: s };
+        let State { history, windows, insides } = &mut state;
+        let due = windows.due(at, &policy);
+        let add = |model, to_decide| insides.add(model, &policy, to_decide);
+        let turn = windows.decide(&sample, due, moment, &policy, history, add);
+        let line = Recorded { at, unix_s: s, events: std::mem::take(&mut events), sample, due };
         // In mode `auto` it would be carried out.
         for proposal in proposals(&turn) {
             state.history.applied(&proposal, at);
-            if let crate::order::Action::SetCpuShares { to, .. } = proposal.action
+            if let kvmpilot_core::order::Action::SetCpuShares { to, .. } = proposal.action
                 && proposal.domain_name == "web"
             {
                 shares = to;
@@ -133,26 +139,26 @@ fn polls_and_changes_under_way_become_events_and_are_made_again() {
     let uuid = Uuid::from_u128(9);
     let reading = |s| {
         let at = Duration::from_secs(s);
-        Some(GuestReading { at, host_cpu_ns: None, sample: crate::sample::GuestSample::default() })
+        Some(Arc::new(GuestReading { at, host_cpu_ns: None, sample: GuestSample::default() }))
     };
-    let before = Guests::default();
-    let mut after = Guests { busy: [uuid].into(), ..Guests::default() };
+    let before = Insides::default();
+    let mut after = Insides { busy: [uuid].into(), ..Insides::default() };
     after.readings.insert(uuid, Readings { previous: None, latest: reading(3) });
     let mut state = State::default();
     let mut policy = Policy::default();
     for event in changes(&before, &after) {
         state.event(&event, &mut policy, false);
     }
-    assert_eq!(state.guests, after);
-    let mut later = Guests { levelled: [(uuid, Duration::from_secs(4))].into(), ..Guests::default() };
+    assert_eq!(state.insides, after);
+    let mut later = Insides { levelled: [(uuid, Duration::from_secs(4))].into(), ..Insides::default() };
     later.readings.insert(uuid, Readings { previous: reading(3), latest: reading(8) });
     for event in changes(&after, &later) {
         state.event(&event, &mut policy, false);
     }
-    assert_eq!(state.guests, later);
-    for event in changes(&later, &Guests::default()) {
+    assert_eq!(state.insides, later);
+    for event in changes(&later, &Insides::default()) {
         state.event(&event, &mut policy, false);
     }
-    assert_eq!(state.guests, Guests::default());
+    assert_eq!(state.insides, Insides::default());
     assert_eq!(changes(&after, &after), []);
 }
