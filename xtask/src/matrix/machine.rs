@@ -74,8 +74,9 @@ fn start(kernel: &Kernel, initramfs: &Path, console: &Path, word: &str) -> Resul
 
 /// The program without what only a debugger reads: five sixths of it.
 pub(crate) fn stripped(program: &Path) -> Result<PathBuf> {
-    let small = target_dir().join("matrix/probe-check");
-    fs::create_dir_all(small.parent().unwrap_or(Path::new(".")))?;
+    let home = target_dir().join("matrix");
+    fs::create_dir_all(&home)?;
+    let small = home.join("probe-check");
     run(Command::new("strip").arg("-o").arg(&small).arg(program))?;
     Ok(small)
 }
