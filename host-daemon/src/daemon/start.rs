@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::recording::Recordings;
 use super::windows::Windows;
 use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
@@ -114,7 +115,8 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
     let (views, shown) = watch::channel(Arc::new(Views::default()));
     let (commands, requests) = mpsc::channel(16);
-    let context = ApiContext { views: shown.clone(), commands, store: store.clone() };
+    let (recorders, recordings) = mpsc::channel(4);
+    let context = ApiContext { views: shown.clone(), commands, recorders, store: store.clone() };
     let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
     let server = api::serve(socket, context).await?;
 
@@ -151,13 +153,14 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         cycles: 0,
         last_cycle: None,
         views,
+        recordings: Recordings::default(),
         libvirt,
         config,
     };
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
     daemon.publish();
-    daemon.run(requests, signals).await;
+    daemon.run(requests, recordings, signals).await;
     if let Some(wanted) = daemon.wanted.take() {
         report(&shown.borrow(), &wanted);
     }
