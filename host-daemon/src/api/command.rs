@@ -8,6 +8,7 @@ use kvmpilot_core::model::WatchWhat;
 use kvmpilot_core::order::OrderState;
 use tokio::sync::{mpsc, oneshot};
 
+use super::record::RecordingRequest;
 use super::views::{CommandReply, Views};
 use crate::store::Store;
 use crate::watch;
@@ -21,6 +22,8 @@ pub struct ApiContext {
     pub commands: mpsc::Sender<CommandRequest>,
     /// Where watches are asked for.
     pub watches: mpsc::Sender<WatchRequest>,
+    /// Where those go who want to record.
+    pub recorders: mpsc::Sender<RecordingRequest>,
     /// Work orders and history.
     pub store: Store,
 }

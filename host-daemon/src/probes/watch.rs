@@ -17,8 +17,9 @@ use kvmpilot_ebpf_common::watch::{
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
+use super::ProbeError;
+use super::load::BTF;
 use super::offsets;
-use super::{BTF, ProbeError};
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kvmpilot-watch"));
 

@@ -3,9 +3,9 @@
 
 use std::io;
 
-use kvmpilot_core::sample::{ThreadSample, ThreadSource};
+use kvmpilot_core::sample::{ThreadRole, ThreadSample, ThreadSource};
 
-use crate::kernel::{Kernel, Schedstat, SchedstatFile, ThreadInfo};
+use crate::kernel::{Kernel, Schedstat, SchedstatFile, ThreadInfo, VcpuThread};
 use crate::probes::{Probes, ThreadCounters, ThreadKey, Totals};
 
 /// A thread that is followed.
@@ -24,7 +24,7 @@ pub(super) struct Followed {
 /// How much of a thread is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Depth {
-    /// Histogram and longest wait too.
+    /// Histogram, longest wait and row of the steal matrix too.
     pub(super) detail: bool,
     /// Also compare the probe with the kernel's file.
     pub(super) check: bool,
@@ -38,6 +38,20 @@ impl Followed {
     /// What names the thread for ever.
     pub(super) const fn key(&self) -> ThreadKey {
         ThreadKey { tid: self.info.tid, start_ticks: self.info.start_ticks }
+    }
+
+    /// Which vcpu it runs, if it does.
+    pub(super) fn vcpu(&self) -> Option<VcpuThread> {
+        let ThreadInfo { tid, start_ticks, role, .. } = self.info;
+        match role {
+            ThreadRole::Vcpu(number) => Some(VcpuThread { number, tid, start_ticks }),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a thread of this process, and not a kernel thread that works for it.
+    pub(super) const fn is_of(&self, pid: u32) -> bool {
+        self.info.tgid == pid
     }
 
     /// The same thread with the name that it has now.
@@ -75,7 +89,14 @@ impl Followed {
         } else {
             told
         };
-        Some(self.sample(totals, Some(&counters), depth))
+        let mut sample = self.sample(totals, Some(&counters), depth);
+        if depth.detail
+            && let Some(probes) = probes
+        {
+            sample.stolen = probes.stolen(self.key());
+            probes.next_window(self.key());
+        }
+        Some(sample)
     }
 
     fn file(&mut self, kernel: &Kernel, keep: bool) -> io::Result<Schedstat> {
@@ -105,6 +126,8 @@ impl Followed {
             sample.switches_preempted = Some(counters.preempted);
             sample.switches_blocked = Some(counters.blocked);
             sample.migrations = Some(counters.migrations);
+            sample.migrations_llc = counters.migrations_llc;
+            sample.migrations_node = counters.migrations_node;
             sample.pcpu = Some(counters.pcpu);
         }
         sample

@@ -74,7 +74,13 @@ impl Face {
         let (watches, asked) = mpsc::channel(4);
         let watched = Watched::default();
         runtime.spawn(watcher(asked, Arc::clone(&watched)));
-        let context = ApiContext { views: shown, commands: sender, watches, store: store.clone() };
+        let context = ApiContext {
+            views: shown,
+            commands: sender,
+            watches,
+            recorders: mpsc::channel(1).0,
+            store: store.clone(),
+        };
         let listen = Listen::new(&socket, "no-such-group").with_limits(limits);
         let server = Some(runtime.block_on(serve(listen, context)).unwrap());
         Self { socket, store, commands, watched, views, server, runtime, directory }

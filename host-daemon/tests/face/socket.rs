@@ -19,7 +19,13 @@ fn mode(path: &Path) -> u32 {
 fn serve_at(face: &Face, socket: &Path, group: &str) -> Result<kvmpilot::api::Server, ApiError> {
     let (commands, _) = tokio::sync::mpsc::channel(1);
     let (watches, _) = tokio::sync::mpsc::channel(1);
-    let context = ApiContext { views: face.views.subscribe(), commands, watches, store: face.store.clone() };
+    let context = ApiContext {
+        views: face.views.subscribe(),
+        commands,
+        watches,
+        recorders: tokio::sync::mpsc::channel(1).0,
+        store: face.store.clone(),
+    };
     face.runtime.block_on(serve(Listen::new(socket, group), context))
 }
 
