@@ -17,6 +17,7 @@ pub mod load;
 mod paths;
 pub mod probe_report;
 mod run;
+mod tracefs;
 pub mod witness;
 
 pub use accel::Accel;
@@ -27,4 +28,5 @@ pub use lab::{Lab, LabOptions};
 pub use load::{HttpLoad, HttpReport};
 pub use paths::{lab_cache, target_dir, workspace};
 pub use run::{output_of, run, wait_for};
+pub use tracefs::with_tracefs;
 pub use witness::Witness;
