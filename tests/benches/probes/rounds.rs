@@ -34,12 +34,13 @@ impl Quartiles {
     pub(crate) fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let place = share * (sorted.len() - 1) as f64;
-            let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-            low + (high - low) * place.fract()
+        let last = sorted.len() - 1;
+        // Quarters of the way from the first value to the last, between two neighbours where it is none of them.
+        let at = |quarter: usize| {
+            let (place, rest) = (quarter * last / 4, quarter * last % 4);
+            sorted[place] + (sorted[(place + 1).min(last)] - sorted[place]) * rest as f64 / 4.0
         };
-        Self { q1: at(0.25), median: at(0.5), q3: at(0.75) }
+        Self { q1: at(1), median: at(2), q3: at(3) }
     }
 }
 
