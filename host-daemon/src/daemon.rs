@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::{self, Decision, History};
 use kvmpilot_core::finding::Finding;
-use kvmpilot_core::model::{GuestModel, Model};
+use kvmpilot_core::model::{FlowsModel, GuestModel, Model};
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::{DomainState, Sample};
@@ -37,7 +37,7 @@ use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{GuestState, Guests, HostSense, Inventory};
+use crate::sense::{Flows, GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
 
 /// Name of the agent's process in a Linux guest.
@@ -57,6 +57,8 @@ struct Daemon {
     inventory: Inventory,
     guests: Guests,
     host: HostSense,
+    /// Absent where they are switched off or refused.
+    flows: Option<Flows>,
     kernel: Kernel,
     host_name: String,
     kernel_release: String,
@@ -133,6 +135,10 @@ impl Daemon {
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
         self.levelled.retain(|uuid, _| inventory.contains_key(uuid));
         self.poll_guests(&sample);
+        if let Some(flows) = &self.flows {
+            flows.follow(&sample);
+            self.unread.extend(flows.trouble());
+        }
         self.recover();
         let sample = Arc::new(sample);
         let now = self.began.elapsed();
@@ -211,17 +217,24 @@ impl Daemon {
     /// and not too old.
     fn with_guests(&self, mut model: Model, to_decide: bool) -> Model {
         let guests = self.guests.snapshot();
+        let flows = self.flows.as_ref().map(Flows::snapshot).unwrap_or_default();
         let oldest = model.at.saturating_sub(self.config.policy.periods.guest * GUEST_PERIODS);
         for domain in &mut model.domains {
-            let Some(state) = guests.get(&domain.uuid) else { continue };
+            let flows = flows.get(&domain.uuid);
+            let state = guests.get(&domain.uuid);
             let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
             let current = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > levelled);
             let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
-            domain.guest = state
-                .latest
-                .as_ref()
-                .filter(|latest| usable(latest.at))
-                .map(|latest| GuestModel::new(state.previous.as_ref(), latest, AGENT));
+            let reading = state.and_then(|state| state.latest.as_ref()).filter(|latest| usable(latest.at));
+            let previous = state.and_then(|state| state.previous.as_ref());
+            let mut guest = reading.map(|latest| GuestModel::new(previous, latest, AGENT));
+            domain.flows = flows.map(|flows| {
+                FlowsModel::new(flows.previous.as_deref(), &flows.latest, reading.zip(guest.as_ref()))
+            });
+            if let (Some(guest), Some(reading), Some(flows)) = (&mut guest, reading, &domain.flows) {
+                guest.add_traffic(reading, flows);
+            }
+            domain.guest = guest;
         }
         model
     }
@@ -279,6 +292,10 @@ impl Daemon {
 
     fn publish(&self) {
         let guests = self.guests.snapshot();
+        let mut tiers = self.tiers.clone();
+        if let (Some(flows), Some(tier)) = (&self.flows, tiers.iter_mut().find(|tier| tier.tier == 3)) {
+            (tier.on, tier.reason) = flows.report();
+        }
         let scene = Scene {
             policy: &self.config.policy,
             daemon: &self.config.daemon,
@@ -289,7 +306,7 @@ impl Daemon {
             guests: &guests,
             now: self.began.elapsed(),
             libvirt: self.libvirt.status(),
-            tiers: &self.tiers,
+            tiers: &tiers,
             paused: self.paused,
             recovered: self.recovered,
             problem: self.config_problem.as_deref(),

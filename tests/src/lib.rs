@@ -15,6 +15,7 @@ pub mod lab;
 pub mod load;
 mod paths;
 mod run;
+pub mod tap;
 pub mod witness;
 
 pub use accel::Accel;

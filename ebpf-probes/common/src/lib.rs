@@ -2,4 +2,5 @@
 //! formula both must agree on, the histogram's buckets. No behaviour of either side lives here.
 #![no_std]
 
+pub mod flow;
 pub mod sched;

@@ -1,6 +1,7 @@
 //! From the daemon's state to the API's shapes and the store's rows. Pure: no clock, no I/O, no decision.
 
 mod domain;
+mod flow;
 mod process;
 mod record;
 mod status;
@@ -64,6 +65,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         status: status::status(scene),
         domains,
         processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
+        flows: scene.model.domains.iter().map(|domain| flow::flows(domain, scene)).collect(),
         doctor: scene.doctor.clone(),
     }
 }

@@ -19,8 +19,8 @@ use super::peer::Peer;
 use super::problem::Failure;
 use super::serve::Limits;
 use super::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, OrdersView, ProcessesView,
-    StatusView, Views,
+    CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, FlowsView, OrdersView,
+    ProcessesView, StatusView, Views,
 };
 use crate::store::{OrderFilter, StoreError};
 
@@ -43,6 +43,7 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
         .route("/domains", get(domains))
         .route("/domains/{domain}", get(domain))
         .route("/domains/{domain}/processes", get(processes))
+        .route("/domains/{domain}/flows", get(flows))
         .route("/orders", get(orders))
         .route("/orders/{id}", get(order))
         .route("/orders/{id}/approve", post(|api, peer, id| change(api, peer, id, Command::Approve)))
@@ -129,6 +130,18 @@ async fn processes(State(api): Api, name: Result<Path<String>, PathRejection>) -
             row.agent.message.clone().unwrap_or_else(|| "the guest has not been asked yet".to_owned()),
         ),
         ..ProcessesView::default()
+    })))
+}
+
+async fn flows(State(api): Api, name: Result<Path<String>, PathRejection>) -> Answer<FlowsView> {
+    let views = api.views();
+    let row = &find(&views, name)?.row;
+    let flows = views.flows.iter().find(|flows| flows.uuid == row.uuid).cloned();
+    Ok(Json(flows.unwrap_or_else(|| FlowsView {
+        domain: row.name.clone(),
+        uuid: row.uuid,
+        message: Some("the domain has not been looked at yet".to_owned()),
+        ..FlowsView::default()
     })))
 }
 

@@ -3,6 +3,7 @@
 //! about the same threads is `kernel`'s, and comes in as [`Ground`].
 
 mod error;
+pub mod flows;
 pub mod offsets;
 mod selftest;
 mod slots;

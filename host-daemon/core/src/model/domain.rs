@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{GuestModel, part_of, per_second, quantile, rise, rise_of};
+use super::{FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of};
 use crate::CpuSet;
 use crate::sample::{
     BalloonSample, DomainSample, DomainState, InterfaceSample, ThreadRole, ThreadSample, ThreadSource,
@@ -46,6 +46,8 @@ pub struct DomainModel {
     pub interfaces: Vec<InterfaceModel>,
     /// What the guest's agent told last, if it is fresh enough to count.
     pub guest: Option<GuestModel>,
+    /// What its network devices moved, flow by flow.
+    pub flows: Option<FlowsModel>,
 }
 
 /// One vcpu over one window.
@@ -186,6 +188,7 @@ impl DomainModel {
             threads,
             interfaces,
             guest: None,
+            flows: None,
         }
     }
 

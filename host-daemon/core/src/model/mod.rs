@@ -4,16 +4,21 @@
 //! gives `None`: missing beats wrong.
 
 mod domain;
+mod flow;
 mod guest;
 mod histogram;
 mod host;
+mod owner;
+mod traffic;
 
 use std::time::Duration;
 
 pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
+pub use flow::{DeviceModel, EndedModel, FlowModel, FlowsModel, TrafficRate};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
+pub use owner::Owner;
 
 use crate::sample::Sample;
 use crate::topology::Topology;

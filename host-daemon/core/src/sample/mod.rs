@@ -4,12 +4,17 @@
 //! (de)serialize and keep the source's unit as a suffix.
 
 mod domain;
+mod flow;
 mod guest;
 mod host;
 mod own;
 mod thread;
 
 pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
+pub use flow::{
+    DeviceTraffic, EndedFlows, FlowReading, FlowSample, FlowSide, FlowSource, FlowState, FlowsSample,
+    Traffic, service,
+};
 pub use guest::{
     GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample, SocketState,
 };

@@ -7,6 +7,7 @@
 
 mod command;
 mod domain;
+mod flow;
 mod process;
 mod status;
 
@@ -17,6 +18,7 @@ pub use domain::{
     AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
     ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
 };
+pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
@@ -32,6 +34,8 @@ pub struct Views {
     pub domains: Vec<DomainDetailView>,
     /// The inside of those domains whose guests were polled.
     pub processes: Vec<ProcessesView>,
+    /// Who talks to whom, for each of those domains.
+    pub flows: Vec<FlowsView>,
     /// What could be better about the installation.
     pub doctor: DoctorView,
 }

@@ -1,12 +1,14 @@
 //! Each answer as a page for people.
 
 mod domain;
+mod flow;
 mod order;
 mod process;
 mod status;
 mod why;
 
 pub(super) use domain::{domain, domains};
+pub(super) use flow::flows;
 pub(super) use order::{order, orders, reply};
 pub(super) use process::processes;
 pub(super) use status::{doctor, status};
