@@ -2,8 +2,10 @@
 //! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
 
 mod command;
+pub mod insides;
+mod recording;
 mod start;
-mod windows;
+pub mod windows;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,9 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::{self, Decision, History};
+use kvmpilot_core::decide::{Decision, History};
 use kvmpilot_core::finding::Finding;
-use kvmpilot_core::model::{FlowsModel, GuestModel, Model};
+use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::{DomainState, Sample};
@@ -22,28 +24,26 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use insides::{FlowReadings, Insides, Readings};
+use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, load_probes};
-use windows::Windows;
+use windows::{Moment, Windows};
 use work::Done;
 
 use crate::act::Executor;
-use crate::api::CommandRequest;
 use crate::api::present::{self, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
+use crate::api::{CommandRequest, RecordingRequest};
 use crate::config::Config;
 use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{Flows, GuestState, Guests, HostSense, Inventory};
+use crate::sense::{FlowState, Flows, GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
 
-/// Name of the agent's process in a Linux guest.
-const AGENT: &str = "qemu-ga";
-/// Polls older than so many periods say nothing about now.
-const GUEST_PERIODS: u32 = 3;
 /// Rounds in which an open order is not wanted before it expires.
 const PATIENCE: u32 = 3;
 
@@ -93,11 +93,17 @@ struct Daemon {
     cycles: u64,
     last_cycle: Option<(Instant, Duration)>,
     views: watch::Sender<Arc<Views>>,
+    recordings: Recordings,
 }
 
 impl Daemon {
     /// Runs until told to stop, or for one cycle.
-    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>, mut signals: Signals) {
+    async fn run(
+        &mut self,
+        mut commands: mpsc::Receiver<CommandRequest>,
+        mut recordings: mpsc::Receiver<RecordingRequest>,
+        mut signals: Signals,
+    ) {
         let mut fast = interval(self.config.policy.periods.fast);
         fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -110,6 +116,7 @@ impl Daemon {
                     }
                 }
                 Some(request) = commands.recv() => self.command(request),
+                Some(request) = recordings.recv() => self.start_recording(request),
                 Some(done) = self.work.join_next() => self.done(done),
                 _ = signals.reload.recv() => {
                     self.reload();
@@ -125,11 +132,12 @@ impl Daemon {
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
         let inventory = self.inventory.snapshot();
+        let plan = self.windows.plan(self.began.elapsed(), &self.config.policy, false);
         // While a domain is being changed nobody knows which of its values is the old and which the new one.
         let changed_at = |uuid| {
             if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
         };
-        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at));
+        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at, plan.cadence));
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
@@ -141,39 +149,41 @@ impl Daemon {
         }
         self.recover();
         let sample = Arc::new(sample);
-        let now = self.began.elapsed();
-        let periods = self.config.policy.periods;
+        let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_ms() / 1000 };
+        // What is recorded and what is decided on must be the same polls.
+        let asked = plan.due.tick || plan.due.cycle || self.recordings.wanted();
+        let insides = if asked { self.insides() } else { Insides::default() };
+        self.recordings.add(&sample, moment, plan.due, &insides);
+        let policy = &self.config.policy;
+        let decided =
+            self.windows.decide(&sample, plan.due, moment, policy, &mut self.history, |model, to_decide| {
+                insides.add(model, policy, to_decide)
+            });
 
         // All paces first, then one admission: what one of them starts must not cost another one its turn.
         let mut wanted = Vec::new();
-        if let Some(model) = self.windows.release.close(&sample, now, Duration::ZERO, wall_unix_s()) {
-            let decision = decide::release(&model, &self.config.policy, &mut self.history);
+        let mut publish = false;
+        if let Some((model, decision)) = decided.release {
             wanted.extend(decision.proposals);
             if self.latest.at.is_zero() {
                 self.latest = model;
-                self.publish();
+                publish = true;
             }
         }
-        if let Some(model) =
-            self.windows.tick.close(&sample, now, self.config.policy.weight.period, wall_unix_s())
-        {
-            self.latest = self.with_guests(model.clone(), false);
-            let model = self.with_guests(model, true);
-            let decision = decide::tick(&model, &self.config.policy, &mut self.history);
+        if let Some((model, decision)) = decided.tick {
+            self.latest = model;
+            publish = true;
             wanted.extend(self.take(decision, "tick"));
         }
-        if let Some(model) = self.windows.cycle.close(&sample, now, periods.cycle, wall_unix_s()) {
-            let started = Instant::now();
-            let model = self.with_guests(model, true);
-            let decision = decide::cycle(&model, &self.config.policy, &mut self.history);
+        if let Some((model, decision, took)) = decided.cycle {
             self.cycles += 1;
             self.record(&model, &decision);
             wanted.extend(self.take(decision, "cycle"));
             self.expire(&model);
-            self.last_cycle = Some((started, started.elapsed()));
+            self.last_cycle = Some((Instant::now(), took));
         }
         self.follow(wanted);
-        if self.latest.at == now {
+        if publish {
             self.publish();
         }
     }
@@ -213,30 +223,24 @@ impl Daemon {
         self.recovered && !self.paused && !self.restoring
     }
 
-    /// Adds what the agents told: all of it to show, and to decide on only what is newer than our last step on the ladder
-    /// and not too old.
-    fn with_guests(&self, mut model: Model, to_decide: bool) -> Model {
-        let guests = self.guests.snapshot();
-        let flows = self.flows.as_ref().map(Flows::snapshot).unwrap_or_default();
-        let oldest = model.at.saturating_sub(self.config.policy.periods.guest * GUEST_PERIODS);
-        for domain in &mut model.domains {
-            let flows = flows.get(&domain.uuid);
-            let state = guests.get(&domain.uuid);
-            let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
-            let current = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > levelled);
-            let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
-            let reading = state.and_then(|state| state.latest.as_ref()).filter(|latest| usable(latest.at));
-            let previous = state.and_then(|state| state.previous.as_ref());
-            let mut guest = reading.map(|latest| GuestModel::new(previous, latest, AGENT));
-            domain.flows = flows.map(|flows| {
-                FlowsModel::new(flows.previous.as_deref(), &flows.latest, reading.zip(guest.as_ref()))
-            });
-            if let (Some(guest), Some(reading), Some(flows)) = (&mut guest, reading, &domain.flows) {
-                guest.add_traffic(reading, flows);
-            }
-            domain.guest = guest;
+    /// What the agents and the flow probes told, and what has become stale of it.
+    fn insides(&self) -> Insides {
+        let readings = self
+            .guests
+            .snapshot()
+            .into_iter()
+            .map(|(uuid, state)| (uuid, Readings { previous: state.previous, latest: state.latest }));
+        let levelled = self.levelled.iter().map(|(uuid, at)| (*uuid, at.duration_since(self.began)));
+        let flows = self.flows.as_ref().map(Flows::snapshot).unwrap_or_default().into_iter();
+        let flows = flows.map(|(uuid, FlowState { previous, latest })| {
+            (uuid, FlowReadings { previous, latest: Some(latest) })
+        });
+        Insides {
+            readings: readings.collect(),
+            flows: flows.collect(),
+            levelled: levelled.collect(),
+            busy: self.busy.clone(),
         }
-        model
     }
 
     fn poll_guests(&self, sample: &Sample) {
@@ -325,10 +329,6 @@ impl Daemon {
 
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn wall_unix_s() -> u64 {
-    since_1970().as_secs()
 }
 
 fn wall_unix_ms() -> u64 {

@@ -11,6 +11,7 @@ use crate::act::Outcome;
 use crate::api::views::{CommandReply, RestoreView};
 use crate::api::{Command, CommandError, CommandRequest};
 use crate::config;
+use crate::record::Event;
 
 pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
 
@@ -135,6 +136,7 @@ impl Daemon {
                     );
                 }
                 self.config.policy = config.policy;
+                self.recordings.event(|| Event::Policy { policy: Box::new(self.config.policy.clone()) });
                 self.config_problem = None;
                 self.paused = false;
                 tracing::info!("the configuration was read again");

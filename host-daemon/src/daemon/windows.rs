@@ -1,40 +1,143 @@
-//! The windows of the three paces: each keeps the sample that it began with.
+//! The three paces and their windows: each window keeps the sample that it began with. From samples to decisions, the same
+//! for the daemon, for a recording and for the benchmark.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use kvmpilot_core::decide::{self, Decision, History};
 use kvmpilot_core::model::Model;
+use kvmpilot_core::policy::Policy;
 use kvmpilot_core::sample::Sample;
+use serde::{Deserialize, Serialize};
+
+use crate::sense::Cadence;
+
+/// While detail is shed, it is read at the first two ticks of so many: both ends of a window need it.
+const SPARSE_TICKS: u32 = 6;
 
 /// One window for each pace of the daemon.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Windows {
+    release: Window,
+    tick: Window,
+    cycle: Window,
+    ticks: u32,
+}
+
+/// The windows that a sample ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Due {
+    /// The tick's.
+    pub tick: bool,
+    /// The priority cycle's.
+    pub cycle: bool,
+}
+
+/// What the next sample is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The windows that it will end.
+    pub due: Due,
+    /// How much it must hold.
+    pub cadence: Cadence,
+}
+
+/// When a sample was taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// On the daemon's monotonic clock.
+    pub now: Duration,
+    /// On the wall's.
+    pub wall_unix_s: u64,
+}
+
+/// What came of one sample. A pace that was not due is `None`.
 #[derive(Debug, Default)]
-pub(super) struct Windows {
-    pub(super) release: Window,
-    pub(super) tick: Window,
-    pub(super) cycle: Window,
+pub struct Decided {
+    /// Each sample but the first.
+    pub release: Option<(Model, Decision)>,
+    /// The model is that to show: with all that the guests told.
+    pub tick: Option<(Model, Decision)>,
+    /// With the time that it took.
+    pub cycle: Option<(Model, Decision, Duration)>,
+}
+
+impl Windows {
+    /// Which windows the next sample will close. `sparse` if detail is shed.
+    pub fn plan(&mut self, now: Duration, policy: &Policy, sparse: bool) -> Plan {
+        let due = self.due(now, policy);
+        let Due { tick, cycle } = due;
+        let skips = sparse && self.ticks % SPARSE_TICKS > 1;
+        self.ticks = self.ticks.wrapping_add(u32::from(tick));
+        let detail = cycle || (tick && !skips);
+        Plan { due, cadence: if detail { Cadence::Detail } else { Cadence::Fast } }
+    }
+
+    /// The windows that a sample of now would end.
+    #[must_use]
+    pub fn due(&self, now: Duration, policy: &Policy) -> Due {
+        Due {
+            tick: self.tick.is_due(now, policy.weight.period),
+            cycle: self.cycle.is_due(now, policy.periods.cycle),
+        }
+    }
+
+    /// Closes the windows that are due and decides on them. `with_guests` adds what the agents told: to show, or (`true`)
+    /// as far as it may be decided on.
+    pub fn decide(
+        &mut self,
+        sample: &Arc<Sample>,
+        due: Due,
+        moment: Moment,
+        policy: &Policy,
+        history: &mut History,
+        with_guests: impl Fn(Model, bool) -> Model,
+    ) -> Decided {
+        let mut decided = Decided::default();
+        if let Some(model) = self.release.close(sample, moment) {
+            let decision = decide::release(&model, policy, history);
+            decided.release = Some((model, decision));
+        }
+        if due.tick
+            && let Some(model) = self.tick.close(sample, moment)
+        {
+            let shown = with_guests(model.clone(), false);
+            let decision = decide::tick(&with_guests(model, true), policy, history);
+            decided.tick = Some((shown, decision));
+        }
+        if due.cycle
+            && let Some(model) = self.cycle.close(sample, moment)
+        {
+            let started = Instant::now();
+            let model = with_guests(model, true);
+            let decision = decide::cycle(&model, policy, history);
+            decided.cycle = Some((model, decision, started.elapsed()));
+        }
+        decided
+    }
 }
 
 /// From one sample to a later one.
-#[derive(Debug, Default)]
-pub(super) struct Window(Option<(Arc<Sample>, Duration)>);
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Window(Option<(Arc<Sample>, Duration)>);
 
 impl Window {
-    /// The model of the window if it is `period` long by now; a new one begins then. The first call begins the first.
-    pub(super) fn close(
-        &mut self,
-        sample: &Arc<Sample>,
-        now: Duration,
-        period: Duration,
-        wall_unix_s: u64,
-    ) -> Option<Model> {
+    /// Whether it is `period` long by now, or has not begun.
+    fn is_due(&self, now: Duration, period: Duration) -> bool {
         /// A window may close a little early, else a 5 s window of 1 s turns that come 1 ms early lasts 6 s.
         const EARLY: Duration = Duration::from_millis(100);
+        self.0.as_ref().is_none_or(|(_, at)| now.saturating_sub(*at) + EARLY >= period)
+    }
+
+    /// The model of the window; a new one begins. The first call begins the first.
+    fn close(&mut self, sample: &Arc<Sample>, moment: Moment) -> Option<Model> {
+        let Moment { now, wall_unix_s } = moment;
         let Some((begin, at)) = &self.0 else {
             self.0 = Some((Arc::clone(sample), now));
             return None;
         };
         let elapsed = now.saturating_sub(*at);
-        if elapsed.is_zero() || elapsed + EARLY < period {
+        if elapsed.is_zero() {
             return None;
         }
         let model = Model::new(begin, sample, now, elapsed, wall_unix_s);
@@ -47,17 +150,36 @@ impl Window {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_window_closes_when_it_is_long_enough() {
-        let sample = Arc::new(Sample::default());
-        let mut window = Window::default();
-        let mut close = |ms: u64| {
-            let model = window.close(&sample, Duration::from_millis(ms), Duration::from_secs(5), 0);
-            model.map(|model| model.elapsed.as_millis())
+    const MS: Duration = Duration::from_millis(1);
+
+    /// One turn at each time, each taking no time: how long the tick was that it ended, and what the sample held.
+    fn turns(windows: &mut Windows, times_ms: &[u32], sparse: bool) -> Vec<(Option<u128>, bool)> {
+        let (sample, policy) = (Arc::new(Sample::default()), Policy::default());
+        let mut history = History::default();
+        let mut turn = |at: u32| {
+            let now = MS * at;
+            let plan = windows.plan(now, &policy, sparse);
+            let moment = Moment { now, wall_unix_s: 0 };
+            let decided = windows.decide(&sample, plan.due, moment, &policy, &mut history, |model, _| model);
+            let tick = decided.tick.map(|(model, _)| model.elapsed.as_millis());
+            (tick, plan.cadence == Cadence::Detail)
         };
-        assert_eq!(
-            [close(0), close(1000), close(4950), close(5000), close(9900)],
-            [None, None, Some(4950), None, Some(4950)]
-        );
+        times_ms.iter().map(|at| turn(*at)).collect()
+    }
+
+    #[test]
+    fn a_window_closes_when_it_is_long_enough_and_has_detail_at_both_ends() {
+        let seen = turns(&mut Windows::default(), &[0, 1000, 4950, 5000, 9900], false);
+        let expected = [(None, true), (None, false), (Some(4950), true), (None, false), (Some(4950), true)];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn shed_detail_is_read_in_pairs() {
+        let times: Vec<u32> = (0..13).map(|n| n * 5000).collect();
+        let seen = turns(&mut Windows::default(), &times, true);
+        let detail: Vec<usize> = seen.iter().enumerate().filter(|(_, seen)| seen.1).map(|(n, _)| n).collect();
+        assert_eq!(detail, [0, 1, 6, 7, 12]);
+        assert!(seen[1..].iter().all(|(tick, _)| *tick == Some(5000)), "{seen:?}");
     }
 }

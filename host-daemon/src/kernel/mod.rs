@@ -3,6 +3,7 @@
 //! could not.
 
 mod facts;
+mod hold;
 mod host;
 mod process;
 mod tap;
@@ -14,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use hold::{Process, SchedstatFile};
 pub use process::OwnUse;
 pub use thread::{Schedstat, ThreadInfo, role};
 

@@ -1,17 +1,21 @@
 //! The threads of a process: who they are, what they are for, and the kernel's three figures about each.
 
-use std::io;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use kvmpilot_core::sample::{ThreadRole, ThreadSample, ThreadSource};
 use procfs::prelude::FromRead;
-use procfs::process::{Schedstat as ProcSchedstat, Stat};
+use procfs::process::Stat;
 
 use super::{Kernel, Unread, Unreads, text};
 
 /// More threads than this of one process are not followed: QEMU has a few dozen, a runaway one must not eat
 /// our cycle.
 const MOST_THREADS: usize = 2048;
+
+/// Three numbers of 20 digits at most, two spaces and a line feed.
+pub(super) const SCHEDSTAT_BYTES: usize = 64;
 
 /// One thread, named for ever by `tid` and `start_ticks`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,18 @@ pub struct Schedstat {
     pub runq_wait_ns: u64,
     /// Arrivals on a pcpu.
     pub arrivals: u64,
+}
+
+impl Schedstat {
+    /// The text of the file.
+    pub(super) fn parse(text: &[u8]) -> io::Result<Self> {
+        let mut words = text.trim_ascii_end().split(|byte| *byte == b' ').map(|word| {
+            let digits = std::str::from_utf8(word).ok()?;
+            digits.parse().ok()
+        });
+        let mut next = || words.next().flatten().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
+        Ok(Self { on_cpu_ns: next()?, runq_wait_ns: next()?, arrivals: next()? })
+    }
 }
 
 impl ThreadInfo {
@@ -96,12 +112,7 @@ impl Kernel {
     #[must_use]
     pub fn threads(&self, pid: u32) -> (Vec<ThreadInfo>, Vec<Unread>) {
         let dir = self.proc.join(pid.to_string()).join("task");
-        let mut unread = Unreads::default();
-        let mut tids = numbered(&dir, &mut unread);
-        if tids.len() > MOST_THREADS {
-            unread.add(&dir, format!("{} threads; only the first {MOST_THREADS} are followed", tids.len()));
-            tids.truncate(MOST_THREADS);
-        }
+        let (tids, mut unread) = self.tids(&dir);
         let mut threads = Vec::with_capacity(tids.len());
         for tid in tids {
             match self.thread(pid, tid) {
@@ -111,6 +122,24 @@ impl Kernel {
             }
         }
         (threads, unread.0)
+    }
+
+    /// Whether the threads of process `pid` are those with these ids, given in rising order: one look at a directory,
+    /// and none at the threads.
+    #[must_use]
+    pub fn has_threads(&self, pid: u32, expected: impl Iterator<Item = u32>) -> bool {
+        let (tids, unread) = self.tids(&self.proc.join(pid.to_string()).join("task"));
+        unread.0.is_empty() && tids.into_iter().eq(expected)
+    }
+
+    fn tids(&self, dir: &Path) -> (Vec<u32>, Unreads) {
+        let mut unread = Unreads::default();
+        let mut tids = numbered(dir, &mut unread);
+        if tids.len() > MOST_THREADS {
+            unread.add(dir, format!("{} threads; only the first {MOST_THREADS} are followed", tids.len()));
+            tids.truncate(MOST_THREADS);
+        }
+        (tids, unread)
     }
 
     /// One thread of process `tgid`.
@@ -129,16 +158,17 @@ impl Kernel {
     /// # Errors
     /// Where there is no such thread, or the kernel is built without `CONFIG_SCHED_INFO`.
     pub fn schedstat(&self, tgid: u32, tid: u32) -> io::Result<Schedstat> {
-        let read: ProcSchedstat = self.task_file(tgid, tid, "schedstat")?;
-        Ok(Schedstat {
-            on_cpu_ns: read.sum_exec_runtime,
-            runq_wait_ns: read.run_delay,
-            arrivals: read.pcount,
-        })
+        let mut text = [0; SCHEDSTAT_BYTES];
+        let length = File::open(self.task_path(tgid, tid, "schedstat"))?.read(&mut text)?;
+        Schedstat::parse(&text[..length])
+    }
+
+    pub(super) fn task_path(&self, tgid: u32, tid: u32, name: &str) -> PathBuf {
+        self.proc.join(format!("{tgid}/task/{tid}/{name}"))
     }
 
     fn task_file<T: FromRead>(&self, tgid: u32, tid: u32, name: &str) -> io::Result<T> {
-        let text = text(&self.proc.join(format!("{tgid}/task/{tid}/{name}")))?;
+        let text = text(&self.task_path(tgid, tid, name))?;
         T::from_read(text.as_bytes()).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
     }
 }
@@ -186,6 +216,16 @@ mod tests {
     }
 
     #[test]
+    fn schedstat_is_three_numbers() {
+        let read = |text: &str| Schedstat::parse(text.as_bytes()).ok();
+        let expected = Schedstat { on_cpu_ns: 1, runq_wait_ns: 22, arrivals: u64::MAX };
+        assert_eq!(read("1 22 18446744073709551615\n"), Some(expected));
+        for bad in ["", "1 2", "1 2 x", "1 2 18446744073709551616", "-1 2 3", "1  2 3"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn our_own_threads_are_there_and_match_the_kernels_ids() {
         let (pid, tid) = (nix::unistd::getpid(), nix::unistd::gettid());
         let (pid, tid) = (pid.as_raw().unsigned_abs(), tid.as_raw().unsigned_abs());
@@ -200,6 +240,20 @@ mod tests {
         while kernel.schedstat(pid, tid).unwrap().on_cpu_ns == 0 {
             assert!(Instant::now() < deadline);
         }
+    }
+
+    #[test]
+    fn the_ids_of_threads_are_compared_without_a_look_at_them() {
+        let kernel = Kernel::default();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id();
+        assert!(kernel.has_threads(pid, [pid].into_iter()));
+        assert!(!kernel.has_threads(pid, std::iter::empty()));
+        assert!(!kernel.has_threads(pid, [pid, pid + 1].into_iter()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!kernel.has_threads(pid, [pid].into_iter()));
+        assert!(!kernel.has_threads(pid, std::iter::empty()), "nothing is known");
     }
 
     #[test]

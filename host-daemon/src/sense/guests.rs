@@ -30,9 +30,9 @@ pub struct Guests {
 #[derive(Clone, Debug, Default)]
 pub struct GuestState {
     /// The poll before the last.
-    pub previous: Option<GuestReading>,
+    pub previous: Option<Arc<GuestReading>>,
     /// The last good poll.
-    pub latest: Option<GuestReading>,
+    pub latest: Option<Arc<GuestReading>>,
     /// Why there is no newer one, in words.
     pub trouble: Option<String>,
     failures: u32,
@@ -86,7 +86,7 @@ impl Guests {
             state.polling = false;
             match result {
                 Ok(sample) => {
-                    state.previous = state.latest.replace(GuestReading { at, host_cpu_ns, sample });
+                    state.previous = state.latest.replace(Arc::new(GuestReading { at, host_cpu_ns, sample }));
                     state.trouble = None;
                     state.failures = 0;
                     state.due = at + period;

@@ -1,47 +1,60 @@
 //! One sample of the whole host: kernel, probes and inventory put together, in the fast loop. No libvirt call and no
 //! agent call happens here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{
-    DomainSample, DomainState, InterfaceSample, OwnSample, Sample, ThreadSample, ThreadSource,
-};
+use kvmpilot_core::sample::{DomainSample, InterfaceSample, OwnSample, Sample};
 use kvmpilot_core::topology::Topology;
 use tokio::time::Instant;
 
-use super::InventoryEntry;
-use crate::kernel::{Kernel, ThreadInfo};
-use crate::probes::{Probes, ThreadCounters, ThreadKey};
+use super::inventory::{Entries, InventoryEntry};
+use super::qemu::Qemus;
+use super::thread::Depth;
+use crate::kernel::Kernel;
+use crate::probes::Probes;
 
 /// Time after which pcpus are looked for again: hot-plug is rare, and sysfs has a dozen files for each pcpu.
 const TOPOLOGY_AGE: Duration = Duration::from_secs(10);
-/// Time after which QEMU processes are looked for again where one is missing.
-const QEMU_AGE: Duration = Duration::from_secs(1);
+/// One thread of so many is checked in each cycle against the kernel's file, even if the probe says that it sleeps:
+/// kernels have been seen that do not trace each switch.
+const CHECK_ONE_OF: usize = 10;
 
 /// Reads the host.
 #[derive(Debug)]
 pub struct HostSense {
     kernel: Kernel,
     probes: Option<Probes>,
-    qemus: BTreeMap<Uuid, (u32, u64)>,
-    looked_for_qemus: Option<Instant>,
+    qemus: Qemus,
+    /// Threads that the probes could not take last time, in words: they are tried again.
+    unwatched: Vec<String>,
     topology: Topology,
     looked_at_topology: Option<Instant>,
+    cycles: usize,
+}
+
+/// How much a sample holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cadence {
+    /// Totals only, for the fast loop.
+    Fast,
+    /// Everything: histograms and what else costs time to read.
+    Detail,
 }
 
 impl HostSense {
     /// Reads with these probes, or without (tier 0).
     #[must_use]
-    pub const fn new(kernel: Kernel, probes: Option<Probes>) -> Self {
+    pub fn new(kernel: Kernel, probes: Option<Probes>) -> Self {
         Self {
             kernel,
             probes,
-            qemus: BTreeMap::new(),
-            looked_for_qemus: None,
+            qemus: Qemus::default(),
+            unwatched: Vec::new(),
             topology: Topology { pcpus: Vec::new() },
             looked_at_topology: None,
+            cycles: 0,
         }
     }
 
@@ -49,8 +62,9 @@ impl HostSense {
     /// that libvirt told before are not in the sample, because they are no longer true.
     pub fn sample(
         &mut self,
-        inventory: &BTreeMap<Uuid, InventoryEntry>,
+        inventory: &Entries,
         changed_at: impl Fn(Uuid) -> Option<Instant>,
+        cadence: Cadence,
     ) -> (Sample, Vec<String>) {
         let mut unread = Vec::new();
         let mut note =
@@ -61,111 +75,72 @@ impl HostSense {
         if self.looked_at_topology.is_none_or(|at| now - at >= TOPOLOGY_AGE) {
             let (topology, trouble) = self.kernel.topology();
             note(trouble);
+            if let Some(probes) = &mut self.probes {
+                probes.set_topology(&topology);
+            }
             self.topology = topology;
             self.looked_at_topology = Some(now);
         }
         let (taps, trouble) = self.kernel.interfaces();
         note(trouble);
-        note(self.find_qemus(inventory, now));
+        let (changed, trouble) = self.qemus.refresh(&self.kernel, inventory, now);
+        note(trouble);
+        self.watch(changed);
+        unread.extend_from_slice(&self.unwatched);
 
-        let mut threads = BTreeMap::new();
-        for (uuid, (pid, _)) in &self.qemus {
-            let (found, trouble) = self.kernel.threads(*pid);
-            note(trouble);
-            threads.insert(*uuid, found);
+        self.cycles = self.cycles.wrapping_add(1);
+        let mut turn = self.cycles;
+        let mut domains = Vec::with_capacity(inventory.len());
+        for (uuid, entry) in inventory {
+            let changed = changed_at(*uuid);
+            domains.extend(self.domain(*uuid, entry, changed, &taps, cadence, &mut turn));
         }
-        self.follow(&threads, &mut unread);
-
-        let domains = inventory.iter().filter_map(|(uuid, entry)| {
-            let mut domain = entry.domain.clone()?;
-            let stale =
-                changed_at(*uuid).is_some_and(|changed| entry.read_at.is_none_or(|read| read <= changed));
-            if stale || entry.failures > 0 {
-                forget_allocation(&mut domain);
-            }
-            domain.qemu_pid = self.qemus.get(uuid).map(|(pid, _)| *pid);
-            domain.threads = threads
-                .remove(uuid)
-                .unwrap_or_default()
-                .into_iter()
-                .filter_map(|info| self.read(info))
-                .collect();
-            for tap in &mut domain.interfaces {
-                fill(tap, &taps);
-            }
-            Some(domain)
-        });
-        let domains = domains.collect();
         (Sample { host, topology: self.topology.clone(), domains, own: OwnSample::default() }, unread)
     }
 
-    /// Keeps the map from domain to QEMU process: forgets processes that ended, looks for missing ones now and then.
-    fn find_qemus(
-        &mut self,
-        inventory: &BTreeMap<Uuid, InventoryEntry>,
-        now: Instant,
-    ) -> Vec<crate::kernel::Unread> {
-        let kernel = &self.kernel;
-        self.qemus.retain(|uuid, (pid, start_ticks)| {
-            let lives = kernel.thread(*pid, *pid).is_ok_and(|main| main.start_ticks == *start_ticks);
-            lives && inventory.contains_key(uuid)
-        });
-        let is_missing = |(uuid, entry): (&Uuid, &InventoryEntry)| {
-            !self.qemus.contains_key(uuid)
-                && entry.domain.as_ref().is_some_and(|domain| domain.state != DomainState::ShutOff)
-        };
-        if !inventory.iter().any(is_missing) || self.looked_for_qemus.is_some_and(|at| now - at < QEMU_AGE) {
-            return Vec::new();
+    /// Lets the probes watch exactly the threads that are there.
+    fn watch(&mut self, changed: bool) {
+        if let Some(probes) = &mut self.probes
+            && (changed || !self.unwatched.is_empty())
+        {
+            self.unwatched = probes.follow(&self.qemus.keys()).iter().map(ToString::to_string).collect();
         }
-        self.looked_for_qemus = Some(now);
-        let (found, unread) = self.kernel.qemu_processes();
-        for (uuid, pid) in found {
-            if let Ok(main) = self.kernel.thread(pid, pid) {
-                self.qemus.insert(uuid, (pid, main.start_ticks));
+    }
+
+    fn domain(
+        &mut self,
+        uuid: Uuid,
+        entry: &InventoryEntry,
+        changed: Option<Instant>,
+        taps: &BTreeMap<String, InterfaceSample>,
+        cadence: Cadence,
+        turn: &mut usize,
+    ) -> Option<DomainSample> {
+        let mut domain = entry.domain.clone()?;
+        let stale = changed.is_some_and(|changed| entry.read_at.is_none_or(|read| read <= changed));
+        if stale || entry.failures > 0 {
+            forget_allocation(&mut domain);
+        }
+        for tap in &mut domain.interfaces {
+            if let Some(counters) = taps.get(&tap.device) {
+                tap.clone_from(counters);
             }
         }
-        unread
-    }
-
-    /// Lets the probes watch exactly the threads that are there.
-    fn follow(&mut self, threads: &BTreeMap<Uuid, Vec<ThreadInfo>>, unread: &mut Vec<String>) {
-        let Some(probes) = &mut self.probes else { return };
-        let keys: BTreeSet<ThreadKey> = threads.values().flatten().map(key).collect();
-        unread.extend(probes.follow(&keys).iter().map(ToString::to_string));
-    }
-
-    /// A thread's counters. While it is on a pcpu the kernel's file is ahead of the probe by the present run, so it
-    /// gives the totals; both read the same accumulators.
-    fn read(&self, info: ThreadInfo) -> Option<ThreadSample> {
-        let counters = self.probes.as_ref().and_then(|probes| probes.read(key(&info)));
-        let (tgid, tid) = (info.tgid, info.tid);
-        // Probe first: what runs while we look can then only be ahead, never behind.
-        let fresh = info.runnable || counters.as_ref().is_none_or(|counters| counters.running);
-        let schedstat = if fresh { Some(self.kernel.schedstat(tgid, tid).ok()?) } else { None };
-        let mut sample = info.into_sample(schedstat.unwrap_or_default());
-        if let Some(counters) = counters {
-            overlay(&mut sample, &counters, schedstat.is_some());
+        let Some(qemu) = self.qemus.get_mut(uuid) else { return Some(domain) };
+        domain.qemu_pid = Some(qemu.pid);
+        domain.threads.reserve_exact(qemu.threads.len());
+        for thread in &mut qemu.threads {
+            *turn = turn.wrapping_add(1);
+            let check = turn.is_multiple_of(CHECK_ONE_OF);
+            let depth = Depth { detail: cadence == Cadence::Detail, check };
+            match thread.read(&self.kernel, self.probes.as_ref(), depth) {
+                Some(sample) => domain.threads.push(sample),
+                // Gone, or not the one that we know any more.
+                None => qemu.listings = 2,
+            }
         }
-        Some(sample)
+        Some(domain)
     }
-}
-
-fn key(info: &ThreadInfo) -> ThreadKey {
-    ThreadKey { tid: info.tid, start_ticks: info.start_ticks }
-}
-
-fn overlay(sample: &mut ThreadSample, counters: &ThreadCounters, has_totals: bool) {
-    if !has_totals {
-        sample.on_cpu_ns = counters.totals.on_cpu_ns;
-        sample.runq_wait_ns = counters.totals.runq_wait_ns;
-    }
-    sample.source = ThreadSource::Probe;
-    sample.runq_wait_max_ns = Some(counters.max_wait_ns);
-    sample.runq_wait_histogram = Some(counters.waits.to_vec());
-    sample.switches_preempted = Some(counters.preempted);
-    sample.switches_blocked = Some(counters.blocked);
-    sample.migrations = Some(counters.migrations);
-    sample.pcpu = Some(counters.pcpu);
 }
 
 /// What we may have changed since it was read.
@@ -175,11 +150,5 @@ fn forget_allocation(domain: &mut DomainSample) {
     domain.balloon = None;
     for vcpu in &mut domain.vcpus {
         vcpu.pin = None;
-    }
-}
-
-fn fill(tap: &mut InterfaceSample, taps: &BTreeMap<String, InterfaceSample>) {
-    if let Some(counters) = taps.get(&tap.device) {
-        tap.clone_from(counters);
     }
 }

@@ -26,7 +26,8 @@ pub struct Inventory {
     task: JoinHandle<()>,
 }
 
-type Entries = BTreeMap<Uuid, InventoryEntry>;
+/// Domains by uuid. What did not change since the last look is shared with it.
+pub type Entries = BTreeMap<Uuid, Arc<InventoryEntry>>;
 
 /// One domain.
 #[derive(Clone, Debug)]
@@ -68,7 +69,7 @@ impl Inventory {
 
     /// All active domains.
     #[must_use]
-    pub fn snapshot(&self) -> BTreeMap<Uuid, InventoryEntry> {
+    pub fn snapshot(&self) -> Entries {
         lock(&self.entries).clone()
     }
 
@@ -140,10 +141,14 @@ impl Keeper {
             let mut entries = lock(&self.entries);
             entries.retain(|uuid, _| domains.iter().any(|domain| domain.uuid == *uuid));
             for domain in &domains {
-                let entry = entries.entry(domain.uuid).or_insert_with(|| InventoryEntry::new(&domain.name));
-                entry.name.clone_from(&domain.name);
+                let entry =
+                    entries.entry(domain.uuid).or_insert_with(|| Arc::new(InventoryEntry::new(&domain.name)));
+                if entry.name != domain.name {
+                    Arc::make_mut(entry).name.clone_from(&domain.name);
+                }
             }
-            let is_due = |(_, entry): &(&Uuid, &InventoryEntry)| entry.retry_at.is_none_or(|at| at <= now);
+            let is_due =
+                |(_, entry): &(&Uuid, &Arc<InventoryEntry>)| entry.retry_at.is_none_or(|at| at <= now);
             entries.iter().filter(is_due).map(|(uuid, _)| *uuid).collect()
         };
         for uuid in due {
@@ -169,22 +174,13 @@ impl Keeper {
         let mut entries = lock(&self.entries);
         match result {
             Ok((domain, trouble)) => {
-                let entry = entries.entry(uuid).or_insert_with(|| InventoryEntry::new(&domain.name));
-                entry.name.clone_from(&domain.name);
-                *entry = InventoryEntry {
-                    read_at: Some(began),
-                    trouble,
-                    failures: 0,
-                    retry_at: None,
-                    name: domain.name.clone(),
-                    domain: Some(domain),
-                };
+                entries.insert(uuid, Arc::new(InventoryEntry::read(domain, began, trouble)));
             }
             Err(error) if error.kind == ErrorKind::DomainGone => {
                 entries.remove(&uuid);
             }
             Err(error) => {
-                if let Some(entry) = entries.get_mut(&uuid) {
+                if let Some(entry) = entries.get_mut(&uuid).map(Arc::make_mut) {
                     let pause =
                         FIRST_PAUSE.saturating_mul(1_u32.checked_shl(entry.failures).unwrap_or(u32::MAX));
                     entry.failures = entry.failures.saturating_add(1);
@@ -204,6 +200,13 @@ impl InventoryEntry {
     fn new(name: &str) -> Self {
         let name = name.to_owned();
         Self { domain: None, name, read_at: None, trouble: Vec::new(), failures: 0, retry_at: None }
+    }
+
+    /// A domain as read at a time that began at `began`, with what could not be read of it.
+    #[must_use]
+    pub fn read(domain: DomainSample, began: Instant, trouble: Vec<String>) -> Self {
+        let name = domain.name.clone();
+        Self { domain: Some(domain), name, read_at: Some(began), trouble, failures: 0, retry_at: None }
     }
 }
 

@@ -9,8 +9,10 @@ mod flows;
 mod guests;
 mod host;
 mod inventory;
+mod qemu;
+mod thread;
 
 pub use flows::{FlowState, Flows};
 pub use guests::{GuestState, Guests};
-pub use host::HostSense;
-pub use inventory::{Inventory, InventoryEntry};
+pub use host::{Cadence, HostSense};
+pub use inventory::{Entries, Inventory, InventoryEntry};

@@ -1,0 +1,179 @@
+//! The QEMU processes of the domains and their threads, followed from cycle to cycle: what did not change is not looked
+//! at again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kvmpilot_core::Uuid;
+use kvmpilot_core::sample::DomainState;
+use tokio::time::Instant;
+
+use super::inventory::Entries;
+use super::thread::Followed;
+use crate::kernel::{Kernel, Process};
+use crate::probes::ThreadKey;
+
+/// Time after which QEMU processes are looked for again where one is missing.
+const QEMU_AGE: Duration = Duration::from_secs(1);
+/// Time after which the ids of a process' threads are compared again although nothing says that they changed.
+const LIST_AGE: Duration = Duration::from_secs(10);
+/// QEMUs are found in crowds when the daemon starts; their looks are spread over so many parts of [`LIST_AGE`].
+const SPREAD: u32 = 16;
+
+/// All QEMU processes that are followed.
+#[derive(Debug, Default)]
+pub(super) struct Qemus {
+    by_domain: BTreeMap<Uuid, Qemu>,
+    looked_for: Option<Instant>,
+}
+
+/// One QEMU process.
+#[derive(Debug)]
+pub(super) struct Qemu {
+    pub(super) pid: u32,
+    start_ticks: u64,
+    /// `None` where the kernel or our limit of open files denies it: then `/proc` is asked each time.
+    held: Option<Process>,
+    /// In rising order of tid.
+    pub(super) threads: Vec<Followed>,
+    /// When the ids of the threads are compared again.
+    due: Instant,
+    /// The threads must be listed now. A thread is named only after its birth, so one change means two listings.
+    pub(super) listings: u8,
+}
+
+impl Qemus {
+    /// The QEMU of a domain.
+    pub(super) fn get_mut(&mut self, domain: Uuid) -> Option<&mut Qemu> {
+        self.by_domain.get_mut(&domain)
+    }
+
+    /// All threads, with their domains.
+    pub(super) fn keys(&self) -> BTreeMap<ThreadKey, Uuid> {
+        let of = |(domain, qemu): (&Uuid, &Qemu)| {
+            let domain = *domain;
+            qemu.threads.iter().map(move |thread| (thread.key(), domain)).collect::<Vec<_>>()
+        };
+        self.by_domain.iter().flat_map(of).collect()
+    }
+
+    /// Forgets processes that ended, looks for missing ones now and then, and lists the threads of those whose threads
+    /// changed. Whether any thread came or went, and what could not be read.
+    pub(super) fn refresh(
+        &mut self,
+        kernel: &Kernel,
+        inventory: &Entries,
+        now: Instant,
+    ) -> (bool, Vec<crate::kernel::Unread>) {
+        let before = self.by_domain.len();
+        self.forget(kernel, inventory);
+        let mut changed = self.by_domain.len() != before;
+        let mut unread = self.find(kernel, inventory, now);
+        for qemu in self.by_domain.values_mut() {
+            if qemu.is_due(kernel, now) {
+                let (threads, trouble) = kernel.threads(qemu.pid);
+                unread.extend(trouble);
+                changed |= qemu.take(threads, now);
+            }
+        }
+        (changed, unread)
+    }
+
+    fn forget(&mut self, kernel: &Kernel, inventory: &Entries) {
+        let held = || self.by_domain.values().filter_map(|qemu| qemu.held.as_ref());
+        let mut ended = match Process::ended(held()) {
+            Ok(ended) => ended.into_iter(),
+            // Then nothing is held any more, and each is asked for.
+            Err(error) => {
+                tracing::warn!(%error, "QEMU processes cannot be polled");
+                self.by_domain.values_mut().for_each(|qemu| qemu.held = None);
+                Vec::new().into_iter()
+            }
+        };
+        self.by_domain.retain(|uuid, qemu| {
+            let lives = match &qemu.held {
+                Some(_) => ended.next() == Some(false),
+                None => is_there(kernel, qemu.pid, qemu.start_ticks),
+            };
+            lives && inventory.contains_key(uuid)
+        });
+    }
+
+    fn find(&mut self, kernel: &Kernel, inventory: &Entries, now: Instant) -> Vec<crate::kernel::Unread> {
+        let is_missing = inventory.iter().any(|(uuid, entry)| {
+            !self.by_domain.contains_key(uuid)
+                && entry.domain.as_ref().is_some_and(|domain| domain.state != DomainState::ShutOff)
+        });
+        if !is_missing || self.looked_for.is_some_and(|at| now - at < QEMU_AGE) {
+            return Vec::new();
+        }
+        self.looked_for = Some(now);
+        let (found, unread) = kernel.qemu_processes();
+        for (uuid, pid) in found {
+            if inventory.contains_key(&uuid) && !self.by_domain.contains_key(&uuid) {
+                self.by_domain.extend(Qemu::follow(kernel, pid, now).map(|qemu| (uuid, qemu)));
+            }
+        }
+        unread
+    }
+}
+
+fn is_there(kernel: &Kernel, pid: u32, start_ticks: u64) -> bool {
+    kernel.thread(pid, pid).is_ok_and(|main| main.start_ticks == start_ticks)
+}
+
+impl Qemu {
+    fn follow(kernel: &Kernel, pid: u32, now: Instant) -> Option<Self> {
+        let start_ticks = kernel.thread(pid, pid).ok()?.start_ticks;
+        let held = match kernel.hold(pid) {
+            // The pid may have gone to another process in between.
+            Ok(held) => Some(held).filter(|_| is_there(kernel, pid, start_ticks)),
+            Err(error) => {
+                tracing::debug!(pid, %error, "a QEMU process cannot be held");
+                None
+            }
+        };
+        Some(Self { pid, start_ticks, held, threads: Vec::new(), due: now, listings: 2 })
+    }
+
+    /// Whether the threads must be listed.
+    fn is_due(&mut self, kernel: &Kernel, now: Instant) -> bool {
+        if self.listings > 0 {
+            return true;
+        }
+        let count = self.held.as_ref().and_then(|held| held.thread_count().ok());
+        if count.is_none_or(|count| count != self.threads.len()) {
+            self.listings = 2;
+        } else if now >= self.due {
+            self.postpone(now);
+            if !kernel.has_threads(self.pid, self.threads.iter().map(|thread| thread.key().tid)) {
+                self.listings = 2;
+            }
+        }
+        self.listings > 0
+    }
+
+    /// Takes over a new list. What is known of a thread that is still there stays. Whether any came or went.
+    fn take(&mut self, listed: Vec<crate::kernel::ThreadInfo>, now: Instant) -> bool {
+        self.listings -= 1;
+        self.postpone(now);
+        let mut known: BTreeMap<ThreadKey, Followed> =
+            std::mem::take(&mut self.threads).into_iter().map(|thread| (thread.key(), thread)).collect();
+        let mut changed = false;
+        for info in listed {
+            let new = Followed::new(info);
+            match known.remove(&new.key()) {
+                Some(old) => self.threads.push(old.renamed(new)),
+                None => {
+                    changed = true;
+                    self.threads.push(new);
+                }
+            }
+        }
+        changed || !known.is_empty()
+    }
+
+    fn postpone(&mut self, now: Instant) {
+        self.due = now + LIST_AGE - LIST_AGE / 2 / SPREAD * (self.pid % SPREAD);
+    }
+}
