@@ -5,3 +5,4 @@
 pub mod flow;
 pub mod pcpu;
 pub mod sched;
+pub mod watch;

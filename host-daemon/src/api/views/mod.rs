@@ -11,6 +11,7 @@ mod domain;
 mod flow;
 mod process;
 mod status;
+mod watch;
 
 pub use command::{
     CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView, Verdict, VersionView,
@@ -25,6 +26,10 @@ pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, Proc
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
     PressureView, StatusView, TierView,
+};
+pub use watch::{
+    ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView,
+    WakeLatencyView, WatchAsk, WatchView,
 };
 
 /// Everything that the API shows, as of one moment.
