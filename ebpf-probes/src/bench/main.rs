@@ -7,11 +7,11 @@
 use aya_ebpf::{
     Global,
     helpers::bpf_ktime_get_ns,
-    macros::{btf_tracepoint, map, tracepoint},
+    macros::{btf_tracepoint, classifier, map, tracepoint},
     maps::{Array, HashMap},
-    programs::{BtfTracePointContext, TracePointContext},
+    programs::{BtfTracePointContext, TcContext, TracePointContext},
 };
-use kvmpilot_ebpf_common::sched::{BUCKETS, bucket};
+use kvmpilot_ebpf_common::sched::bucket;
 
 macro_rules! offsets {
     ($($name:ident),* $(,)?) => { $(#[unsafe(no_mangle)] static $name: Global<u32> = Global::new(u32::MAX);)* };
@@ -28,7 +28,7 @@ static STARTS: HashMap<u32, u64> = HashMap::with_max_entries(10_240, 0);
 
 /// Waits by length, of all threads of the host.
 #[map]
-static WAITS: Array<u64> = Array::with_max_entries(BUCKETS as u32, 0);
+static WAITS: Array<u64> = Array::with_max_entries(64, 0);
 
 /// The floor: what any program on this tracepoint costs.
 #[btf_tracepoint(function = "sched_switch")]
@@ -40,6 +40,12 @@ fn bench_empty(_ctx: BtfTracePointContext) -> i32 {
 #[tracepoint]
 fn bench_event(_ctx: TracePointContext) -> u32 {
     0
+}
+
+/// The floor of a packet: `TC_ACT_UNSPEC`, as the flow programs.
+#[classifier]
+fn bench_packet(_ctx: TcContext) -> i32 {
+    -1
 }
 
 /// The usual design: a stamp at the wake-up.
@@ -69,7 +75,7 @@ fn bench_switch(ctx: BtfTracePointContext) -> i32 {
     let Some(start_ns) = (unsafe { STARTS.get(tid) }).copied() else { return 0 };
     // SAFETY: reads a clock.
     let wait_ns = unsafe { bpf_ktime_get_ns() }.wrapping_sub(start_ns);
-    #[expect(clippy::cast_possible_truncation, reason = "there are 48 buckets")]
+    #[expect(clippy::cast_possible_truncation, reason = "there are fewer than 64 buckets")]
     if let Some(count) = WAITS.get_ptr_mut(bucket(wait_ns) as u32) {
         // SAFETY: an entry of our own array. Pcpus may lose counts to each other; atomic adds would only cost more.
         unsafe { *count += 1 };

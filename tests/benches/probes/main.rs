@@ -78,9 +78,9 @@ fn run(options: &Options) -> Result<()> {
     drop(pingpong);
 
     let (exits, exits_on) = exits(options)?;
-    let packet = packets::ns_per_packet(options.rounds)?;
+    let packets = packets::measure(options.rounds)?;
 
-    let report = Report::new(options.rounds, &switches, &exits, exits_on, packet);
+    let report = Report::new(options.rounds, &switches, &exits, exits_on, packets);
     report.print();
     if let Some(file) = &options.json {
         report.write(file)?;

@@ -8,6 +8,7 @@ use kvmpilot::kernel::Kernel;
 use kvmpilot_tests::output_of;
 use serde::Serialize;
 
+use crate::packets::Packets;
 use crate::rounds::{Figure, Quartiles};
 use crate::{UNWATCHED_GOAL_NS, WATCHED_GOAL_NS};
 
@@ -34,7 +35,8 @@ pub(crate) struct Report {
     kvm_exit_of_others_ns: f64,
     /// What stood in for KVM's events.
     kvm_exit_on: &'static str,
-    flow_ns_per_packet: Option<f64>,
+    packet_floor_ns: f64,
+    flow_ns_per_packet: f64,
     quartiles: Vec<Spread>,
 }
 
@@ -55,7 +57,7 @@ impl Report {
         switches: &[Figure],
         exits: &[Figure],
         kvm_exit_on: &'static str,
-        flow_ns_per_packet: Option<f64>,
+        packets: Packets,
     ) -> Self {
         let median = |figure: &Figure| round(Quartiles::of(&figure.over_bare).median);
         let over_floor = |figure: &Figure| round(Quartiles::of(&figure.over_floor).median);
@@ -79,7 +81,8 @@ impl Report {
             kvm_exit_ns: median(&exits[1]),
             kvm_exit_of_others_ns: median(&exits[2]),
             kvm_exit_on,
-            flow_ns_per_packet: flow_ns_per_packet.map(round),
+            packet_floor_ns: round(packets.floor.median),
+            flow_ns_per_packet: round(packets.flow.median),
             quartiles: switches.iter().chain(exits).map(spread).collect(),
         }
     }
@@ -100,10 +103,12 @@ impl Report {
             "the usual design: {} ns where ours takes {} ns",
             self.hash_ktime_design_ns, self.watched_ns
         );
-        match self.flow_ns_per_packet {
-            Some(ns) => println!("a packet through the flow program: {ns} ns"),
-            None => println!("a packet through the flow program: not measured"),
-        }
+        println!(
+            "an exit with its entry: {} ns, {} ns over empty programs",
+            self.kvm_exit_ns,
+            round(self.kvm_exit_ns - self.exit_floor_ns)
+        );
+        println!("a packet through the flow program: {} ns", self.flow_ns_per_packet);
     }
 
     pub(crate) fn write(&self, file: &Path) -> Result<()> {
