@@ -4,6 +4,7 @@ mod domain;
 mod process;
 mod record;
 mod status;
+mod steal;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -64,6 +65,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         status: status::status(scene),
         domains,
         processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
+        steal: steal::steal(scene),
         doctor: scene.doctor.clone(),
     }
 }

@@ -7,8 +7,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use super::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, OrdersView, Problem, ProcessesView, StatusView,
-    VersionView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, OrdersView, Problem, ProcessesView, ReplayView,
+    StatusView, StealView, VersionView,
 };
 
 /// Every answer's name (`docs/schema/NAME.schema.json`) and schema.
@@ -22,6 +22,8 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("orders", schema::<OrdersView>()),
         ("order", schema::<WorkOrder>()),
         ("command", schema::<CommandReply>()),
+        ("replay", schema::<ReplayView>()),
+        ("steal", schema::<StealView>()),
         ("doctor", schema::<DoctorView>()),
         ("version", schema::<VersionView>()),
         ("problem", schema::<Problem>()),

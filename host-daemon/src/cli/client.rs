@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::api::views::Problem;
@@ -74,6 +75,20 @@ impl Client {
         self.request(Method::POST, path, self.command_patience).await
     }
 
+    /// Asks for something that comes bit by bit, for as long as it takes. The task drives the connection: abort it at the
+    /// end.
+    pub(super) async fn stream(&self, path: &str) -> Result<(Incoming, JoinHandle<()>), ClientError> {
+        let slow = |_| ClientError::Slow { socket: self.socket.clone(), patience: self.patience };
+        let (response, driver) =
+            timeout(self.patience, self.send(Method::GET, path)).await.map_err(slow)??;
+        if !response.status().is_success() {
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let problem: Problem = self.parse(&body.map_err(|error| self.garbage(&error))?.to_bytes())?;
+            return Err(ClientError::Refused(problem.detail));
+        }
+        Ok((response.into_body(), driver))
+    }
+
     async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -90,6 +105,18 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+        let (response, driver) = self.send(method, path).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        driver.abort();
+        Ok((status, body.map_err(|error| self.garbage(&error))?.to_bytes()))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<(Response<Incoming>, JoinHandle<()>), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
             let socket = self.socket.clone();
             match source.kind() {
@@ -102,7 +129,10 @@ impl Client {
         })?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.garbage(&error))?;
-        let driver = tokio::spawn(connection);
+        let driver = tokio::spawn(async move {
+            // Its end shows as the end of the answer.
+            let _ = connection.await;
+        });
         let request = Request::builder()
             .method(method)
             .uri(format!("/api/v1{path}"))
@@ -110,10 +140,7 @@ impl Client {
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.garbage(&error))?;
         let response = sender.send_request(request).await.map_err(|error| self.garbage(&error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        driver.abort();
-        Ok((status, body.map_err(|error| self.garbage(&error))?.to_bytes()))
+        Ok((response, driver))
     }
 
     fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {

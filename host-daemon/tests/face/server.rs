@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvmpilot::api::views::{CommandReply, DomainDetailView, OrdersView, RestoreView, Views};
-use kvmpilot::api::{ApiContext, Command, CommandError, CommandRequest, Limits, Listen, Server, serve};
+use kvmpilot::api::{
+    ApiContext, Command, CommandError, CommandRequest, Limits, Listen, RecordingRequest, Server, serve,
+};
 use kvmpilot::store::{self, Store};
 use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
 use kvmpilot_core::order::{OrderState, WorkOrder};
@@ -33,6 +35,7 @@ pub(crate) fn views() -> Views {
         status: example("status"),
         domains: vec![web, silent],
         processes: vec![example("processes")],
+        steal: example("steal"),
         doctor: example("doctor"),
     }
 }
@@ -42,6 +45,8 @@ pub(crate) struct Face {
     pub(crate) socket: PathBuf,
     pub(crate) store: Store,
     pub(crate) commands: Arc<Mutex<Vec<(Command, u32)>>>,
+    /// Until a test takes it, nobody answers who wants to record.
+    pub(crate) recordings: Mutex<Option<mpsc::Receiver<RecordingRequest>>>,
     pub(crate) views: watch::Sender<Arc<Views>>,
     pub(crate) server: Option<Server>,
     pub(crate) runtime: Runtime,
@@ -67,16 +72,13 @@ impl Face {
         let (views, shown) = watch::channel(Arc::new(views()));
         let (sender, requests) = mpsc::channel(4);
         let commands = Arc::default();
+        let (recorders, recordings) = mpsc::channel(1);
+        let recordings = Mutex::new(Some(recordings));
         runtime.spawn(daemon(requests, store.clone(), Arc::clone(&commands)));
-        let context = ApiContext {
-            views: shown,
-            commands: sender,
-            recorders: mpsc::channel(1).0,
-            store: store.clone(),
-        };
+        let context = ApiContext { views: shown, commands: sender, recorders, store: store.clone() };
         let listen = Listen::new(&socket, "no-such-group").with_limits(limits);
         let server = Some(runtime.block_on(serve(listen, context)).unwrap());
-        Self { socket, store, commands, views, server, runtime, directory }
+        Self { socket, store, commands, recordings, views, server, runtime, directory }
     }
 
     /// Runs the command line against this server.

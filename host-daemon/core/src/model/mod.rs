@@ -7,6 +7,7 @@ mod domain;
 mod guest;
 mod histogram;
 mod host;
+mod steal;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuMod
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
+pub use steal::{DomainSteal, StealModel, VcpuSteal};
 
 use crate::sample::Sample;
 use crate::topology::Topology;
@@ -31,6 +33,8 @@ pub struct Model {
     pub topology: Topology,
     /// The domains at the end.
     pub domains: Vec<DomainModel>,
+    /// Who ran while whose vcpus waited.
+    pub steal: StealModel,
 }
 
 impl Model {
@@ -46,7 +50,8 @@ impl Model {
             })
             .collect();
         let host = HostModel::new(&begin.host, &end.host, elapsed);
-        Self { at, elapsed, host, topology: end.topology.clone(), domains }
+        let steal = StealModel::new(begin, end);
+        Self { at, elapsed, host, topology: end.topology.clone(), domains, steal }
     }
 }
 

@@ -8,7 +8,9 @@
 mod command;
 mod domain;
 mod process;
+mod replay;
 mod status;
+mod steal;
 
 pub use command::{
     CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView, Verdict, VersionView,
@@ -18,10 +20,12 @@ pub use domain::{
     ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
 };
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
+pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
     PressureView, StatusView, TierView,
 };
+pub use steal::{DomainStealView, RunnerKind, StealPartView, StealView, VcpuStealView};
 
 /// Everything that the API shows, as of one moment.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +36,8 @@ pub struct Views {
     pub domains: Vec<DomainDetailView>,
     /// The inside of those domains whose guests were polled.
     pub processes: Vec<ProcessesView>,
+    /// Who ran while whose vcpus waited.
+    pub steal: StealView,
     /// What could be better about the installation.
     pub doctor: DoctorView,
 }

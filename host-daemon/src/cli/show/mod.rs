@@ -3,13 +3,17 @@
 mod domain;
 mod order;
 mod process;
+mod replay;
 mod status;
+mod steal;
 mod why;
 
 pub(super) use domain::{domain, domains};
 pub(super) use order::{order, orders, reply};
 pub(super) use process::processes;
+pub(super) use replay::replay;
 pub(super) use status::{doctor, status};
+pub(super) use steal::steal;
 pub(super) use why::why;
 
 use kvmpilot_core::finding::{Finding, Severity};
