@@ -3,6 +3,7 @@
 //! could not.
 
 mod facts;
+mod features;
 mod hold;
 mod host;
 mod process;
@@ -15,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use features::{Cgroups, Features};
 pub use hold::{Process, SchedstatFile};
 pub use process::OwnUse;
 pub use thread::{Schedstat, ThreadInfo, role};
