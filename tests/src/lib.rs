@@ -8,6 +8,7 @@ mod agent;
 pub mod cpio;
 pub mod daemon;
 mod domain_xml;
+pub mod firmware;
 pub mod guests;
 pub mod image;
 mod keeper;
@@ -19,6 +20,7 @@ mod run;
 pub mod witness;
 
 pub use accel::Accel;
+pub use firmware::Firmware;
 pub use guests::{GuestSpec, Work};
 pub use keeper::reap_stale;
 pub use lab::{Lab, LabOptions};

@@ -58,12 +58,6 @@ impl Default for Limits {
             sockets: 8192,
         }
     }
-
-    /// What the agent permits; `None` until it was asked for the first time.
-    #[must_use]
-    pub fn abilities(&self) -> Option<&Abilities> {
-        self.abilities.as_ref()
-    }
 }
 
 /// The agent of one guest. `&mut self` everywhere: one program at a time, so that a slow guest gets no pile of them.
@@ -84,5 +78,11 @@ impl<T: Transport> Agent<T> {
     pub fn new(transport: T, limits: Limits) -> Self {
         let limits = Limits { output_bytes: limits.output_bytes.min(3_000_000), ..limits };
         Self { transport, limits, may_exec: false, abilities: None, pending: None }
+    }
+
+    /// What the agent permits; `None` until it was asked for the first time.
+    #[must_use]
+    pub fn abilities(&self) -> Option<&Abilities> {
+        self.abilities.as_ref()
     }
 }

@@ -1,10 +1,12 @@
 //! From the daemon's state to the API's shapes and the store's rows. Pure: no clock, no I/O, no decision.
 
+mod detail;
 mod domain;
 mod process;
 mod record;
 mod status;
 mod steal;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use kvmpilot_core::model::Model;
 use kvmpilot_core::policy::Policy;
 
 pub use record::record;
+pub use watch::watch;
 
 use super::views::{DoctorView, TierView, Views};
 use crate::config::DaemonConfig;

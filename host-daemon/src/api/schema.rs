@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema};
 
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainsView, OrdersView, Problem, ProcessesView, ReplayView,
-    StatusView, StealView, VersionView,
+    StatusView, StealView, VersionView, WatchView,
 };
 
 /// Every answer's name (`docs/schema/NAME.schema.json`) and schema.
@@ -25,6 +25,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("replay", schema::<ReplayView>()),
         ("steal", schema::<StealView>()),
         ("doctor", schema::<DoctorView>()),
+        ("watch", schema::<WatchView>()),
         ("version", schema::<VersionView>()),
         ("problem", schema::<Problem>()),
     ]

@@ -4,12 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::HOST;
+use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -67,12 +68,23 @@ impl Client {
 
     /// Asks for something. `path` starts behind `/api/v1`.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.request(Method::GET, path, self.patience).await
+        self.request(Method::GET, path, None, self.patience).await
     }
 
     /// Has something done.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.request(Method::POST, path, self.command_patience).await
+        self.request(Method::POST, path, None, self.command_patience).await
+    }
+
+    /// Has something done that takes `patience` at most and wants to be told more than a path can say.
+    pub(super) async fn post_json<A: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        ask: &A,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(ask).map_err(|error| self.garbage(&error))?;
+        self.request(Method::POST, path, Some(body), patience).await
     }
 
     /// Asks for something that comes bit by bit, for as long as it takes. The task drives the connection: abort it at the
@@ -80,7 +92,7 @@ impl Client {
     pub(super) async fn stream(&self, path: &str) -> Result<(Incoming, JoinHandle<()>), ClientError> {
         let slow = |_| ClientError::Slow { socket: self.socket.clone(), patience: self.patience };
         let (response, driver) =
-            timeout(self.patience, self.send(Method::GET, path)).await.map_err(slow)??;
+            timeout(self.patience, self.send(Method::GET, path, None)).await.map_err(slow)??;
         if !response.status().is_success() {
             let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
             let problem: Problem = self.parse(&body.map_err(|error| self.garbage(&error))?.to_bytes())?;
@@ -93,10 +105,11 @@ impl Client {
         &self,
         method: Method,
         path: &str,
+        json: Option<Vec<u8>>,
         patience: Duration,
     ) -> Result<T, ClientError> {
         let slow = |_| ClientError::Slow { socket: self.socket.clone(), patience };
-        let (status, body) = timeout(patience, self.exchange(method, path)).await.map_err(slow)??;
+        let (status, body) = timeout(patience, self.exchange(method, path, json)).await.map_err(slow)??;
         if !status.is_success() {
             let problem: Problem = self.parse(&body)?;
             return Err(ClientError::Refused(problem.detail));
@@ -104,8 +117,13 @@ impl Client {
         self.parse(&body)
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
-        let (response, driver) = self.send(method, path).await?;
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        json: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let (response, driver) = self.send(method, path, json).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         driver.abort();
@@ -116,6 +134,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
+        json: Option<Vec<u8>>,
     ) -> Result<(Response<Incoming>, JoinHandle<()>), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
             let socket = self.socket.clone();
@@ -133,11 +152,13 @@ impl Client {
             // Its end shows as the end of the answer.
             let _ = connection.await;
         });
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("/api/v1{path}"))
-            .header(HOST, "kvmpilot")
-            .body(Empty::<Bytes>::new())
+        let mut request =
+            Request::builder().method(method).uri(format!("/api/v1{path}")).header(HOST, "kvmpilot");
+        if json.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(Bytes::from(json.unwrap_or_default())))
             .map_err(|error| self.garbage(&error))?;
         let response = sender.send_request(request).await.map_err(|error| self.garbage(&error))?;
         Ok((response, driver))

@@ -96,10 +96,11 @@ mod tests {
             switched_off: vec!["guest-file-open"],
             unknown: vec![],
         };
-        let state = |trouble: Option<&str>| GuestState {
-            trouble: trouble.map(str::to_owned),
-            abilities: Some(abilities.clone()),
-            ..GuestState::default()
+        let state = |trouble: Option<&str>| {
+            let mut state = GuestState::default();
+            state.trouble = trouble.map(str::to_owned);
+            state.abilities = Some(abilities.clone());
+            state
         };
         let said = |connected, state: Option<&GuestState>| {
             let check = agent(&domain(connected), state);

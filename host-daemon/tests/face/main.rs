@@ -9,3 +9,4 @@ mod record;
 mod schema;
 mod server;
 mod socket;
+mod watch;

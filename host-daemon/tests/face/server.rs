@@ -18,6 +18,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
+use crate::watch::{Watched, watcher};
+
 /// One of the documented examples.
 pub(crate) fn example<T: DeserializeOwned>(name: &str) -> T {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/examples/{name}.json"));
@@ -47,6 +49,7 @@ pub(crate) struct Face {
     pub(crate) commands: Arc<Mutex<Vec<(Command, u32)>>>,
     /// Until a test takes it, nobody answers who wants to record.
     pub(crate) recordings: Mutex<Option<mpsc::Receiver<RecordingRequest>>>,
+    pub(crate) watched: Watched,
     pub(crate) views: watch::Sender<Arc<Views>>,
     pub(crate) server: Option<Server>,
     pub(crate) runtime: Runtime,
@@ -75,10 +78,13 @@ impl Face {
         let (recorders, recordings) = mpsc::channel(1);
         let recordings = Mutex::new(Some(recordings));
         runtime.spawn(daemon(requests, store.clone(), Arc::clone(&commands)));
-        let context = ApiContext { views: shown, commands: sender, recorders, store: store.clone() };
+        let (watches, asked) = mpsc::channel(4);
+        let watched = Watched::default();
+        runtime.spawn(watcher(asked, Arc::clone(&watched)));
+        let context = ApiContext { views: shown, commands: sender, watches, recorders, store: store.clone() };
         let listen = Listen::new(&socket, "no-such-group").with_limits(limits);
         let server = Some(runtime.block_on(serve(listen, context)).unwrap());
-        Self { socket, store, commands, recordings, views, server, runtime, directory }
+        Self { socket, store, commands, recordings, watched, views, server, runtime, directory }
     }
 
     /// Runs the command line against this server.

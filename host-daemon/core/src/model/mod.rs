@@ -3,19 +3,27 @@
 //! Each model is built by `X::new(begin, end, elapsed)`. A counter that went backwards, or is missing on one side,
 //! gives `None`: missing beats wrong.
 
+mod detail;
 mod domain;
+mod exit_reason;
 mod guest;
 mod histogram;
 mod host;
+mod role;
 mod steal;
+mod watch;
 
 use std::time::Duration;
 
+pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
 pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
+pub use exit_reason::{Isa, exit_reason};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
+pub use role::{RoleKind, RoleModel};
 pub use steal::{DomainSteal, StealModel, VcpuSteal};
+pub use watch::{ExitModel, ExitReasonModel, LatencyModel, VcpuExitModel, WatchWhat};
 
 use crate::sample::Sample;
 use crate::topology::Topology;

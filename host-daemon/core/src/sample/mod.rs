@@ -3,12 +3,18 @@
 //! A field that could not be read is `None`, never a sentinel. Samples are also the recording format, so they
 //! (de)serialize and keep the source's unit as a suffix.
 
+mod detail;
 mod domain;
 mod guest;
 mod host;
 mod own;
 mod thread;
+mod watch;
 
+pub use detail::{
+    BandwidthSample, CgroupSample, DetailSample, GroupPressureSample, KvmVcpuSample, TimesSample,
+    VcpuDetailSample,
+};
 pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
 pub use guest::{
     GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample, SocketState,
@@ -16,6 +22,7 @@ pub use guest::{
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
 pub use own::{OwnSample, ProgramSample};
 pub use thread::{Runner, StolenSample, ThreadRole, ThreadSample, ThreadSource};
+pub use watch::{ExitReasonSample, LatencyBucket, LatencySample, ThreadLatencySample, VcpuExitSample};
 
 use serde::{Deserialize, Serialize};
 

@@ -6,15 +6,18 @@
 //! `_ratio` (a share, 0.0 to 1.0).
 
 mod command;
+mod detail;
 mod domain;
 mod process;
 mod replay;
 mod status;
 mod steal;
+mod watch;
 
 pub use command::{
     CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView, Verdict, VersionView,
 };
+pub use detail::{GroupPressureView, RoleView, VcpuTimeView};
 pub use domain::{
     AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
     ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
@@ -26,6 +29,10 @@ pub use status::{
     PressureView, StatusView, TierView,
 };
 pub use steal::{DomainStealView, RunnerKind, StealPartView, StealView, VcpuStealView};
+pub use watch::{
+    ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView,
+    WakeLatencyView, WatchAsk, WatchView,
+};
 
 /// Everything that the API shows, as of one moment.
 #[derive(Clone, Debug, Default)]

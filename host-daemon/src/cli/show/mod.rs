@@ -1,11 +1,13 @@
 //! Each answer as a page for people.
 
+mod detail;
 mod domain;
 mod order;
 mod process;
 mod replay;
 mod status;
 mod steal;
+mod watch;
 mod why;
 
 pub(super) use domain::{domain, domains};
@@ -14,6 +16,7 @@ pub(super) use process::processes;
 pub(super) use replay::replay;
 pub(super) use status::{doctor, status};
 pub(super) use steal::steal;
+pub(super) use watch::watch;
 pub(super) use why::why;
 
 use kvmpilot_core::finding::{Finding, Severity};
