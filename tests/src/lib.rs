@@ -17,6 +17,7 @@ pub mod load;
 mod paths;
 pub mod probe_report;
 mod run;
+pub mod tap;
 pub mod witness;
 
 pub use accel::Accel;

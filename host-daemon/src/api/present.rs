@@ -2,6 +2,7 @@
 
 mod detail;
 mod domain;
+mod flow;
 mod process;
 mod record;
 mod status;
@@ -69,6 +70,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         domains,
         processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
         steal: steal::steal(scene),
+        flows: scene.model.domains.iter().map(|domain| flow::flows(domain, scene)).collect(),
         doctor: scene.doctor.clone(),
     }
 }

@@ -25,8 +25,8 @@ use page::Screen;
 
 use crate::api::API_VERSION;
 use crate::api::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, OrdersView, ProcessesView, StatusView,
-    StealView, Verdict, VersionView, WatchAsk, WatchView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, FlowsView, OrdersView, ProcessesView,
+    StatusView, StealView, Verdict, VersionView, WatchAsk, WatchView,
 };
 use crate::config::{self, Config, ConfigError, DEFAULT_SOCKET};
 
@@ -104,6 +104,10 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Steal { columns, json } => {
             let view: StealView = client(None).get("/steal").await?;
             answer(json, &view, || show::steal(&view, columns.into(), screen))
+        }
+        Command::Flows { name, json } => {
+            let view: FlowsView = client(None).get(&format!("/domains/{}/flows", encode(&name))).await?;
+            answer(json, &view, || show::flows(&view, screen))
         }
         Command::Orders { command, filter, json } => {
             orders(&client(None), command, &filter, json, screen).await

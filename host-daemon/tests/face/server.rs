@@ -38,6 +38,7 @@ pub(crate) fn views() -> Views {
         domains: vec![web, silent],
         processes: vec![example("processes")],
         steal: example("steal"),
+        flows: vec![example("flows")],
         doctor: example("doctor"),
     }
 }

@@ -8,6 +8,7 @@
 mod command;
 mod detail;
 mod domain;
+mod flow;
 mod process;
 mod replay;
 mod status;
@@ -22,6 +23,7 @@ pub use domain::{
     AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
     ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
 };
+pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
 pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use status::{
@@ -45,6 +47,8 @@ pub struct Views {
     pub processes: Vec<ProcessesView>,
     /// Who ran while whose vcpus waited.
     pub steal: StealView,
+    /// Who talks to whom, for each of those domains.
+    pub flows: Vec<FlowsView>,
     /// What could be better about the installation.
     pub doctor: DoctorView,
 }
