@@ -5,9 +5,11 @@
 
 pub mod accel;
 mod agent;
+mod cgroups;
 mod cpio;
 pub mod daemon;
 mod domain_xml;
+pub mod farm;
 pub mod guests;
 mod image;
 mod keeper;
@@ -18,6 +20,7 @@ mod run;
 pub mod witness;
 
 pub use accel::Accel;
+pub use farm::Farm;
 pub use guests::{GuestSpec, Work};
 pub use keeper::reap_stale;
 pub use lab::{Lab, LabOptions};

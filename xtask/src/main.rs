@@ -1,6 +1,7 @@
 //! kvmpilot's tool chest, `cargo xtask`. Only the command line lives here; each command is a module.
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
@@ -42,6 +43,9 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Measure what kvmpilot costs
+    #[command(subcommand)]
+    Bench(bench::BenchTask),
     /// A private libvirtd with real guests
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::Test { quick } => return test::test(quick),
         Task::Tidy => tidy::tidy(),
         Task::Demo { json } => demo::demo(json.as_deref()),
+        Task::Bench(task) => bench::bench(&task),
         Task::Lab(task) => lab::lab(&task),
     };
     match outcome {
