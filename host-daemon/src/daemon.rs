@@ -2,6 +2,7 @@
 //! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
 
 mod command;
+mod overhead;
 mod start;
 pub mod windows;
 mod work;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::{Decision, History};
+use kvmpilot_core::decide::{Decision, History, Overhead, Shed};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::{GuestModel, Model};
 use kvmpilot_core::order::Proposal;
@@ -67,6 +68,7 @@ struct Daemon {
     book: OrderBook,
     history: History,
     windows: Windows,
+    overhead: Overhead,
     work: JoinSet<Done>,
     /// Domains that are being changed.
     busy: BTreeSet<Uuid>,
@@ -123,7 +125,8 @@ impl Daemon {
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
         let inventory = self.inventory.snapshot();
-        let plan = self.windows.plan(self.began.elapsed(), &self.config.policy, false);
+        let plan =
+            self.windows.plan(self.began.elapsed(), &self.config.policy, self.overhead.is_shed(Shed::Detail));
         // While a domain is being changed nobody knows which of its values is the old and which the new one.
         let changed_at = |uuid| {
             if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
@@ -164,6 +167,7 @@ impl Daemon {
             self.latest = model;
             publish = true;
             wanted.extend(self.take(decision, "tick"));
+            self.keep_to_budget();
         }
         if let Some((model, decision, took)) = decided.cycle {
             self.cycles += 1;
@@ -285,6 +289,7 @@ impl Daemon {
             cycles: self.cycles,
             last_cycle: self.last_cycle.map(|(at, took)| (at.elapsed(), took)),
             own_use: self.kernel.own_use().ok(),
+            overhead: &self.overhead,
             ledger_entries: self.executor.ledger().len(),
             orders: self.store.order_counts().ok(),
             doctor: DoctorView { checks: self.check_up(&guests) },

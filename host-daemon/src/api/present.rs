@@ -1,6 +1,7 @@
 //! From the daemon's state to the API's shapes and the store's rows. Pure: no clock, no I/O, no decision.
 
 mod domain;
+mod own;
 mod process;
 mod record;
 mod status;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::History;
+use kvmpilot_core::decide::{History, Overhead};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::policy::Policy;
@@ -49,6 +50,7 @@ pub struct Scene<'a> {
     /// How long ago the last cycle began, and how long it took.
     pub last_cycle: Option<(Duration, Duration)>,
     pub own_use: Option<OwnUse>,
+    pub overhead: &'a Overhead,
     pub ledger_entries: usize,
     pub orders: Option<OrderCounts>,
     pub doctor: DoctorView,

@@ -7,6 +7,7 @@ mod domain;
 mod guest;
 mod histogram;
 mod host;
+mod own;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuMod
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
+pub use own::{OwnModel, ProgramModel};
 
 use crate::sample::Sample;
 use crate::topology::Topology;
@@ -31,6 +33,8 @@ pub struct Model {
     pub topology: Topology,
     /// The domains at the end.
     pub domains: Vec<DomainModel>,
+    /// What the daemon itself costs.
+    pub own: OwnModel,
 }
 
 impl Model {
@@ -46,7 +50,8 @@ impl Model {
             })
             .collect();
         let host = HostModel::new(&begin.host, &end.host, elapsed);
-        Self { at, elapsed, host, topology: end.topology.clone(), domains }
+        let own = OwnModel::new(&begin.own, &end.own, elapsed);
+        Self { at, elapsed, host, topology: end.topology.clone(), domains, own }
     }
 }
 

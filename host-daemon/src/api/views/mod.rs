@@ -20,7 +20,7 @@ pub use domain::{
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
-    PressureView, StatusView, TierView,
+    PressureView, ProgramView, StatusView, TierView,
 };
 
 /// Everything that the API shows, as of one moment.
