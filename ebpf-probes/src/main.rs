@@ -1,6 +1,6 @@
-//! kvmpilot's probes, one object: tier 1, the always-on view of the scheduler. What a probe measures per
-//! thread lives in `sched.rs`, how it reads a `task_struct` of whatever kernel runs in `task.rs`, the shared
-//! memory in the `common` crate.
+//! kvmpilot's tier 1, the always-on view of the scheduler. What it measures per thread lives in `sched.rs`, who
+//! ran while somebody waited in `steal.rs`, how it reads a `task_struct` of whatever kernel runs in `task.rs`, the
+//! shared memory in the `common` crate.
 //!
 //! `cargo xtask build-ebpf` builds it and the daemon embeds it.
 #![expect(clippy::needless_pass_by_value, reason = "aya hands a context over by value")]
@@ -8,6 +8,7 @@
 #![no_main]
 
 mod sched;
+mod steal;
 mod task;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
@@ -17,15 +18,29 @@ use task::Task;
 /// nothing that grows with load.
 #[btf_tracepoint(function = "sched_switch")]
 fn sched_switch(ctx: BtfTracePointContext) -> i32 {
-    sched::switch_out(&ctx, Task::arg(&ctx, 1));
-    sched::switch_in(&ctx, Task::arg(&ctx, 2));
+    let Some((number, cpu)) = steal::this_cpu() else { return 0 };
+    cpu.switches += 1;
+    sched::switch_out(&ctx, number, cpu, Task::arg(&ctx, 1));
+    sched::switch_in(&ctx, number, cpu, Task::arg(&ctx, 2));
     0
 }
 
 /// Ends the watch of a thread before its tid can be given to another.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
-    sched::exit(&ctx, Task::arg(&ctx, 0));
+    let Some((_, cpu)) = steal::this_cpu() else { return 0 };
+    cpu.exits += 1;
+    sched::exit(&ctx, cpu, Task::arg(&ctx, 0));
+    0
+}
+
+/// Notes that a watched thread has started another, `(parent, child)`: who lists the threads of a process needs to
+/// look again only then.
+#[btf_tracepoint(function = "sched_process_fork")]
+fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    let Some((_, cpu)) = steal::this_cpu() else { return 0 };
+    cpu.forks += 1;
+    sched::fork(Task::arg(&ctx, 0));
     0
 }
 

@@ -6,13 +6,15 @@
 //! clock is read and nothing happens at wake-up. `next` has not been charged yet for the wait that ends: that
 //! follows when it switches out.
 
-use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::map, maps::Array, programs::BtfTracePointContext};
+use aya_ebpf::{macros::map, maps::Array, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
-use kvmpilot_ebpf_common::sched::{EXITED, LIVE, MISTAKEN, Slot, bucket};
+use kvmpilot_ebpf_common::pcpu::{Cpu, HOST, UNKNOWN};
+use kvmpilot_ebpf_common::sched::{EXITED, LIVE, MISTAKEN, NOWHERE, Slot, bucket};
 
+use crate::steal;
 use crate::task::Task;
 
-const BPF_F_MMAPABLE: u32 = 1 << 10;
+pub(crate) const BPF_F_MMAPABLE: u32 = 1 << 10;
 /// `/proc` counts start times in USER_HZ, which is 100 wherever KVM runs.
 const NS_PER_TICK: u64 = 10_000_000;
 
@@ -25,10 +27,6 @@ static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[inline(always)]
 fn slot_of(pid: u32) -> Option<&'static mut Slot> {
-    // Every pcpu has an idle task and all of them are pid 0: they would share one slot (Rezolus #1045).
-    if pid == 0 {
-        return None;
-    }
     let index = *IDX.get(pid)?;
     if index == 0 {
         return None;
@@ -38,36 +36,77 @@ fn slot_of(pid: u32) -> Option<&'static mut Slot> {
 }
 
 #[inline(always)]
-pub(crate) fn switch_out(ctx: &BtfTracePointContext, prev: Task) {
-    let Some(slot) = slot_of(prev.pid()) else { return };
-    if slot.start_ns != prev.start_ns() {
-        // What it waited for this run it waited before we watched: nothing to book.
-        meet(ctx, slot, prev);
-        return;
+pub(crate) fn switch_out(ctx: &BtfTracePointContext, number: u32, cpu: &mut Cpu, prev: Task) {
+    let pid = prev.pid();
+    // Every pcpu has an idle task and all of them are pid 0: they would share one slot (Rezolus #1045).
+    if pid == 0 {
+        return steal::idled(cpu);
     }
-    book(slot, prev);
-    // A task may be preempted on its way to sleep, before it gave up the pcpu by itself.
-    if ctx.arg::<u8>(0) != 0 || prev.state(ctx) == 0 {
-        slot.preempted += 1;
-    } else {
-        slot.blocked += 1;
+    let Some(slot) = slot_of(pid) else { return steal::ran(cpu, HOST, || prev.last_arrival_ns()) };
+    let last_arrival_ns = prev.last_arrival_ns();
+    if slot.start_ns == prev.start_ns() {
+        book(slot, cpu, prev, last_arrival_ns);
+        // A task may be preempted on its way to sleep, before it gave up the pcpu by itself.
+        if ctx.arg::<u8>(0) != 0 || prev.state(ctx) == 0 {
+            slot.preempted += 1;
+            slot.wants = 1;
+        } else {
+            slot.blocked += 1;
+            slot.wants = 0;
+        }
+        slot.running = 0;
+    } else if !meet(ctx, slot, prev) {
+        // What a thread waited for its first run under this slot it waited before we watched: nothing to book.
+        return steal::ran(cpu, HOST, || last_arrival_ns);
     }
-    slot.running = 0;
+    if slot.pcpu != number {
+        // Its switch in was before we watched.
+        moved(slot, cpu, number);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "compared with the low half")]
+    {
+        slot.left_switches = cpu.switches as u32;
+    }
+    steal::ran(cpu, slot.group, || last_arrival_ns);
 }
 
 #[inline(always)]
-pub(crate) fn switch_in(ctx: &BtfTracePointContext, next: Task) {
-    let Some(slot) = slot_of(next.pid()) else { return };
+pub(crate) fn switch_in(ctx: &BtfTracePointContext, number: u32, cpu: &mut Cpu, next: Task) {
+    let pid = next.pid();
+    if pid == 0 {
+        cpu.current = UNKNOWN;
+        return;
+    }
+    cpu.current = HOST;
+    let Some(slot) = slot_of(pid) else { return };
     if slot.start_ns != next.start_ns() && !meet(ctx, slot, next) {
         return;
     }
+    cpu.current = slot.group;
+    // What is in the books of its arrival already it waited before it was moved to this pcpu.
+    slot.elsewhere_ns = next.run_delay_ns().wrapping_sub(slot.runq_wait_ns);
+    slot.left = NOWHERE;
+    if slot.pcpu != number {
+        if slot.wants != 0 {
+            slot.left = slot.pcpu;
+        }
+        moved(slot, cpu, number);
+    }
     slot.running = 1;
-    // SAFETY: reads the number of the pcpu that this runs on.
-    slot.pcpu = unsafe { bpf_get_smp_processor_id() };
+}
+
+/// The thread runs on another pcpu than before.
+#[inline(always)]
+fn moved(slot: &mut Slot, cpu: &Cpu, number: u32) {
+    if let Some([llc, node]) = steal::place(slot.pcpu) {
+        slot.migrations_llc += u64::from(llc != cpu.place[0]);
+        slot.migrations_node += u64::from(node != cpu.place[1]);
+    }
+    slot.pcpu = number;
 }
 
 #[inline(always)]
-pub(crate) fn exit(ctx: &BtfTracePointContext, task: Task) {
+pub(crate) fn exit(ctx: &BtfTracePointContext, cpu: &Cpu, task: Task) {
     let pid = task.pid();
     let Some(slot) = slot_of(pid) else { return };
     if slot.start_ns != task.start_ns() {
@@ -75,7 +114,7 @@ pub(crate) fn exit(ctx: &BtfTracePointContext, task: Task) {
             return;
         }
     } else {
-        book(slot, task);
+        book(slot, cpu, task, task.last_arrival_ns());
     }
     slot.state = EXITED;
     slot.running = 0;
@@ -83,9 +122,17 @@ pub(crate) fn exit(ctx: &BtfTracePointContext, task: Task) {
     debug!(ctx, "watched thread {} exited", pid);
 }
 
+/// The parent is the running thread, so that its slot has no other writer.
+#[inline(always)]
+pub(crate) fn fork(parent: Task) {
+    if let Some(slot) = slot_of(parent.pid()) {
+        slot.forks += 1;
+    }
+}
+
 /// Copies the kernel's totals and files the one wait that ended since the last time.
 #[inline(always)]
-fn book(slot: &mut Slot, task: Task) {
+fn book(slot: &mut Slot, cpu: &Cpu, task: Task, last_arrival_ns: u64) {
     let run_delay_ns = task.run_delay_ns();
     let wait_ns = run_delay_ns.wrapping_sub(slot.runq_wait_ns);
     let arrivals = task.arrivals();
@@ -102,6 +149,9 @@ fn book(slot: &mut Slot, task: Task) {
         } else if wait_ns > slot.max_wait_ns {
             slot.max_wait_ns = wait_ns;
         }
+    }
+    if wait_ns > 0 {
+        steal::charge(cpu, slot, last_arrival_ns, wait_ns);
     }
     copy_totals(slot, task, run_delay_ns, arrivals);
 }

@@ -12,7 +12,16 @@ macro_rules! offsets {
 }
 
 // The names are the contract with host-daemon/src/probes/offsets.rs.
-offsets!(TASK_PID, TASK_STATE, TASK_START, TASK_EXEC_RUNTIME, TASK_MIGRATIONS, TASK_RUN_DELAY, TASK_PCOUNT);
+offsets!(
+    TASK_PID,
+    TASK_STATE,
+    TASK_START,
+    TASK_EXEC_RUNTIME,
+    TASK_MIGRATIONS,
+    TASK_RUN_DELAY,
+    TASK_PCOUNT,
+    TASK_LAST_ARRIVAL
+);
 
 /// 1 where the tracepoint hands over the state of `prev`: from 5.18 (9c2136be0878) and in vendor kernels that
 /// took it.
@@ -76,6 +85,12 @@ impl Task {
     #[inline(always)]
     pub(crate) fn arrivals(self) -> u64 {
         self.load(&TASK_PCOUNT)
+    }
+
+    /// When it got on the pcpu last, in ns of its run queue's clock (on every pcpu ns since boot, give or take).
+    #[inline(always)]
+    pub(crate) fn last_arrival_ns(self) -> u64 {
+        self.load(&TASK_LAST_ARRIVAL)
     }
 
     /// Moves between pcpus since birth.

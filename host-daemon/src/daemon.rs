@@ -2,7 +2,9 @@
 //! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
 
 mod command;
+pub mod insides;
 mod overhead;
+mod recording;
 mod start;
 pub mod windows;
 mod work;
@@ -15,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::{Decision, History, Overhead, Shed};
 use kvmpilot_core::finding::Finding;
-use kvmpilot_core::model::{GuestModel, Model};
+use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::{DomainState, Sample};
@@ -23,6 +25,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use insides::{Insides, Readings};
+use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, load_probes};
@@ -30,9 +34,9 @@ use windows::{Moment, Windows};
 use work::Done;
 
 use crate::act::Executor;
-use crate::api::CommandRequest;
 use crate::api::present::{self, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
+use crate::api::{CommandRequest, RecordingRequest};
 use crate::config::Config;
 use crate::doctor;
 use crate::kernel::Kernel;
@@ -41,10 +45,6 @@ use crate::orders::OrderBook;
 use crate::sense::{GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
 
-/// Name of the agent's process in a Linux guest.
-const AGENT: &str = "qemu-ga";
-/// Polls older than so many periods say nothing about now.
-const GUEST_PERIODS: u32 = 3;
 /// Rounds in which an open order is not wanted before it expires.
 const PATIENCE: u32 = 3;
 
@@ -93,11 +93,17 @@ struct Daemon {
     cycles: u64,
     last_cycle: Option<(Instant, Duration)>,
     views: watch::Sender<Arc<Views>>,
+    recordings: Recordings,
 }
 
 impl Daemon {
     /// Runs until told to stop, or for one cycle.
-    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>, mut signals: Signals) {
+    async fn run(
+        &mut self,
+        mut commands: mpsc::Receiver<CommandRequest>,
+        mut recordings: mpsc::Receiver<RecordingRequest>,
+        mut signals: Signals,
+    ) {
         let mut fast = interval(self.config.policy.periods.fast);
         fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -110,6 +116,7 @@ impl Daemon {
                     }
                 }
                 Some(request) = commands.recv() => self.command(request),
+                Some(request) = recordings.recv() => self.start_recording(request),
                 Some(done) = self.work.join_next() => self.done(done),
                 _ = signals.reload.recv() => {
                     self.reload();
@@ -139,18 +146,15 @@ impl Daemon {
         self.poll_guests(&sample);
         self.recover();
         let sample = Arc::new(sample);
-        let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_s() };
+        let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_ms() / 1000 };
+        // What is recorded and what is decided on must be the same polls.
+        let asked = plan.due.tick || plan.due.cycle || self.recordings.wanted();
+        let insides = if asked { self.insides() } else { Insides::default() };
+        self.recordings.add(&sample, moment, plan.due, &insides);
         let policy = &self.config.policy;
-        let insides = Insides {
-            guests: &self.guests,
-            oldest: moment.now.saturating_sub(policy.periods.guest * GUEST_PERIODS),
-            began: self.began,
-            levelled: &self.levelled,
-            busy: &self.busy,
-        };
         let decided =
-            self.windows.decide(&sample, plan, moment, policy, &mut self.history, |model, to_decide| {
-                insides.add(model, to_decide)
+            self.windows.decide(&sample, plan.due, moment, policy, &mut self.history, |model, to_decide| {
+                insides.add(model, policy, to_decide)
             });
 
         // All paces first, then one admission: what one of them starts must not cost another one its turn.
@@ -215,6 +219,17 @@ impl Daemon {
 
     fn may_change(&self) -> bool {
         self.recovered && !self.paused && !self.restoring
+    }
+
+    /// What the agents told, and what has become stale of it.
+    fn insides(&self) -> Insides {
+        let readings = self
+            .guests
+            .snapshot()
+            .into_iter()
+            .map(|(uuid, state)| (uuid, Readings { previous: state.previous, latest: state.latest }));
+        let levelled = self.levelled.iter().map(|(uuid, at)| (*uuid, at.duration_since(self.began)));
+        Insides { readings: readings.collect(), levelled: levelled.collect(), busy: self.busy.clone() }
     }
 
     fn poll_guests(&self, sample: &Sample) {
@@ -298,42 +313,8 @@ impl Daemon {
     }
 }
 
-/// What the agents told, and what of it counts.
-struct Insides<'a> {
-    guests: &'a Guests,
-    /// Polls before this say nothing about now.
-    oldest: Duration,
-    began: Instant,
-    levelled: &'a BTreeMap<Uuid, Instant>,
-    busy: &'a BTreeSet<Uuid>,
-}
-
-impl Insides<'_> {
-    /// Adds what the agents told: all of it to show, and to decide on only what is newer than our last step on the ladder
-    /// and not too old.
-    fn add(&self, mut model: Model, to_decide: bool) -> Model {
-        let guests = self.guests.snapshot();
-        for domain in &mut model.domains {
-            let Some(state) = guests.get(&domain.uuid) else { continue };
-            let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
-            let current = |at: Duration| at >= self.oldest && levelled.is_none_or(|levelled| at > levelled);
-            let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
-            domain.guest = state
-                .latest
-                .as_ref()
-                .filter(|latest| usable(latest.at))
-                .map(|latest| GuestModel::new(state.previous.as_deref(), latest, AGENT));
-        }
-        model
-    }
-}
-
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn wall_unix_s() -> u64 {
-    since_1970().as_secs()
 }
 
 fn wall_unix_ms() -> u64 {

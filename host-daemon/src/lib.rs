@@ -12,5 +12,6 @@ pub mod kernel;
 pub mod libvirt;
 pub mod orders;
 pub mod probes;
+pub mod record;
 pub mod sense;
 pub mod store;

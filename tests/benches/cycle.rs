@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use kvmpilot::config::{DaemonConfig, ProbesConfig};
 use kvmpilot::daemon::windows::{Moment, Windows};
 use kvmpilot::kernel::Kernel;
-use kvmpilot::probes::{Ground, Probes, ThreadKey, Totals};
+use kvmpilot::probes::{Capacity, Ground, Probes, ThreadKey, Totals};
 use kvmpilot::sense::{Cadence, Entries, HostSense, InventoryEntry};
 use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::History;
@@ -158,7 +159,7 @@ impl Bench {
         let wall_unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let moment = Moment { now: self.began.elapsed(), wall_unix_s };
         let decided =
-            self.windows.decide(&sample, plan, moment, &self.policy, &mut self.history, |model, _| model);
+            self.windows.decide(&sample, plan.due, moment, &self.policy, &mut self.history, |model, _| model);
         let tick = plan.cadence == Cadence::Detail;
         drop(decided);
         let end = thread_cpu()?;
@@ -229,7 +230,8 @@ fn probes() -> Result<Probes> {
         confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
         own_thread: &own_thread,
     };
-    Ok(Probes::load(&ground, kvmpilot::config::DaemonConfig::default().probes.max_threads)?)
+    let ProbesConfig { max_threads, max_domains, .. } = DaemonConfig::default().probes;
+    Ok(Probes::load(&ground, Capacity { threads: max_threads, domains: max_domains })?)
 }
 
 fn report(arguments: &Arguments, rows: &[Value]) -> Result<Value> {

@@ -6,16 +6,17 @@
 pub mod accel;
 mod agent;
 mod cgroups;
-mod cpio;
+pub mod cpio;
 pub mod daemon;
 mod domain_xml;
 pub mod farm;
 pub mod guests;
-mod image;
+pub mod image;
 mod keeper;
 pub mod lab;
 pub mod load;
 mod paths;
+pub mod probe_report;
 mod run;
 pub mod witness;
 

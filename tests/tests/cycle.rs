@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvmpilot::kernel::Kernel;
-use kvmpilot::probes::{Ground, Probes, ThreadKey, Totals};
+use kvmpilot::probes::{Capacity, Ground, Probes, ThreadKey, Totals};
 use kvmpilot::sense::{Cadence, Entries, HostSense, InventoryEntry};
 use kvmpilot_core::Uuid;
 use kvmpilot_core::sample::{DomainSample, Sample, ThreadRole, ThreadSource};
@@ -46,7 +46,8 @@ fn probes() -> Probes {
         confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
         own_thread: &own_thread,
     };
-    Probes::load(&ground, 256).unwrap_or_else(|err| panic!("{:#}", anyhow::Error::from(err)))
+    Probes::load(&ground, Capacity { threads: 256, domains: 64 })
+        .unwrap_or_else(|err| panic!("{:#}", anyhow::Error::from(err)))
 }
 
 /// A farm and what is sensed of it, with one look after the other.

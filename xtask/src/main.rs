@@ -6,6 +6,7 @@ mod build_ebpf;
 mod command;
 mod demo;
 mod lab;
+mod matrix;
 mod setup;
 mod test;
 mod tidy;
@@ -46,6 +47,8 @@ enum Task {
     /// Measure what kvmpilot costs
     #[command(subcommand)]
     Bench(bench::BenchTask),
+    /// Check the probes on older and newer kernels, each booted in QEMU, and on the one that runs
+    Matrix(matrix::MatrixOptions),
     /// A private libvirtd with real guests
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::tidy(),
         Task::Demo { json } => demo::demo(json.as_deref()),
         Task::Bench(task) => bench::bench(&task),
+        Task::Matrix(options) => setup::setup().and_then(|()| matrix::matrix(&options)),
         Task::Lab(task) => lab::lab(&task),
     };
     match outcome {

@@ -1,5 +1,6 @@
-//! The memory that kvmpilot's probes and its daemon share: `repr(C)` types, their constants, and the one
-//! formula both must agree on, the histogram's buckets. No behaviour of either side lives here.
+//! The memory that kvmpilot's probes and its daemon share: `repr(C)` types, their constants, and the formulas
+//! that both must agree on. No behaviour of either side lives here.
 #![no_std]
 
+pub mod pcpu;
 pub mod sched;

@@ -1,8 +1,8 @@
 //! What the `sched_switch` probe keeps about one watched thread.
 
-/// Buckets of [`Slot::waits`]: the last one is open from 2^47 ns, 39 hours. With the head of 128 bytes they
+/// Buckets of [`Slot::waits`]: the last one is open from 2^43 ns, 2.4 hours. With the head of 160 bytes they
 /// make a slot 512 bytes, so that the probe finds one with a shift.
-pub const BUCKETS: usize = 48;
+pub const BUCKETS: usize = 44;
 
 /// [`Slot::state`]: nobody's. All bytes zero.
 pub const FREE: u32 = 0;
@@ -16,6 +16,9 @@ pub const EXITED: u32 = 3;
 /// nothing.
 pub const MISTAKEN: u32 = 4;
 
+/// [`Slot::left`]: no pcpu. [`Slot::pcpu`] of a thread that was not seen on one yet.
+pub const NOWHERE: u32 = u32::MAX;
+
 /// One watched thread.
 ///
 /// Every field has exactly one writer at a time, so that neither side needs an atomic read-modify-write: the
@@ -23,7 +26,7 @@ pub const MISTAKEN: u32 = 4;
 /// writes the rest, on the pcpu that switches the thread in or out, under that pcpu's run queue lock.
 ///
 /// The totals are the kernel's own accumulators, copied: they count from the thread's birth, exactly as
-/// `/proc/PID/task/TID/schedstat` does. Histogram and switches count from the moment the slot went [`LIVE`].
+/// `/proc/PID/task/TID/schedstat` does. Everything else counts from the moment the slot went [`LIVE`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
@@ -54,11 +57,29 @@ pub struct Slot {
     pub preempted: u64,
     /// Switches out of a thread that went to sleep (`nvcsw`).
     pub blocked: u64,
-    /// pcpu of the last switch, in or out.
+    /// pcpu of the last switch in.
     pub pcpu: u32,
     /// 1 from switch in to switch out.
     pub running: u32,
-    _reserved: [u64; 3],
+    /// First entry of the thread's row in the steal matrix. Written by the daemon.
+    pub row: u32,
+    /// Group that the thread belongs to. Written by the daemon.
+    pub group: u32,
+    /// Part of the wait before the present run that it waited on other pcpus than the one it runs on, ns.
+    pub elsewhere_ns: u64,
+    /// pcpu on which the thread was preempted before it was moved to where it runs; [`NOWHERE`] if it was not.
+    pub left: u32,
+    /// Low half of that pcpu's [`Cpu::switches`](crate::pcpu::Cpu::switches) at the last switch out.
+    pub left_switches: u32,
+    /// Moves to a pcpu with another last-level cache.
+    pub migrations_llc: u64,
+    /// Moves to a pcpu of another NUMA node.
+    pub migrations_node: u64,
+    /// Threads that this one has started.
+    pub forks: u64,
+    /// 1 if the last switch out was of a thread that wanted to run on.
+    pub wants: u32,
+    _reserved: u32,
     /// Waits by length, see [`bucket`]. Their sum is the number of arrivals since the slot went live.
     pub waits: [u64; BUCKETS],
 }
@@ -68,7 +89,7 @@ const _: () = assert!(size_of::<Slot>() == 512);
 impl Slot {
     /// What the daemon writes before it leads the probe to the slot.
     #[must_use]
-    pub const fn armed(tid: u32, start_ticks: u64) -> Self {
+    pub const fn armed(tid: u32, start_ticks: u64, row: u32, group: u32) -> Self {
         Self {
             state: ARMED,
             tid,
@@ -83,9 +104,18 @@ impl Slot {
             max_window: 0,
             preempted: 0,
             blocked: 0,
-            pcpu: 0,
+            pcpu: NOWHERE,
             running: 0,
-            _reserved: [0; 3],
+            row,
+            group,
+            elsewhere_ns: 0,
+            left: NOWHERE,
+            left_switches: 0,
+            migrations_llc: 0,
+            migrations_node: 0,
+            forks: 0,
+            wants: 0,
+            _reserved: 0,
             waits: [0; BUCKETS],
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kvmpilot_core::order::OrderState;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::record::RecordingRequest;
 use super::views::{CommandReply, Views};
 use crate::store::Store;
 
@@ -15,6 +16,8 @@ pub struct ApiContext {
     pub views: watch::Receiver<Arc<Views>>,
     /// Where commands go.
     pub commands: mpsc::Sender<CommandRequest>,
+    /// Where those go who want to record.
+    pub recorders: mpsc::Sender<RecordingRequest>,
     /// Work orders and history.
     pub store: Store,
 }

@@ -10,13 +10,14 @@ use axum::{Extension, Json, Router};
 use kvmpilot_core::order::{OrderState, WorkOrder};
 use nix::unistd::Gid;
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::command::{ApiContext, Command, CommandRequest};
 use super::peer::Peer;
 use super::problem::Failure;
+use super::record::{RecordingRequest, record};
 use super::serve::Limits;
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, OrdersView, ProcessesView,
@@ -28,13 +29,13 @@ use crate::store::{OrderFilter, StoreError};
 const ORDERS: u32 = 100;
 const MOST_ORDERS: u32 = 1000;
 
-struct Shared {
+pub(super) struct Shared {
     context: ApiContext,
     group: Option<Gid>,
     limits: Limits,
 }
 
-type Api = State<Arc<Shared>>;
+pub(super) type Api = State<Arc<Shared>>;
 type Answer<T> = Result<Json<T>, Failure>;
 
 pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) -> Router {
@@ -49,6 +50,7 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
         .route("/orders/{id}/reject", post(|api, peer, id| change(api, peer, id, Command::Reject)))
         .route("/orders/{id}/rollback", post(|api, peer, id| change(api, peer, id, Command::Rollback)))
         .route("/restore", post(restore))
+        .route("/record", get(record))
         .route("/doctor", get(doctor));
     Router::new()
         .nest("/api/v1", routes)
@@ -63,6 +65,10 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
 }
 
 impl Shared {
+    pub(super) fn recorders(&self) -> &mpsc::Sender<RecordingRequest> {
+        &self.context.recorders
+    }
+
     fn views(&self) -> Arc<Views> {
         Arc::clone(&self.context.views.borrow())
     }

@@ -105,6 +105,8 @@ pub struct ProbesConfig {
     pub enabled: bool,
     /// Threads that can be watched at the same time.
     pub max_threads: u32,
+    /// Domains that the steal matrix tells apart.
+    pub max_domains: u32,
 }
 
 impl Default for DaemonConfig {
@@ -116,7 +118,7 @@ impl Default for DaemonConfig {
             socket_group: "kvmpilot".to_owned(),
             log_level: LogLevel::default(),
             agent: AgentConfig { enabled: true, timeout: Duration::from_secs(5), max_output_bytes: 1 << 20 },
-            probes: ProbesConfig { enabled: true, max_threads: 16384 },
+            probes: ProbesConfig { enabled: true, max_threads: 4096, max_domains: 512 },
             store: Limits::default(),
         }
     }

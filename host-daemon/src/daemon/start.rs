@@ -16,18 +16,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::recording::Recordings;
 use super::windows::Windows;
 use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
 use crate::api::{self, ApiContext};
-use crate::config::Config;
+use crate::config::{Config, ProbesConfig};
 use crate::doctor;
 use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
 use crate::libvirt::{self, Libvirt};
 use crate::orders::OrderBook;
-use crate::probes::{Ground, Probes};
+use crate::probes::{Capacity, Ground, Probes};
 use crate::sense::{Guests, HostSense, Inventory};
 use crate::store::{Store, StoreError};
 
@@ -114,7 +115,8 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
     let (views, shown) = watch::channel(Arc::new(Views::default()));
     let (commands, requests) = mpsc::channel(16);
-    let context = ApiContext { views: shown.clone(), commands, store: store.clone() };
+    let (recorders, recordings) = mpsc::channel(4);
+    let context = ApiContext { views: shown.clone(), commands, recorders, store: store.clone() };
     let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
     let server = api::serve(socket, context).await?;
 
@@ -152,13 +154,14 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         cycles: 0,
         last_cycle: None,
         views,
+        recordings: Recordings::default(),
         libvirt,
         config,
     };
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
     daemon.publish();
-    daemon.run(requests, signals).await;
+    daemon.run(requests, recordings, signals).await;
     if let Some(wanted) = daemon.wanted.take() {
         report(&shown.borrow(), &wanted);
     }
@@ -196,7 +199,9 @@ pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, 
             confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
             own_thread: &own_thread,
         };
-        Probes::load(&ground, config.daemon.probes.max_threads).map_err(|error| chain(&error))
+        let ProbesConfig { max_threads, max_domains, .. } = config.daemon.probes;
+        Probes::load(&ground, Capacity { threads: max_threads, domains: max_domains })
+            .map_err(|error| chain(&error))
     } else {
         Err("switched off in the configuration ([probes] enabled = false)".to_owned())
     };

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use aya::programs::ProgramError;
 
@@ -67,6 +68,19 @@ pub enum ProbeError {
         /// As `/proc` shows it.
         kernel: Totals,
     },
+    /// The programs run, but what they take for times of arrival is something else.
+    #[error(
+        "the probes loaded but are wrong about when a thread of this process got on a pcpu: {runs} runs within \
+         {span:?}, in a test of {elapsed:?}"
+    )]
+    WrongClock {
+        /// Runs that were seen.
+        runs: u64,
+        /// From the first to the last.
+        span: Duration,
+        /// What the whole test took.
+        elapsed: Duration,
+    },
     /// The self-test could not be made.
     #[error("cannot test the probes on a thread of our own")]
     NoTest(#[source] Option<io::Error>),
@@ -93,6 +107,15 @@ pub enum WatchError {
         tid: u32,
         /// First id that has no entry.
         limit: u32,
+    },
+    /// There is no memory for its row of the steal matrix.
+    #[error("cannot map the row of thread {tid} in the steal matrix")]
+    Row {
+        /// The thread.
+        tid: u32,
+        /// The kernel's reason.
+        #[source]
+        source: nix::Error,
     },
     /// The kernel refused the update.
     #[error("cannot enter thread {tid} into the probes' index")]

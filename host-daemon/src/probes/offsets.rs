@@ -22,6 +22,8 @@ pub struct Offsets {
     pub run_delay: u32,
     /// `sched_info.pcount`.
     pub pcount: u32,
+    /// `sched_info.last_arrival`.
+    pub last_arrival: u32,
     /// `sched_switch` passes the state of `prev` as its last argument.
     pub switch_has_state: bool,
 }
@@ -93,6 +95,7 @@ pub fn resolve(btf: &[u8]) -> Result<Offsets, OffsetError> {
         migrations: field(&["se.nr_migrations"], &[8])?,
         run_delay: field(&["sched_info.run_delay"], &[8])?,
         pcount: field(&["sched_info.pcount"], &[8])?,
+        last_arrival: field(&["sched_info.last_arrival"], &[8])?,
         switch_has_state: switch_has_state(&btf)?,
     })
 }

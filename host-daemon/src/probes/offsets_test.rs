@@ -116,7 +116,11 @@ fn resolve_of(kernel: &Kernel) -> Result<Offsets, OffsetError> {
         64,
         &[("load", u64_, 0), ("sum_exec_runtime", u64_, 40), ("nr_migrations", u64_, 56)],
     );
-    let info = btf.structure("sched_info", 32, &[("pcount", long, 0), ("run_delay", long, 8)]);
+    let info = btf.structure(
+        "sched_info",
+        32,
+        &[("pcount", long, 0), ("run_delay", long, 8), ("last_arrival", u64_, 16)],
+    );
     // As with CONFIG_RANDSTRUCT: most of the fields sit in an anonymous struct.
     let inner = btf.structure("", 256, &[("se", entity, 16), ("pid", pid, 100), (kernel.start, u64_, 208)]);
     let mut members = vec![(kernel.state, state, 24), ("", inner, 64)];
@@ -144,6 +148,7 @@ fn finds_nested_and_anonymous_fields() {
         migrations: 136,
         run_delay: 408,
         pcount: 400,
+        last_arrival: 416,
         switch_has_state: true,
     };
     assert_eq!(resolve_of(&Kernel::default()).unwrap(), expected);

@@ -7,7 +7,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Ground, ProbeError, Probes, ThreadCounters};
+use kvmpilot_core::Uuid;
+
+use super::{Ground, ProbeError, Probes, ThreadCounters, ThreadKey};
 
 const ROUNDS: u64 = 16;
 const ROUND: Duration = Duration::from_micros(200);
@@ -47,8 +49,9 @@ fn examine(
 ) -> Result<(), ProbeError> {
     let gone = |err: RecvTimeoutError| ProbeError::NoTest(Some(io::Error::other(err)));
     let tid = reports.recv_timeout(DEADLINE).map_err(gone)?;
+    let begin = Instant::now();
     let (key, _) = (ground.own_thread)(tid).map_err(|err| ProbeError::NoTest(Some(err)))?;
-    probes.watch(key).map_err(|err| ProbeError::Load(err.into()))?;
+    probes.watch(key, Uuid::nil()).map_err(|err| ProbeError::Load(err.into()))?;
     order.send(()).map_err(|_| ProbeError::NoTest(None))?;
     reports.recv_timeout(DEADLINE).map_err(gone)?;
     // It is about to sleep. Once it does, both must show the same nanoseconds.
@@ -57,7 +60,9 @@ fn examine(
         let counters = probes.read(key);
         let (_, kernel) = (ground.own_thread)(tid).map_err(|err| ProbeError::NoTest(Some(err)))?;
         match counters {
-            Some(counters) if counters.totals == kernel && plausible(&counters) => break Ok(()),
+            Some(counters) if counters.totals == kernel && plausible(&counters) => {
+                break clock(probes, key, &counters, begin);
+            }
             _ if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
             Some(ThreadCounters { totals: probe, preempted, blocked, .. }) => {
                 break Err(ProbeError::Wrong { probe, preempted, blocked, kernel });
@@ -67,6 +72,28 @@ fn examine(
     };
     probes.unwatch(key);
     verdict
+}
+
+/// Whether the times of arrival are times: each round took two `ROUND`s at least, and none is outside of the test. A
+/// field of the same size that counts something else does neither.
+fn clock(
+    probes: &Probes,
+    key: ThreadKey,
+    counters: &ThreadCounters,
+    begin: Instant,
+) -> Result<(), ProbeError> {
+    let arrivals = probes.arrivals(key);
+    let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else {
+        return Err(ProbeError::WrongClock { runs: 0, span: Duration::ZERO, elapsed: begin.elapsed() });
+    };
+    let (span, elapsed) = (Duration::from_nanos(last - first), begin.elapsed());
+    let runs = u64::try_from(arrivals.len()).unwrap_or(u64::MAX);
+    let rounds = (runs - 1).saturating_sub(counters.preempted);
+    let least = ROUND.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX)) * 3 / 2;
+    if span >= least && span <= elapsed && last > first {
+        return Ok(());
+    }
+    Err(ProbeError::WrongClock { runs, span, elapsed })
 }
 
 /// What schedstat does not show: every round ended in a sleep, and each switch away had its arrival.

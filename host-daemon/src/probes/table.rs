@@ -1,6 +1,6 @@
 //! Which watched thread has which slot. Pure book-keeping: no map, no memory, no clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// A program that looked up a slot just before its index entry was cleared may still write into it. Programs
@@ -20,22 +20,25 @@ pub struct ThreadKey {
 #[derive(Debug)]
 pub(super) struct Table {
     slots: HashMap<u32, (ThreadKey, u32)>,
-    /// Free slots, the longest free first.
-    free: VecDeque<(u32, Option<Instant>)>,
+    /// The lowest goes first: what few threads need stays in few pages.
+    free: BTreeSet<u32>,
+    /// Given back a moment ago, the oldest first.
+    resting: VecDeque<(u32, Instant)>,
 }
 
 impl Table {
     pub(super) fn new(slots: u32) -> Self {
-        Self { slots: HashMap::new(), free: (0..slots).map(|slot| (slot, None)).collect() }
+        Self { slots: HashMap::new(), free: (0..slots).collect(), resting: VecDeque::new() }
     }
 
     /// A slot for `key`, which must have none; `None` while all are in use or resting.
     pub(super) fn take(&mut self, key: ThreadKey, now: Instant) -> Option<u32> {
-        let (slot, freed) = *self.free.front()?;
-        if freed.is_some_and(|freed| now.saturating_duration_since(freed) < REST) {
-            return None;
+        while let Some((slot, _)) =
+            self.resting.pop_front_if(|(_, freed)| now.saturating_duration_since(*freed) >= REST)
+        {
+            self.free.insert(slot);
         }
-        self.free.pop_front();
+        let slot = self.free.pop_first()?;
         self.slots.insert(key.tid, (key, slot));
         Some(slot)
     }
@@ -43,13 +46,18 @@ impl Table {
     /// Gives back the slot of whichever thread has this tid.
     pub(super) fn give_back(&mut self, tid: u32, now: Instant) -> Option<u32> {
         let (_, slot) = self.slots.remove(&tid)?;
-        self.free.push_back((slot, Some(now)));
+        self.resting.push_back((slot, now));
         Some(slot)
     }
 
     /// The slot of exactly this thread.
     pub(super) fn slot(&self, key: ThreadKey) -> Option<u32> {
         self.slots.get(&key.tid).filter(|(owner, _)| *owner == key).map(|&(_, slot)| slot)
+    }
+
+    /// All slots in use.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots.values().map(|&(_, slot)| slot)
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = ThreadKey> + '_ {

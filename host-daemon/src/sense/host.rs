@@ -75,6 +75,9 @@ impl HostSense {
         if self.looked_at_topology.is_none_or(|at| now - at >= TOPOLOGY_AGE) {
             let (topology, trouble) = self.kernel.topology();
             note(trouble);
+            if let Some(probes) = &mut self.probes {
+                probes.set_topology(&topology);
+            }
             self.topology = topology;
             self.looked_at_topology = Some(now);
         }

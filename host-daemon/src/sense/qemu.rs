@@ -1,7 +1,7 @@
 //! The QEMU processes of the domains and their threads, followed from cycle to cycle: what did not change is not looked
 //! at again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
@@ -48,10 +48,13 @@ impl Qemus {
         self.by_domain.get_mut(&domain)
     }
 
-    /// All threads.
-    pub(super) fn keys(&self) -> BTreeSet<ThreadKey> {
-        let threads = self.by_domain.values().flat_map(|qemu| &qemu.threads);
-        threads.map(|thread| thread.key()).collect()
+    /// All threads, with their domains.
+    pub(super) fn keys(&self) -> BTreeMap<ThreadKey, Uuid> {
+        let of = |(domain, qemu): (&Uuid, &Qemu)| {
+            let domain = *domain;
+            qemu.threads.iter().map(move |thread| (thread.key(), domain)).collect::<Vec<_>>()
+        };
+        self.by_domain.iter().flat_map(of).collect()
     }
 
     /// Forgets processes that ended, looks for missing ones now and then, and lists the threads of those whose threads

@@ -24,7 +24,7 @@ pub(super) struct Followed {
 /// How much of a thread is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Depth {
-    /// Histogram and longest wait too.
+    /// Histogram, longest wait and row of the steal matrix too.
     pub(super) detail: bool,
     /// Also compare the probe with the kernel's file.
     pub(super) check: bool,
@@ -75,7 +75,14 @@ impl Followed {
         } else {
             told
         };
-        Some(self.sample(totals, Some(&counters), depth))
+        let mut sample = self.sample(totals, Some(&counters), depth);
+        if depth.detail
+            && let Some(probes) = probes
+        {
+            sample.stolen = probes.stolen(self.key());
+            probes.next_window(self.key());
+        }
+        Some(sample)
     }
 
     fn file(&mut self, kernel: &Kernel, keep: bool) -> io::Result<Schedstat> {
@@ -105,6 +112,8 @@ impl Followed {
             sample.switches_preempted = Some(counters.preempted);
             sample.switches_blocked = Some(counters.blocked);
             sample.migrations = Some(counters.migrations);
+            sample.migrations_llc = counters.migrations_llc;
+            sample.migrations_node = counters.migrations_node;
             sample.pcpu = Some(counters.pcpu);
         }
         sample

@@ -68,7 +68,12 @@ impl Face {
         let (sender, requests) = mpsc::channel(4);
         let commands = Arc::default();
         runtime.spawn(daemon(requests, store.clone(), Arc::clone(&commands)));
-        let context = ApiContext { views: shown, commands: sender, store: store.clone() };
+        let context = ApiContext {
+            views: shown,
+            commands: sender,
+            recorders: mpsc::channel(1).0,
+            store: store.clone(),
+        };
         let listen = Listen::new(&socket, "no-such-group").with_limits(limits);
         let server = Some(runtime.block_on(serve(listen, context)).unwrap());
         Self { socket, store, commands, views, server, runtime, directory }

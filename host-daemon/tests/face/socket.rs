@@ -18,7 +18,12 @@ fn mode(path: &Path) -> u32 {
 /// A second server on another socket, with the first one's daemon behind it.
 fn serve_at(face: &Face, socket: &Path, group: &str) -> Result<kvmpilot::api::Server, ApiError> {
     let (commands, _) = tokio::sync::mpsc::channel(1);
-    let context = ApiContext { views: face.views.subscribe(), commands, store: face.store.clone() };
+    let context = ApiContext {
+        views: face.views.subscribe(),
+        commands,
+        recorders: tokio::sync::mpsc::channel(1).0,
+        store: face.store.clone(),
+    };
     face.runtime.block_on(serve(Listen::new(socket, group), context))
 }
 

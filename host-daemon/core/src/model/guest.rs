@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{part_of, rise, rise_of};
 use crate::sample::{GuestSample, Listener, ProcessKey, ProcessSample, SocketSample};
 use crate::units::Ratio;
 
 /// One poll with what the host knew at the same moment.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuestReading {
     /// When it was taken, on the daemon's monotonic clock.
     pub at: Duration,

@@ -1,0 +1,73 @@
+//! What the probes themselves cost the host.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use aya::programs::{ProgramError, ProgramInfo};
+use aya::sys::{Stats, enable_stats};
+use kvmpilot_core::sample::ProgramSample;
+
+use super::Probes;
+
+/// In the order of their attachment: exits are watched before anybody is, so that a thread that is watched is never
+/// forgotten. Also the order of [`Cpus::runs`](super::cpus::Cpus::runs).
+pub(super) const PROGRAMS: [&str; 3] = ["sched_process_exit", "sched_process_fork", "sched_switch"];
+
+/// A time during which the kernel measures every run of every eBPF program on the host, see
+/// [`Probes::begin_cost`]. Dropping it ends the measurement.
+#[derive(Debug)]
+pub struct CostWindow {
+    stats: OwnedFd,
+    begin: BTreeMap<&'static str, (u128, u64)>,
+}
+
+impl Probes {
+    /// The programs of tier 1. How often they ran is counted always and exactly; what a run takes is known after a
+    /// [`CostWindow`].
+    #[must_use]
+    pub fn programs(&self) -> Vec<ProgramSample> {
+        let runs = self.cpus.runs();
+        let sample = |(name, runs): (&'static str, u64)| ProgramSample {
+            name: name.to_owned(),
+            tier: 1,
+            attached: 1,
+            runs: Some(runs),
+            ns_per_run: self.ns_per_run.get(name).copied(),
+        };
+        PROGRAMS.into_iter().zip(runs).map(sample).collect()
+    }
+
+    /// Lets the kernel measure until [`Probes::end_cost`]. That costs each run of each eBPF program two readings of
+    /// the clock (about 30 ns, which the result contains): keep it to a second or so, and rare.
+    ///
+    /// # Errors
+    /// Before Linux 5.8, or where it is not permitted.
+    pub fn begin_cost(&self) -> std::io::Result<CostWindow> {
+        let stats = enable_stats(Stats::RunTime).map_err(|err| err.io_error)?;
+        Ok(CostWindow { stats, begin: self.run_times() })
+    }
+
+    /// Ends the measurement and keeps the mean time of a run for [`Probes::programs`]. A program that did not run
+    /// meanwhile keeps what it had.
+    pub fn end_cost(&mut self, window: CostWindow) {
+        let end = self.run_times();
+        let CostWindow { stats, begin } = window;
+        drop(stats);
+        for (name, (ns, runs)) in end {
+            let Some((ns_before, runs_before)) = begin.get(name) else { continue };
+            let (ns, runs) = (ns.saturating_sub(*ns_before), runs.saturating_sub(*runs_before));
+            if let Some(mean) = ns.checked_div(u128::from(runs)).and_then(|mean| mean.try_into().ok()) {
+                self.ns_per_run.insert(name, mean);
+            }
+        }
+    }
+
+    /// Of each program the time and number of all measured runs.
+    fn run_times(&self) -> BTreeMap<&'static str, (u128, u64)> {
+        let info = |name| -> Result<ProgramInfo, ProgramError> {
+            self.ebpf.program(name).ok_or(ProgramError::NotLoaded)?.info()
+        };
+        let read = |name| info(name).ok().map(|info| (name, (info.run_time().as_nanos(), info.run_count())));
+        PROGRAMS.into_iter().filter_map(read).collect()
+    }
+}
