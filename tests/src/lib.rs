@@ -10,6 +10,7 @@ pub mod cpio;
 pub mod daemon;
 mod domain_xml;
 pub mod farm;
+pub mod firmware;
 pub mod guests;
 pub mod image;
 mod keeper;
@@ -22,6 +23,7 @@ pub mod witness;
 
 pub use accel::Accel;
 pub use farm::Farm;
+pub use firmware::Firmware;
 pub use guests::{GuestSpec, Work};
 pub use keeper::reap_stale;
 pub use lab::{Lab, LabOptions};

@@ -1,5 +1,6 @@
 //! From the daemon's state to the API's shapes and the store's rows. Pure: no clock, no I/O, no decision.
 
+mod detail;
 mod domain;
 mod own;
 mod process;

@@ -67,6 +67,7 @@ fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pcpus: u32) -
             received_packets_per_s: Some(packets),
             sent_packets_per_s: Some(packets),
         }],
+        detail: None,
         guest: None,
     }
 }

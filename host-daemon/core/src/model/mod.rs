@@ -3,19 +3,23 @@
 //! Each model is built by `X::new(begin, end, elapsed)`. A counter that went backwards, or is missing on one side,
 //! gives `None`: missing beats wrong.
 
+mod detail;
 mod domain;
 mod guest;
 mod histogram;
 mod host;
 mod own;
+mod role;
 
 use std::time::Duration;
 
+pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
 pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
 pub use own::{OwnModel, ProgramModel};
+pub use role::{RoleKind, RoleModel};
 
 use crate::sample::Sample;
 use crate::topology::Topology;

@@ -3,12 +3,17 @@
 //! A field that could not be read is `None`, never a sentinel. Samples are also the recording format, so they
 //! (de)serialize and keep the source's unit as a suffix.
 
+mod detail;
 mod domain;
 mod guest;
 mod host;
 mod own;
 mod thread;
 
+pub use detail::{
+    BandwidthSample, CgroupSample, DetailSample, GroupPressureSample, KvmVcpuSample, TimesSample,
+    VcpuDetailSample,
+};
 pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
 pub use guest::{
     GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample, SocketState,

@@ -6,6 +6,7 @@
 //! `_ratio` (a share, 0.0 to 1.0).
 
 mod command;
+mod detail;
 mod domain;
 mod process;
 mod status;
@@ -13,6 +14,7 @@ mod status;
 pub use command::{
     CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView, Verdict, VersionView,
 };
+pub use detail::{GroupPressureView, RoleView, VcpuTimeView};
 pub use domain::{
     AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
     ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,

@@ -1,5 +1,6 @@
 //! Each answer as a page for people.
 
+mod detail;
 mod domain;
 mod order;
 mod process;
