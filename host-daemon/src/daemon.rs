@@ -3,6 +3,7 @@
 
 mod command;
 pub mod insides;
+mod on_demand;
 mod overhead;
 mod recording;
 mod start;
@@ -36,7 +37,7 @@ use work::Done;
 use crate::act::Executor;
 use crate::api::present::{self, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
-use crate::api::{CommandRequest, RecordingRequest};
+use crate::api::{CommandRequest, RecordingRequest, WatchRequest};
 use crate::config::Config;
 use crate::doctor;
 use crate::kernel::Kernel;
@@ -44,6 +45,7 @@ use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
 use crate::sense::{GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
+use crate::watch::Desk;
 
 /// Rounds in which an open order is not wanted before it expires.
 const PATIENCE: u32 = 3;
@@ -65,6 +67,8 @@ struct Daemon {
     checks: Vec<CheckView>,
     store: Store,
     executor: Arc<Executor>,
+    /// Watches on demand; the host's budget has a say through [`Desk::set_allowed`].
+    desk: Desk,
     book: OrderBook,
     history: History,
     windows: Windows,
@@ -101,6 +105,7 @@ impl Daemon {
     async fn run(
         &mut self,
         mut commands: mpsc::Receiver<CommandRequest>,
+        mut watches: mpsc::Receiver<WatchRequest>,
         mut recordings: mpsc::Receiver<RecordingRequest>,
         mut signals: Signals,
     ) {
@@ -116,6 +121,7 @@ impl Daemon {
                     }
                 }
                 Some(request) = commands.recv() => self.command(request),
+                Some(request) = watches.recv() => self.watch(request),
                 Some(request) = recordings.recv() => self.start_recording(request),
                 Some(done) = self.work.join_next() => self.done(done),
                 _ = signals.reload.recv() => {

@@ -4,3 +4,4 @@
 
 pub mod pcpu;
 pub mod sched;
+pub mod watch;

@@ -6,6 +6,7 @@ mod own;
 mod process;
 mod record;
 mod status;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use kvmpilot_core::model::Model;
 use kvmpilot_core::policy::Policy;
 
 pub use record::record;
+pub use watch::watch;
 
 use super::views::{DoctorView, TierView, Views};
 use crate::config::DaemonConfig;

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema};
 
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainsView, OrdersView, Problem, ProcessesView, StatusView,
-    VersionView,
+    VersionView, WatchView,
 };
 
 /// Every answer's name (`docs/schema/NAME.schema.json`) and schema.
@@ -23,6 +23,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("order", schema::<WorkOrder>()),
         ("command", schema::<CommandReply>()),
         ("doctor", schema::<DoctorView>()),
+        ("watch", schema::<WatchView>()),
         ("version", schema::<VersionView>()),
         ("problem", schema::<Problem>()),
     ]

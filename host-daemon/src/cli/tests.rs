@@ -38,6 +38,7 @@ fn pages(screen: Screen) -> Vec<String> {
         show::orders(&orders(), screen),
         show::reply(&example!("command"), screen),
         show::doctor(&example!("doctor"), screen),
+        show::watch(&example!("watch"), screen),
     ];
     pages.extend(
         orders().orders.iter().flat_map(|order| [show::order(order, screen), show::why(order, screen)]),

@@ -31,6 +31,7 @@ use crate::orders::OrderBook;
 use crate::probes::{Capacity, Ground, Probes};
 use crate::sense::{Guests, HostSense, Inventory};
 use crate::store::{Store, StoreError};
+use crate::watch::Desk;
 
 /// Time that orders under way get to end when the daemon stops.
 const FINISH: Duration = Duration::from_secs(10);
@@ -108,15 +109,18 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     if let Err(error) = Kernel::raise_file_limit() {
         tracing::info!(%error, "the limit of open files stays as it is");
     }
-    let (probes, tiers) = load_probes(&kernel, &config);
+    let (probes, mut tiers) = load_probes(&kernel, &config);
+    let (desk, on_demand) = open_desk(&kernel, &config);
+    tiers.push(on_demand);
     let libvirt = connect(&config);
     let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
     let executor =
         Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
     let (views, shown) = watch::channel(Arc::new(Views::default()));
     let (commands, requests) = mpsc::channel(16);
+    let (watches, asked) = mpsc::channel(16);
     let (recorders, recordings) = mpsc::channel(4);
-    let context = ApiContext { views: shown.clone(), commands, recorders, store: store.clone() };
+    let context = ApiContext { views: shown.clone(), commands, watches, recorders, store: store.clone() };
     let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
     let server = api::serve(socket, context).await?;
 
@@ -135,6 +139,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         book: OrderBook::open(store.clone(), wall_unix_ms())?,
         store,
         executor: Arc::new(executor),
+        desk,
         history: History::default(),
         windows: Windows::default(),
         overhead: Overhead::default(),
@@ -161,7 +166,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
     daemon.publish();
-    daemon.run(requests, recordings, signals).await;
+    daemon.run(requests, asked, recordings, signals).await;
     if let Some(wanted) = daemon.wanted.take() {
         report(&shown.borrow(), &wanted);
     }
@@ -222,6 +227,19 @@ pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, 
             (None, vec![t0, tier(1, "scheduler probe", false, reason)])
         }
     }
+}
+
+/// What tier 2 needs, tried once, and whether it is on.
+fn open_desk(kernel: &Kernel, config: &Config) -> (Desk, TierView) {
+    let available = if config.daemon.probes.enabled {
+        crate::watch::available(kernel)
+    } else {
+        Err("switched off in the configuration ([probes] enabled = false)".to_owned())
+    };
+    let on = available.is_ok();
+    let desk = Desk::new(kernel.clone(), available.clone().err());
+    let reason = available.unwrap_or_else(|reason| reason);
+    (desk, TierView { tier: 2, name: "watches on demand".to_owned(), on, reason })
 }
 
 /// What `--once` prints.

@@ -9,6 +9,7 @@ mod guest;
 mod host;
 mod own;
 mod thread;
+mod watch;
 
 pub use detail::{
     BandwidthSample, CgroupSample, DetailSample, GroupPressureSample, KvmVcpuSample, TimesSample,
@@ -21,6 +22,7 @@ pub use guest::{
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
 pub use own::{OwnSample, ProgramSample};
 pub use thread::{Runner, StolenSample, ThreadRole, ThreadSample, ThreadSource};
+pub use watch::{ExitReasonSample, LatencyBucket, LatencySample, ThreadLatencySample, VcpuExitSample};
 
 use serde::{Deserialize, Serialize};
 

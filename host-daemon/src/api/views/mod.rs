@@ -10,6 +10,7 @@ mod detail;
 mod domain;
 mod process;
 mod status;
+mod watch;
 
 pub use command::{
     CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView, Verdict, VersionView,
@@ -23,6 +24,10 @@ pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, Proc
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
     PressureView, ProgramView, StatusView, TierView,
+};
+pub use watch::{
+    ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView,
+    WakeLatencyView, WatchAsk, WatchView,
 };
 
 /// Everything that the API shows, as of one moment.
