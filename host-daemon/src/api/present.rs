@@ -2,6 +2,7 @@
 
 mod detail;
 mod domain;
+mod flow;
 mod own;
 mod process;
 mod record;
@@ -69,6 +70,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         status: status::status(scene),
         domains,
         processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
+        flows: scene.model.domains.iter().map(|domain| flow::flows(domain, scene)).collect(),
         doctor: scene.doctor.clone(),
     }
 }

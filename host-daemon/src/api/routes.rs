@@ -22,8 +22,8 @@ use super::problem::Failure;
 use super::record::{RecordingRequest, record};
 use super::serve::Limits;
 use super::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, OrdersView, ProcessesView,
-    StatusView, Views, WatchAsk, WatchView,
+    CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, FlowsView, OrdersView,
+    ProcessesView, StatusView, Views, WatchAsk, WatchView,
 };
 use crate::store::{OrderFilter, StoreError};
 
@@ -46,6 +46,7 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
         .route("/domains", get(domains))
         .route("/domains/{domain}", get(domain))
         .route("/domains/{domain}/processes", get(processes))
+        .route("/domains/{domain}/flows", get(flows))
         .route("/domains/{domain}/watch", post(watch))
         .route("/orders", get(orders))
         .route("/orders/{id}", get(order))
@@ -142,6 +143,18 @@ async fn processes(State(api): Api, name: Result<Path<String>, PathRejection>) -
             row.agent.message.clone().unwrap_or_else(|| "the guest has not been asked yet".to_owned()),
         ),
         ..ProcessesView::default()
+    })))
+}
+
+async fn flows(State(api): Api, name: Result<Path<String>, PathRejection>) -> Answer<FlowsView> {
+    let views = api.views();
+    let row = &find(&views, name)?.row;
+    let flows = views.flows.iter().find(|flows| flows.uuid == row.uuid).cloned();
+    Ok(Json(flows.unwrap_or_else(|| FlowsView {
+        domain: row.name.clone(),
+        uuid: row.uuid,
+        message: Some("the domain has not been looked at yet".to_owned()),
+        ..FlowsView::default()
     })))
 }
 

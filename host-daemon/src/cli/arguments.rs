@@ -59,6 +59,14 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Who talks to whom on a domain's network devices, how much, and whose process of the guest it is
+    Flows {
+        /// Name or UUID of the domain
+        name: String,
+        /// Print JSON (docs/schema/flows.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
     /// Work orders: list them, decide on them, undo them
     #[command(args_conflicts_with_subcommands = false)]
     Orders {

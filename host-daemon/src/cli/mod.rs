@@ -24,8 +24,8 @@ use page::Screen;
 
 use crate::api::API_VERSION;
 use crate::api::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, OrdersView, ProcessesView, StatusView, Verdict,
-    VersionView, WatchAsk, WatchView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, FlowsView, OrdersView, ProcessesView,
+    StatusView, Verdict, VersionView, WatchAsk, WatchView,
 };
 use crate::config::{self, Config, ConfigError, DEFAULT_SOCKET};
 
@@ -97,6 +97,10 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let path = format!("/domains/{}/processes", encode(&name));
             let view: ProcessesView = client(None).get(&path).await?;
             answer(json, &view, || show::processes(&view, screen))
+        }
+        Command::Flows { name, json } => {
+            let view: FlowsView = client(None).get(&format!("/domains/{}/flows", encode(&name))).await?;
+            answer(json, &view, || show::flows(&view, screen))
         }
         Command::Orders { command, filter, json } => {
             orders(&client(None), command, &filter, json, screen).await

@@ -28,8 +28,9 @@ use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
 use crate::libvirt::{self, Libvirt};
 use crate::orders::OrderBook;
+use crate::probes::flows::{FlowOptions, FlowProbes, Hook};
 use crate::probes::{Capacity, Ground, Probes};
-use crate::sense::{Guests, HostSense, Inventory};
+use crate::sense::{Flows, Guests, HostSense, Inventory};
 use crate::store::{Store, StoreError};
 use crate::watch::Desk;
 
@@ -112,6 +113,8 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let (probes, mut tiers) = load_probes(&kernel, &config);
     let (desk, on_demand) = open_desk(&kernel, &config);
     tiers.push(on_demand);
+    let (flows, tier) = start_flows(&kernel, &config, began);
+    tiers.push(tier);
     let libvirt = connect(&config);
     let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
     let executor =
@@ -131,6 +134,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         inventory: Inventory::start(libvirt.clone(), config.policy.weight.period),
         guests: Guests::new(channel, began),
         host: HostSense::new(kernel.clone(), probes),
+        flows,
         host_name: kernel.host_name().unwrap_or_default(),
         kernel_release: kernel.release().unwrap_or_default(),
         checks: doctor::host(&kernel, &tiers),
@@ -225,6 +229,35 @@ pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, 
         Err(reason) => {
             tracing::warn!(reason, "the scheduler probe is off; /proc is read instead (tier 0)");
             (None, vec![t0, tier(1, "scheduler probe", false, reason)])
+        }
+    }
+}
+
+/// Starts to watch flows, and says whether and why not.
+fn start_flows(kernel: &Kernel, config: &Config, began: Instant) -> (Option<Flows>, TierView) {
+    let max_per_domain = config.daemon.flows.max_per_domain;
+    let options = FlowOptions {
+        max_per_domain,
+        confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
+        hook: Hook::Unknown,
+        without_batches: false,
+    };
+    let started = if config.daemon.flows.enabled {
+        FlowProbes::new(options)
+            .map_err(|error| chain(&error))
+            .and_then(|probes| Flows::start(probes, max_per_domain, began).map_err(|error| chain(&error)))
+    } else {
+        Err("switched off in the configuration ([flows] enabled = false)".to_owned())
+    };
+    let tier = |on, reason| TierView { tier: 3, name: "flow probes".to_owned(), on, reason };
+    match started {
+        Ok(flows) => {
+            let (on, reason) = flows.report();
+            (Some(flows), tier(on, reason))
+        }
+        Err(reason) => {
+            tracing::warn!(reason, "the flow probes are off; who communicates is told by the agents alone");
+            (None, tier(false, reason))
         }
     }
 }

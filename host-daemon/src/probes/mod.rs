@@ -6,6 +6,7 @@ mod census;
 mod cost;
 mod cpus;
 mod error;
+pub mod flows;
 mod groups;
 mod load;
 mod log;

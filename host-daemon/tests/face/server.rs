@@ -35,6 +35,7 @@ pub(crate) fn views() -> Views {
         status: example("status"),
         domains: vec![web, silent],
         processes: vec![example("processes")],
+        flows: vec![example("flows")],
         doctor: example("doctor"),
     }
 }

@@ -6,11 +6,14 @@
 mod detail;
 mod domain;
 mod exit_reason;
+mod flow;
 mod guest;
 mod histogram;
 mod host;
 mod own;
+mod owner;
 mod role;
+mod traffic;
 mod watch;
 
 use std::time::Duration;
@@ -18,10 +21,12 @@ use std::time::Duration;
 pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
 pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
 pub use exit_reason::{Isa, exit_reason};
+pub use flow::{DeviceModel, EndedModel, FlowModel, FlowsModel, TrafficRate};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
 pub use own::{OwnModel, ProgramModel};
+pub use owner::Owner;
 pub use role::{RoleKind, RoleModel};
 pub use watch::{ExitModel, ExitReasonModel, LatencyModel, VcpuExitModel, WatchWhat};
 

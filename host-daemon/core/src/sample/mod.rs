@@ -5,6 +5,7 @@
 
 mod detail;
 mod domain;
+mod flow;
 mod guest;
 mod host;
 mod own;
@@ -16,6 +17,10 @@ pub use detail::{
     VcpuDetailSample,
 };
 pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
+pub use flow::{
+    DeviceTraffic, EndedFlows, FlowReading, FlowSample, FlowSide, FlowSource, FlowState, FlowsSample,
+    Traffic, service,
+};
 pub use guest::{
     GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample, SocketState,
 };

@@ -2,6 +2,7 @@
 
 mod detail;
 mod domain;
+mod flow;
 mod order;
 mod process;
 mod status;
@@ -9,6 +10,7 @@ mod watch;
 mod why;
 
 pub(super) use domain::{domain, domains};
+pub(super) use flow::flows;
 pub(super) use order::{order, orders, reply};
 pub(super) use process::processes;
 pub(super) use status::{doctor, status};
