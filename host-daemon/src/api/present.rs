@@ -3,6 +3,7 @@
 mod detail;
 mod domain;
 mod flow;
+mod own;
 mod process;
 mod record;
 mod status;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::History;
+use kvmpilot_core::decide::{History, Overhead};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::policy::Policy;
@@ -54,6 +55,7 @@ pub struct Scene<'a> {
     /// How long ago the last cycle began, and how long it took.
     pub last_cycle: Option<(Duration, Duration)>,
     pub own_use: Option<OwnUse>,
+    pub overhead: &'a Overhead,
     pub ledger_entries: usize,
     pub orders: Option<OrderCounts>,
     pub doctor: DoctorView,

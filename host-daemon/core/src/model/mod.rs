@@ -10,6 +10,7 @@ mod flow;
 mod guest;
 mod histogram;
 mod host;
+mod own;
 mod owner;
 mod role;
 mod steal;
@@ -25,6 +26,7 @@ pub use flow::{DeviceModel, EndedModel, FlowModel, FlowsModel, TrafficRate};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
+pub use own::{OwnModel, ProgramModel};
 pub use owner::Owner;
 pub use role::{RoleKind, RoleModel};
 pub use steal::{DomainSteal, StealModel, VcpuSteal};
@@ -48,6 +50,8 @@ pub struct Model {
     pub domains: Vec<DomainModel>,
     /// Who ran while whose vcpus waited.
     pub steal: StealModel,
+    /// What the daemon itself costs.
+    pub own: OwnModel,
 }
 
 impl Model {
@@ -64,7 +68,8 @@ impl Model {
             .collect();
         let host = HostModel::new(&begin.host, &end.host, elapsed);
         let steal = StealModel::new(begin, end);
-        Self { at, elapsed, host, topology: end.topology.clone(), domains, steal }
+        let own = OwnModel::new(&begin.own, &end.own, elapsed);
+        Self { at, elapsed, host, topology: end.topology.clone(), domains, steal, own }
     }
 }
 

@@ -28,7 +28,7 @@ pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, Proc
 pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
-    PressureView, StatusView, TierView,
+    PressureView, ProgramView, StatusView, TierView,
 };
 pub use steal::{DomainStealView, RunnerKind, StealPartView, StealView, VcpuStealView};
 pub use watch::{
