@@ -5,9 +5,11 @@
 
 pub mod accel;
 mod agent;
+mod cgroups;
 pub mod cpio;
 pub mod daemon;
 mod domain_xml;
+pub mod farm;
 pub mod firmware;
 pub mod guests;
 pub mod image;
@@ -22,6 +24,7 @@ mod tracefs;
 pub mod witness;
 
 pub use accel::Accel;
+pub use farm::Farm;
 pub use firmware::Firmware;
 pub use guests::{GuestSpec, Work};
 pub use keeper::reap_stale;

@@ -19,6 +19,21 @@ pub(crate) enum BenchTask {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// CPU time and memory of the fast cycle, over processes laid out like QEMU's (as root)
+    Cycle {
+        /// Domains at the end; smaller numbers come before
+        #[arg(long, default_value_t = 500)]
+        domains: u32,
+        /// Cycles that are measured for each number of domains; one takes a second
+        #[arg(long, default_value_t = 40)]
+        cycles: u32,
+        /// Do without eBPF (tier 0)
+        #[arg(long)]
+        no_probes: bool,
+        /// Also write the figures to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
 pub(crate) fn bench(task: &BenchTask) -> Result<()> {
@@ -30,10 +45,16 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
             let arguments = vec!["--rounds".to_owned(), rounds.to_string()];
             run("probes", &["--profile", "dev"], arguments, json.as_deref())
         }
+        BenchTask::Cycle { domains, cycles, no_probes, json } => {
+            let mut arguments = vec!["--domains".to_owned(), domains.to_string()];
+            arguments.extend(["--cycles".to_owned(), cycles.to_string()]);
+            arguments.extend(no_probes.then(|| "--no-probes".to_owned()));
+            run("cycle", &[], arguments, json.as_deref())
+        }
     }
 }
 
-/// Builds and runs a benchmark of the package `kvmpilot-tests`.
+/// Builds and runs a benchmark of the package `kvmpilot-tests`, in a release build unless the profile is another one.
 fn run(name: &str, profile: &[&str], mut arguments: Vec<String>, json: Option<&Path>) -> Result<()> {
     if let Some(file) = json {
         // cargo starts it in another directory.

@@ -4,6 +4,7 @@
 //! turns within one process, several times, and told as the median with its quartiles. The floor, an empty program on the
 //! same tracepoint, is part of each round: it belongs to the hardware, what comes on top to us.
 
+mod options;
 mod packets;
 mod pingpong;
 mod programs;
@@ -11,12 +12,12 @@ mod report;
 mod rounds;
 mod signals;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use kvmpilot_tests::with_tracefs;
 
+use options::Options;
 use pingpong::PingPong;
 use programs::Subject;
 use report::Report;
@@ -27,13 +28,8 @@ use signals::Signals;
 const WATCHED_GOAL_NS: f64 = 25.0;
 const UNWATCHED_GOAL_NS: f64 = 8.0;
 
-struct Options {
-    rounds: usize,
-    json: Option<PathBuf>,
-}
-
 fn main() -> ExitCode {
-    let outcome = options().and_then(|options| options.map_or(Ok(()), |options| run(&options)));
+    let outcome = options::options().and_then(|options| options.map_or(Ok(()), |options| run(&options)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -41,25 +37,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// What is on the command line; none if there is nothing to do.
-fn options() -> Result<Option<Options>> {
-    let mut options = Options { rounds: 25, json: None };
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().with_context(|| format!("{argument} wants a value"));
-        match argument.as_str() {
-            "--rounds" => options.rounds = value()?.parse().context("--rounds wants a number")?,
-            "--json" => options.json = Some(value()?.into()),
-            // What cargo adds by itself.
-            "--bench" => {}
-            // `cargo test --benches` starts it, too.
-            "--test" => return Ok(None),
-            other => bail!("there is no option {other}"),
-        }
-    }
-    Ok(Some(options))
 }
 
 fn run(options: &Options) -> Result<()> {
