@@ -5,6 +5,7 @@
 
 pub mod accel;
 mod agent;
+pub mod bpf;
 pub mod cpio;
 pub mod daemon;
 mod domain_xml;
