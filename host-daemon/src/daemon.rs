@@ -3,6 +3,7 @@
 
 mod command;
 pub mod insides;
+mod on_demand;
 mod recording;
 mod start;
 pub mod windows;
@@ -24,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use insides::{Insides, Readings};
+use insides::{FlowReadings, Insides, Readings};
 use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
@@ -35,14 +36,15 @@ use work::Done;
 use crate::act::Executor;
 use crate::api::present::{self, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
-use crate::api::{CommandRequest, RecordingRequest};
+use crate::api::{CommandRequest, RecordingRequest, WatchRequest};
 use crate::config::Config;
 use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{GuestState, Guests, HostSense, Inventory};
+use crate::sense::{FlowState, Flows, GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
+use crate::watch::Desk;
 
 /// Rounds in which an open order is not wanted before it expires.
 const PATIENCE: u32 = 3;
@@ -57,6 +59,8 @@ struct Daemon {
     inventory: Inventory,
     guests: Guests,
     host: HostSense,
+    /// Absent where they are switched off or refused.
+    flows: Option<Flows>,
     kernel: Kernel,
     host_name: String,
     kernel_release: String,
@@ -64,6 +68,8 @@ struct Daemon {
     checks: Vec<CheckView>,
     store: Store,
     executor: Arc<Executor>,
+    /// Watches on demand; the host's budget has a say through [`Desk::set_allowed`].
+    desk: Desk,
     book: OrderBook,
     history: History,
     windows: Windows,
@@ -99,6 +105,7 @@ impl Daemon {
     async fn run(
         &mut self,
         mut commands: mpsc::Receiver<CommandRequest>,
+        mut watches: mpsc::Receiver<WatchRequest>,
         mut recordings: mpsc::Receiver<RecordingRequest>,
         mut signals: Signals,
     ) {
@@ -114,6 +121,7 @@ impl Daemon {
                     }
                 }
                 Some(request) = commands.recv() => self.command(request),
+                Some(request) = watches.recv() => self.watch(request),
                 Some(request) = recordings.recv() => self.start_recording(request),
                 Some(done) = self.work.join_next() => self.done(done),
                 _ = signals.reload.recv() => {
@@ -141,6 +149,10 @@ impl Daemon {
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
         self.levelled.retain(|uuid, _| inventory.contains_key(uuid));
         self.poll_guests(&sample);
+        if let Some(flows) = &self.flows {
+            flows.follow(&sample);
+            self.unread.extend(flows.trouble());
+        }
         self.recover();
         let sample = Arc::new(sample);
         let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_ms() / 1000 };
@@ -217,7 +229,7 @@ impl Daemon {
         self.recovered && !self.paused && !self.restoring
     }
 
-    /// What the agents told, and what has become stale of it.
+    /// What the agents and the flow probes told, and what has become stale of it.
     fn insides(&self) -> Insides {
         let readings = self
             .guests
@@ -225,7 +237,16 @@ impl Daemon {
             .into_iter()
             .map(|(uuid, state)| (uuid, Readings { previous: state.previous, latest: state.latest }));
         let levelled = self.levelled.iter().map(|(uuid, at)| (*uuid, at.duration_since(self.began)));
-        Insides { readings: readings.collect(), levelled: levelled.collect(), busy: self.busy.clone() }
+        let flows = self.flows.as_ref().map(Flows::snapshot).unwrap_or_default().into_iter();
+        let flows = flows.map(|(uuid, FlowState { previous, latest })| {
+            (uuid, FlowReadings { previous, latest: Some(latest) })
+        });
+        Insides {
+            readings: readings.collect(),
+            flows: flows.collect(),
+            levelled: levelled.collect(),
+            busy: self.busy.clone(),
+        }
     }
 
     fn poll_guests(&self, sample: &Sample) {
@@ -281,6 +302,10 @@ impl Daemon {
 
     fn publish(&self) {
         let guests = self.guests.snapshot();
+        let mut tiers = self.tiers.clone();
+        if let (Some(flows), Some(tier)) = (&self.flows, tiers.iter_mut().find(|tier| tier.tier == 3)) {
+            (tier.on, tier.reason) = flows.report();
+        }
         let scene = Scene {
             policy: &self.config.policy,
             daemon: &self.config.daemon,
@@ -291,7 +316,7 @@ impl Daemon {
             guests: &guests,
             now: self.began.elapsed(),
             libvirt: self.libvirt.status(),
-            tiers: &self.tiers,
+            tiers: &tiers,
             paused: self.paused,
             recovered: self.recovered,
             problem: self.config_problem.as_deref(),

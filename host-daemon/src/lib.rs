@@ -15,3 +15,4 @@ pub mod probes;
 pub mod record;
 pub mod sense;
 pub mod store;
+pub mod watch;

@@ -11,10 +11,10 @@ use kvmpilot_core::ledger::LedgerEntry;
 use kvmpilot_core::model::GuestReading;
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::Policy;
-use kvmpilot_core::sample::Sample;
+use kvmpilot_core::sample::{FlowReading, Sample};
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::insides::{Insides, Readings};
+use crate::daemon::insides::{FlowReadings, Insides, Readings};
 use crate::daemon::windows::{Decided, Due, Moment, Windows};
 
 /// Version of the format. A reader refuses any other.
@@ -117,6 +117,18 @@ pub enum Event {
         /// Whose.
         domain: Uuid,
     },
+    /// The flows of a domain were read.
+    Flows {
+        /// Whose.
+        domain: Uuid,
+        /// What its devices moved.
+        reading: Arc<FlowReading>,
+    },
+    /// The flows of a domain are not watched any more.
+    FlowsGone {
+        /// Whose.
+        domain: Uuid,
+    },
     /// Other domains than before are being changed, or levels were changed inside guests.
     Changing {
         /// As in [`Insides`].
@@ -154,6 +166,13 @@ impl State {
             Event::Gone { domain } => {
                 self.insides.readings.remove(domain);
             }
+            Event::Flows { domain, reading } => {
+                let readings = self.insides.flows.entry(*domain).or_default();
+                readings.previous = readings.latest.replace(Arc::clone(reading));
+            }
+            Event::FlowsGone { domain } => {
+                self.insides.flows.remove(domain);
+            }
             Event::Changing { busy, levelled } => {
                 self.insides.busy = busy.iter().copied().collect();
                 self.insides.levelled.clone_from(levelled);
@@ -172,6 +191,15 @@ pub fn changes(before: &Insides, after: &Insides) -> Vec<Event> {
         let known = before.readings.get(domain).and_then(|readings| readings.latest.as_ref());
         if known.is_none_or(|known| known.at != latest.at) {
             events.push(Event::Polled { domain: *domain, reading: Arc::clone(latest) });
+        }
+    }
+    let gone = before.flows.keys().filter(|domain| !after.flows.contains_key(*domain));
+    events.extend(gone.map(|domain| Event::FlowsGone { domain: *domain }));
+    for (domain, FlowReadings { latest, .. }) in &after.flows {
+        let Some(latest) = latest else { continue };
+        let known = before.flows.get(domain).and_then(|readings| readings.latest.as_ref());
+        if known.is_none_or(|known| known.at != latest.at) {
+            events.push(Event::Flows { domain: *domain, reading: Arc::clone(latest) });
         }
     }
     if before.busy != after.busy || before.levelled != after.levelled {

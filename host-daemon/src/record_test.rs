@@ -1,6 +1,6 @@
 //! A daemon that was recorded and a replay of the recording decide the same.
 
-use kvmpilot_core::sample::{DomainSample, GuestSample};
+use kvmpilot_core::sample::{DomainSample, FlowsSample, GuestSample};
 
 use super::*;
 
@@ -144,6 +144,9 @@ fn polls_and_changes_under_way_become_events_and_are_made_again() {
     let before = Insides::default();
     let mut after = Insides { busy: [uuid].into(), ..Insides::default() };
     after.readings.insert(uuid, Readings { previous: None, latest: reading(3) });
+    let flows =
+        |s| Some(Arc::new(FlowReading { at: Duration::from_secs(s), sample: FlowsSample::default() }));
+    after.flows.insert(uuid, FlowReadings { previous: None, latest: flows(2) });
     let mut state = State::default();
     let mut policy = Policy::default();
     for event in changes(&before, &after) {
@@ -152,6 +155,7 @@ fn polls_and_changes_under_way_become_events_and_are_made_again() {
     assert_eq!(state.insides, after);
     let mut later = Insides { levelled: [(uuid, Duration::from_secs(4))].into(), ..Insides::default() };
     later.readings.insert(uuid, Readings { previous: reading(3), latest: reading(8) });
+    later.flows.insert(uuid, FlowReadings { previous: flows(2), latest: flows(7) });
     for event in changes(&after, &later) {
         state.event(&event, &mut policy, false);
     }

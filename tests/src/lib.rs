@@ -18,6 +18,7 @@ pub mod load;
 mod paths;
 pub mod probe_report;
 mod run;
+pub mod tap;
 pub mod witness;
 
 pub use accel::Accel;

@@ -14,7 +14,7 @@ pub mod schema;
 mod serve;
 pub mod views;
 
-pub use command::{ApiContext, Command, CommandError, CommandRequest};
+pub use command::{ApiContext, Command, CommandError, CommandRequest, WatchRequest};
 pub use listen::{ApiError, Listen};
 pub use record::RecordingRequest;
 pub use serve::{Limits, Server, serve};

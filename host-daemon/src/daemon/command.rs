@@ -131,7 +131,9 @@ impl Daemon {
         match block_in_place(|| config::load(self.config_path.as_deref())) {
             Ok(config) => {
                 if config.daemon != self.config.daemon {
-                    tracing::warn!("[daemon], [agent], [probes] and [store] take effect at the next start");
+                    tracing::warn!(
+                        "[daemon], [agent], [probes], [flows] and [store] take effect at the next start"
+                    );
                 }
                 self.config.policy = config.policy;
                 self.recordings.event(|| Event::Policy { policy: Box::new(self.config.policy.clone()) });

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::model::{GuestModel, GuestReading, Model};
+use kvmpilot_core::model::{FlowsModel, GuestModel, GuestReading, Model};
 use kvmpilot_core::policy::Policy;
+use kvmpilot_core::sample::FlowReading;
 use serde::{Deserialize, Serialize};
 
 /// Name of the agent's process in a Linux guest.
@@ -14,11 +15,14 @@ const AGENT: &str = "qemu-ga";
 /// Polls older than so many periods say nothing about now.
 const GUEST_PERIODS: u32 = 3;
 
-/// What the agents told, and what has become stale of it.
+/// What the agents and the flow probes told, and what has become stale of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Insides {
     /// The last polls of each guest.
     pub readings: BTreeMap<Uuid, Readings>,
+    /// The last readings of each domain's flows.
+    #[serde(default)]
+    pub flows: BTreeMap<Uuid, FlowReadings>,
     /// When kvmpilot last changed levels inside a guest, on the daemon's monotonic clock.
     pub levelled: BTreeMap<Uuid, Duration>,
     /// Domains that are being changed at this moment.
@@ -34,22 +38,39 @@ pub struct Readings {
     pub latest: Option<Arc<GuestReading>>,
 }
 
+/// The last two readings of one domain's flows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FlowReadings {
+    /// The reading before the last.
+    pub previous: Option<Arc<FlowReading>>,
+    /// The last reading.
+    pub latest: Option<Arc<FlowReading>>,
+}
+
 impl Insides {
-    /// Adds what the agents told to a model: all of it to show, and to decide on only what is newer than our last step on
+    /// Adds what the agents and the flow probes told to a model: all of it to show, and to decide on only what is newer than our last step on
     /// the ladder and not too old.
     #[must_use]
     pub fn add(&self, mut model: Model, policy: &Policy, to_decide: bool) -> Model {
         let oldest = model.at.saturating_sub(policy.periods.guest * GUEST_PERIODS);
         for domain in &mut model.domains {
-            let Some(readings) = self.readings.get(&domain.uuid) else { continue };
+            let readings = self.readings.get(&domain.uuid);
             let levelled = self.levelled.get(&domain.uuid);
             let current = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > *levelled);
             let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
-            domain.guest = readings
-                .latest
-                .as_ref()
-                .filter(|latest| usable(latest.at))
-                .map(|latest| GuestModel::new(readings.previous.as_deref(), latest, AGENT));
+            let latest = readings.and_then(|readings| readings.latest.as_deref());
+            let latest = latest.filter(|latest| usable(latest.at));
+            let previous = readings.and_then(|readings| readings.previous.as_deref());
+            let mut guest = latest.map(|latest| GuestModel::new(previous, latest, AGENT));
+            let flows = self.flows.get(&domain.uuid);
+            domain.flows = flows.and_then(|flows| {
+                let guest = latest.zip(guest.as_ref());
+                Some(FlowsModel::new(flows.previous.as_deref(), flows.latest.as_deref()?, guest))
+            });
+            if let (Some(guest), Some(latest), Some(flows)) = (&mut guest, latest, &domain.flows) {
+                guest.add_traffic(latest, flows);
+            }
+            domain.guest = guest;
         }
         model
     }

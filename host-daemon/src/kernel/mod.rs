@@ -14,6 +14,7 @@ mod process;
 mod tap;
 mod thread;
 mod topology;
+mod trace_event;
 mod vhost;
 
 use std::fmt;
@@ -27,6 +28,7 @@ pub use hold::{Process, SchedstatFile};
 pub use kvm_stats::{KvmStats, Layout, Stat, StatKind, StatUnit};
 pub use process::OwnUse;
 pub use thread::{Schedstat, ThreadInfo, role};
+pub use trace_event::{TraceEvent, TraceEventError, TraceField};
 
 /// No file that is read here is longer; QEMU's command line comes closest.
 const LIMIT: u64 = 1 << 20;

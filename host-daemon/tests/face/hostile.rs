@@ -145,10 +145,12 @@ fn without_a_daemon_behind_it_commands_say_so() {
     let face = Face::start();
     let socket = face.directory.path().join("orphan.sock");
     let (commands, requests) = tokio::sync::mpsc::channel(1);
-    drop(requests);
+    let (watches, asked) = tokio::sync::mpsc::channel(1);
+    drop((requests, asked));
     let context = kvmpilot::api::ApiContext {
         views: face.views.subscribe(),
         commands,
+        watches,
         recorders: tokio::sync::mpsc::channel(1).0,
         store: face.store.clone(),
     };

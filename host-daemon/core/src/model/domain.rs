@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{DetailModel, GuestModel, part_of, per_second, quantile, rise, rise_of};
+use super::{DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of};
 use crate::CpuSet;
 use crate::sample::{
     BalloonSample, DomainSample, DomainState, InterfaceSample, ThreadRole, ThreadSample, ThreadSource,
@@ -48,6 +48,8 @@ pub struct DomainModel {
     pub detail: Option<DetailModel>,
     /// What the guest's agent told last, if it is fresh enough to count.
     pub guest: Option<GuestModel>,
+    /// What its network devices moved, flow by flow.
+    pub flows: Option<FlowsModel>,
 }
 
 /// One vcpu over one window.
@@ -191,6 +193,7 @@ impl DomainModel {
                 DetailModel::new(begin.and_then(|begin| begin.detail.as_ref()), detail, end.accel == "kvm")
             }),
             guest: None,
+            flows: None,
         }
     }
 

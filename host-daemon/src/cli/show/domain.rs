@@ -217,7 +217,7 @@ fn agent(agent: &AgentView) -> String {
     }
 }
 
-fn role(role: ThreadRole) -> String {
+pub(super) fn role(role: ThreadRole) -> String {
     match role {
         ThreadRole::Vcpu(number) => format!("vcpu {number}"),
         ThreadRole::Emulator => "emulator".to_owned(),
