@@ -246,6 +246,16 @@ fn interfaces_come_and_go(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     let mac = "52:54:00:77:01:31";
     lab.virsh(&["attach-interface", "net", "bridge", "br0", "--mac", mac, "--model", "virtio", "--live"])?;
     count(2)?;
+    let tiers = daemon.json(&["status"])?["tiers"].clone();
+    let flows = tiers.as_array().into_iter().flatten().any(|tier| tier["tier"] == 3 && tier["on"] == true);
+    println!("flows of taps are counted: {flows}");
+    if flows {
+        wait_for("the programs of the interface to come", PATIENCE, || {
+            let now = Held::by(daemon)?;
+            ensure!(now.of_kind(Kind::Link) > before.of_kind(Kind::Link), "{now:?} now, {before:?} before");
+            Ok(())
+        })?;
+    }
     lab.virsh(&["detach-interface", "net", "bridge", "--mac", mac, "--live"])?;
     count(1)?;
     wait_for("the programs of the interface to go", PATIENCE, || {
