@@ -5,6 +5,7 @@
 
 pub mod accel;
 mod agent;
+pub mod bpf;
 mod cgroups;
 pub mod cpio;
 pub mod daemon;
