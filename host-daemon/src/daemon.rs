@@ -2,6 +2,9 @@
 //! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
 
 mod command;
+pub mod insides;
+mod on_demand;
+mod recording;
 mod start;
 pub mod windows;
 mod work;
@@ -14,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::{Decision, History};
 use kvmpilot_core::finding::Finding;
-use kvmpilot_core::model::{GuestModel, Model};
+use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::{DomainState, Sample};
@@ -22,6 +25,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use insides::{FlowReadings, Insides, Readings};
+use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, load_probes};
@@ -29,21 +34,18 @@ use windows::{Moment, Windows};
 use work::Done;
 
 use crate::act::Executor;
-use crate::api::CommandRequest;
 use crate::api::present::{self, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
+use crate::api::{CommandRequest, RecordingRequest, WatchRequest};
 use crate::config::Config;
 use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{GuestState, Guests, HostSense, Inventory};
+use crate::sense::{FlowState, Flows, GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
+use crate::watch::Desk;
 
-/// Name of the agent's process in a Linux guest.
-const AGENT: &str = "qemu-ga";
-/// Polls older than so many periods say nothing about now.
-const GUEST_PERIODS: u32 = 3;
 /// Rounds in which an open order is not wanted before it expires.
 const PATIENCE: u32 = 3;
 
@@ -57,6 +59,8 @@ struct Daemon {
     inventory: Inventory,
     guests: Guests,
     host: HostSense,
+    /// Absent where they are switched off or refused.
+    flows: Option<Flows>,
     kernel: Kernel,
     host_name: String,
     kernel_release: String,
@@ -64,6 +68,8 @@ struct Daemon {
     checks: Vec<CheckView>,
     store: Store,
     executor: Arc<Executor>,
+    /// Watches on demand; the host's budget has a say through [`Desk::set_allowed`].
+    desk: Desk,
     book: OrderBook,
     history: History,
     windows: Windows,
@@ -91,11 +97,18 @@ struct Daemon {
     cycles: u64,
     last_cycle: Option<(Instant, Duration)>,
     views: watch::Sender<Arc<Views>>,
+    recordings: Recordings,
 }
 
 impl Daemon {
     /// Runs until told to stop, or for one cycle.
-    async fn run(&mut self, mut commands: mpsc::Receiver<CommandRequest>, mut signals: Signals) {
+    async fn run(
+        &mut self,
+        mut commands: mpsc::Receiver<CommandRequest>,
+        mut watches: mpsc::Receiver<WatchRequest>,
+        mut recordings: mpsc::Receiver<RecordingRequest>,
+        mut signals: Signals,
+    ) {
         let mut fast = interval(self.config.policy.periods.fast);
         fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -108,6 +121,8 @@ impl Daemon {
                     }
                 }
                 Some(request) = commands.recv() => self.command(request),
+                Some(request) = watches.recv() => self.watch(request),
+                Some(request) = recordings.recv() => self.start_recording(request),
                 Some(done) = self.work.join_next() => self.done(done),
                 _ = signals.reload.recv() => {
                     self.reload();
@@ -134,20 +149,21 @@ impl Daemon {
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
         self.levelled.retain(|uuid, _| inventory.contains_key(uuid));
         self.poll_guests(&sample);
+        if let Some(flows) = &self.flows {
+            flows.follow(&sample);
+            self.unread.extend(flows.trouble());
+        }
         self.recover();
         let sample = Arc::new(sample);
-        let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_s() };
+        let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_ms() / 1000 };
+        // What is recorded and what is decided on must be the same polls.
+        let asked = plan.due.tick || plan.due.cycle || self.recordings.wanted();
+        let insides = if asked { self.insides() } else { Insides::default() };
+        self.recordings.add(&sample, moment, plan.due, &insides);
         let policy = &self.config.policy;
-        let insides = Insides {
-            guests: &self.guests,
-            oldest: moment.now.saturating_sub(policy.periods.guest * GUEST_PERIODS),
-            began: self.began,
-            levelled: &self.levelled,
-            busy: &self.busy,
-        };
         let decided =
-            self.windows.decide(&sample, plan, moment, policy, &mut self.history, |model, to_decide| {
-                insides.add(model, to_decide)
+            self.windows.decide(&sample, plan.due, moment, policy, &mut self.history, |model, to_decide| {
+                insides.add(model, policy, to_decide)
             });
 
         // All paces first, then one admission: what one of them starts must not cost another one its turn.
@@ -213,6 +229,26 @@ impl Daemon {
         self.recovered && !self.paused && !self.restoring
     }
 
+    /// What the agents and the flow probes told, and what has become stale of it.
+    fn insides(&self) -> Insides {
+        let readings = self
+            .guests
+            .snapshot()
+            .into_iter()
+            .map(|(uuid, state)| (uuid, Readings { previous: state.previous, latest: state.latest }));
+        let levelled = self.levelled.iter().map(|(uuid, at)| (*uuid, at.duration_since(self.began)));
+        let flows = self.flows.as_ref().map(Flows::snapshot).unwrap_or_default().into_iter();
+        let flows = flows.map(|(uuid, FlowState { previous, latest })| {
+            (uuid, FlowReadings { previous, latest: Some(latest) })
+        });
+        Insides {
+            readings: readings.collect(),
+            flows: flows.collect(),
+            levelled: levelled.collect(),
+            busy: self.busy.clone(),
+        }
+    }
+
     fn poll_guests(&self, sample: &Sample) {
         if !self.config.daemon.agent.enabled {
             return;
@@ -266,6 +302,10 @@ impl Daemon {
 
     fn publish(&self) {
         let guests = self.guests.snapshot();
+        let mut tiers = self.tiers.clone();
+        if let (Some(flows), Some(tier)) = (&self.flows, tiers.iter_mut().find(|tier| tier.tier == 3)) {
+            (tier.on, tier.reason) = flows.report();
+        }
         let scene = Scene {
             policy: &self.config.policy,
             daemon: &self.config.daemon,
@@ -276,7 +316,7 @@ impl Daemon {
             guests: &guests,
             now: self.began.elapsed(),
             libvirt: self.libvirt.status(),
-            tiers: &self.tiers,
+            tiers: &tiers,
             paused: self.paused,
             recovered: self.recovered,
             problem: self.config_problem.as_deref(),
@@ -293,42 +333,8 @@ impl Daemon {
     }
 }
 
-/// What the agents told, and what of it counts.
-struct Insides<'a> {
-    guests: &'a Guests,
-    /// Polls before this say nothing about now.
-    oldest: Duration,
-    began: Instant,
-    levelled: &'a BTreeMap<Uuid, Instant>,
-    busy: &'a BTreeSet<Uuid>,
-}
-
-impl Insides<'_> {
-    /// Adds what the agents told: all of it to show, and to decide on only what is newer than our last step on the ladder
-    /// and not too old.
-    fn add(&self, mut model: Model, to_decide: bool) -> Model {
-        let guests = self.guests.snapshot();
-        for domain in &mut model.domains {
-            let Some(state) = guests.get(&domain.uuid) else { continue };
-            let levelled = self.levelled.get(&domain.uuid).map(|at| at.duration_since(self.began));
-            let current = |at: Duration| at >= self.oldest && levelled.is_none_or(|levelled| at > levelled);
-            let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
-            domain.guest = state
-                .latest
-                .as_ref()
-                .filter(|latest| usable(latest.at))
-                .map(|latest| GuestModel::new(state.previous.as_deref(), latest, AGENT));
-        }
-        model
-    }
-}
-
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn wall_unix_s() -> u64 {
-    since_1970().as_secs()
 }
 
 fn wall_unix_ms() -> u64 {

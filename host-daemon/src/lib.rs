@@ -12,5 +12,7 @@ pub mod kernel;
 pub mod libvirt;
 pub mod orders;
 pub mod probes;
+pub mod record;
 pub mod sense;
 pub mod store;
+pub mod watch;

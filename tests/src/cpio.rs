@@ -12,7 +12,7 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 
 /// An archive in memory. Parent directories are added as needed.
 #[derive(Debug, Default)]
-pub(crate) struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     directories: BTreeSet<String>,
     inode: u32,
@@ -20,7 +20,7 @@ pub(crate) struct Archive {
 
 impl Archive {
     /// Adds a directory and its parents; `path` is relative to the root, without a leading slash.
-    pub(crate) fn directory(&mut self, path: &str) {
+    pub fn directory(&mut self, path: &str) {
         if path.is_empty() || self.directories.contains(path) {
             return;
         }
@@ -30,26 +30,30 @@ impl Archive {
     }
 
     /// Adds an executable file.
-    pub(crate) fn file(&mut self, path: &str, content: &[u8]) {
+    pub fn file(&mut self, path: &str, content: &[u8]) {
         self.parents(path);
         self.entry(path, EXECUTABLE, (0, 0), content);
     }
 
     /// Adds a copy of a file of the host.
-    pub(crate) fn copy(&mut self, path: &str, source: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn copy(&mut self, path: &str, source: &Path) -> Result<()> {
         let content = std::fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
         self.file(path, &content);
         Ok(())
     }
 
     /// Adds a character device node.
-    pub(crate) fn device(&mut self, path: &str, major: u32, minor: u32) {
+    pub fn device(&mut self, path: &str, major: u32, minor: u32) {
         self.parents(path);
         self.entry(path, CHARACTER_DEVICE, (major, minor), &[]);
     }
 
     /// The finished archive.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
     }

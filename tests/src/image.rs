@@ -39,14 +39,27 @@ pub(crate) struct Image {
     pub(crate) initramfs: PathBuf,
 }
 
-/// Returns the image, made now if it is not there yet.
-pub(crate) fn image() -> Result<Image> {
+/// A busybox that needs no libraries.
+///
+/// # Errors
+/// When the packages cannot be had.
+pub fn busybox() -> Result<PathBuf> {
+    let (cache, _lock) = locked_cache()?;
+    first_of(&unpacked_packages(&cache)?, &["bin/busybox", "usr/bin/busybox"])
+}
+
+/// The lab's directory for what it keeps. Several test binaries may get here at once.
+fn locked_cache() -> Result<(PathBuf, Flock<fs::File>)> {
     let cache = lab_cache();
     fs::create_dir_all(&cache)?;
-    // Several test binaries may get here at once.
     let lock = fs::File::create(cache.join("lock"))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    Ok((cache, lock))
+}
 
+/// Returns the image, made now if it is not there yet.
+pub(crate) fn image() -> Result<Image> {
+    let (cache, _lock) = locked_cache()?;
     let root = unpacked_packages(&cache)?;
     let kernel = only_file(&root.join("boot"), "vmlinuz-")?;
     let mut hasher = DefaultHasher::new();
@@ -144,10 +157,13 @@ fn make_initramfs(root: &Path) -> Result<Vec<u8>> {
 }
 
 /// The shared libraries of a program, as the host's dynamic linker finds them.
-fn libraries(program: &Path) -> Result<Vec<String>> {
+///
+/// # Errors
+/// When one is missing.
+pub fn libraries(program: &Path) -> Result<Vec<String>> {
     let listing = output_of(Command::new("ldd").arg(program))?;
     if let Some(missing) = listing.lines().find(|line| line.contains("not found")) {
-        bail!("qemu-ga needs a library that this machine lacks: {}", missing.trim());
+        bail!("{} needs a library that this machine lacks: {}", program.display(), missing.trim());
     }
     // "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)" or "/lib64/ld-linux-x86-64.so.2 (0x...)"
     let paths = listing.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
@@ -155,7 +171,10 @@ fn libraries(program: &Path) -> Result<Vec<String>> {
 }
 
 /// A module as plain ELF: busybox's insmod knows no compressed ones.
-fn module_bytes(modules: &Path, name: &str) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// When there is no such module, or it cannot be unpacked.
+pub fn module_bytes(modules: &Path, name: &str) -> Result<Vec<u8>> {
     for (ending, tool) in [(".ko", "cat"), (".ko.xz", "xz"), (".ko.zst", "zstd")] {
         let file = format!("{name}{ending}");
         let found = output_of(Command::new("find").arg(modules).args(["-name", &file]))?;
@@ -173,12 +192,20 @@ fn module_bytes(modules: &Path, name: &str) -> Result<Vec<u8>> {
     bail!("the kernel package has no module {name}");
 }
 
-fn first_of(root: &Path, candidates: &[&str]) -> Result<PathBuf> {
+/// The first of `candidates`, paths below `root`, that exists.
+///
+/// # Errors
+/// When none does.
+pub fn first_of(root: &Path, candidates: &[&str]) -> Result<PathBuf> {
     let found = candidates.iter().map(|path| root.join(path)).find(|path| path.exists());
     found.with_context(|| format!("none of {candidates:?} is in {}", root.display()))
 }
 
-fn only_file(directory: &Path, prefix: &str) -> Result<PathBuf> {
+/// The file in `directory` whose name begins with `prefix`.
+///
+/// # Errors
+/// When there is none.
+pub fn only_file(directory: &Path, prefix: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     let found = entries.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
     found.map(|entry| entry.path()).with_context(|| format!("no {prefix}* in {}", directory.display()))

@@ -5,19 +5,23 @@
 
 pub mod accel;
 mod agent;
-mod cpio;
+pub mod cpio;
 pub mod daemon;
 mod domain_xml;
+pub mod firmware;
 pub mod guests;
-mod image;
+pub mod image;
 mod keeper;
 pub mod lab;
 pub mod load;
 mod paths;
+pub mod probe_report;
 mod run;
+pub mod tap;
 pub mod witness;
 
 pub use accel::Accel;
+pub use firmware::Firmware;
 pub use guests::{GuestSpec, Work};
 pub use keeper::reap_stale;
 pub use lab::{Lab, LabOptions};

@@ -16,6 +16,14 @@ pub(crate) enum Release {
 }
 
 impl Release {
+    /// The name that APT's sources use.
+    pub(crate) fn codename(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+
     pub(crate) fn of_this_machine() -> Result<Self> {
         let text = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
         let field =
@@ -49,6 +57,28 @@ pub(crate) fn installed(packages: &[&str]) -> BTreeSet<String> {
 
 /// Where the sources of a suite are to be written, and what; none if they are there.
 pub(crate) fn missing_suite(base: &str, suite: &str) -> Result<Option<(String, String)>> {
+    let files = source_files();
+    if entry_in(&files, suite).is_some() {
+        return Ok(None);
+    }
+    let (ending, entry) = derived(&files, base, suite)?;
+    Ok(Some((format!("{SOURCES}/{suite}.{ending}"), entry)))
+}
+
+/// This machine's source of `base`, changed to `suite`: the ending that its file must have, and its text.
+pub(crate) fn source_like(base: &str, suite: &str) -> Result<(&'static str, String)> {
+    derived(&source_files(), base, suite)
+}
+
+fn derived(files: &[(String, String)], base: &str, suite: &str) -> Result<(&'static str, String)> {
+    let found = entry_in(files, base);
+    let (name, entry) = found.with_context(|| format!("no APT source of {base} to take {suite} from"))?;
+    let ending = if name.ends_with(".sources") { "sources" } else { "list" };
+    Ok((ending, with_suite(&entry, base, suite)))
+}
+
+/// The machine's files of sources with their names.
+fn source_files() -> Vec<(String, String)> {
     let mut files = Vec::new();
     let listed = fs::read_dir(SOURCES).into_iter().flatten().flatten().map(|entry| entry.path());
     for path in listed.chain(["/etc/apt/sources.list".into()]) {
@@ -58,13 +88,12 @@ pub(crate) fn missing_suite(base: &str, suite: &str) -> Result<Option<(String, S
         }
     }
     files.sort();
-    let has = |suite: &str| files.iter().find_map(|(name, text)| Some((name, entry_of(name, text, suite)?)));
-    if has(suite).is_some() {
-        return Ok(None);
-    }
-    let (name, entry) = has(base).with_context(|| format!("no APT source of {base} to take {suite} from"))?;
-    let ending = if name.ends_with(".sources") { "sources" } else { "list" };
-    Ok(Some((format!("{SOURCES}/{suite}.{ending}"), with_suite(&entry, base, suite))))
+    files
+}
+
+/// The first file that has a suite, and its entry.
+fn entry_in<'a>(files: &'a [(String, String)], suite: &str) -> Option<(&'a String, String)> {
+    files.iter().find_map(|(name, text)| Some((name, entry_of(name, text, suite)?)))
 }
 
 /// The first enabled entry of a source file that gives binary packages of a suite.

@@ -5,6 +5,7 @@ mod build_ebpf;
 mod command;
 mod demo;
 mod lab;
+mod matrix;
 mod setup;
 mod test;
 mod tidy;
@@ -42,6 +43,8 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Check the probes on older and newer kernels, each booted in QEMU, and on the one that runs
+    Matrix(matrix::MatrixOptions),
     /// A private libvirtd with real guests
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Test { quick } => return test::test(quick),
         Task::Tidy => tidy::tidy(),
         Task::Demo { json } => demo::demo(json.as_deref()),
+        Task::Matrix(options) => setup::setup().and_then(|()| matrix::matrix(&options)),
         Task::Lab(task) => lab::lab(&task),
     };
     match outcome {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::build_ebpf::{build_ebpf, clippy_ebpf};
 use crate::command::{cargo, run_shown, say, shell_line};
+use crate::matrix::{MatrixOptions, matrix};
 use crate::setup;
 
 /// What was counted; a check such as clippy counts as one test.
@@ -62,7 +63,9 @@ fn run(quick: bool, tally: &mut Tally) -> Result<()> {
         tally.cargo_test(guests.arg("--lib"))
     } else {
         // One lab at a time: tests that measure CPU time cannot share two cores.
-        tally.cargo_test(guests.args(["--", "--test-threads=1"]))
+        tally.cargo_test(guests.args(["--", "--test-threads=1"]))?;
+        tally.check("kernel matrix", matrix(&MatrixOptions::for_tests()).map(|()| true));
+        Ok(())
     }
 }
 

@@ -2,5 +2,7 @@
 //! that both must agree on. No behaviour of either side lives here.
 #![no_std]
 
+pub mod flow;
 pub mod pcpu;
 pub mod sched;
+pub mod watch;

@@ -12,6 +12,7 @@ pub mod finding;
 pub mod ledger;
 pub mod model;
 pub mod order;
+mod pairs;
 pub mod policy;
 pub mod sample;
 pub mod topology;

@@ -1,20 +1,29 @@
 //! What the API asks of the daemon, and how the daemon answers. The API itself changes nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use kvmpilot_core::Uuid;
+use kvmpilot_core::model::WatchWhat;
 use kvmpilot_core::order::OrderState;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
+use super::record::RecordingRequest;
 use super::views::{CommandReply, Views};
 use crate::store::Store;
+use crate::watch;
 
 /// What the API needs of the daemon.
 #[derive(Clone, Debug)]
 pub struct ApiContext {
     /// What to show; the daemon sends a new one every tick.
-    pub views: watch::Receiver<Arc<Views>>,
+    pub views: tokio::sync::watch::Receiver<Arc<Views>>,
     /// Where commands go.
     pub commands: mpsc::Sender<CommandRequest>,
+    /// Where watches are asked for.
+    pub watches: mpsc::Sender<WatchRequest>,
+    /// Where those go who want to record.
+    pub recorders: mpsc::Sender<RecordingRequest>,
     /// Work orders and history.
     pub store: Store,
 }
@@ -41,6 +50,21 @@ pub struct CommandRequest {
     pub by_uid: u32,
     /// Where the answer goes. The asker may be gone by then.
     pub reply: oneshot::Sender<Result<CommandReply, CommandError>>,
+}
+
+/// A watch that somebody asks for, on its way to the daemon.
+#[derive(Debug)]
+pub struct WatchRequest {
+    /// The domain.
+    pub domain: Uuid,
+    /// What to measure.
+    pub what: WatchWhat,
+    /// For how long.
+    pub length: Duration,
+    /// User id of whom the kernel says is asking.
+    pub by_uid: u32,
+    /// Where the answer goes. Once its other end is gone, the watch ends.
+    pub reply: watch::Reply,
 }
 
 /// Why a command was not carried out.

@@ -8,13 +8,15 @@ mod listen;
 mod peer;
 pub mod present;
 mod problem;
+mod record;
 mod routes;
 pub mod schema;
 mod serve;
 pub mod views;
 
-pub use command::{ApiContext, Command, CommandError, CommandRequest};
+pub use command::{ApiContext, Command, CommandError, CommandRequest, WatchRequest};
 pub use listen::{ApiError, Listen};
+pub use record::RecordingRequest;
 pub use serve::{Limits, Server, serve};
 
 /// Version of the API: the `v1` in its paths.

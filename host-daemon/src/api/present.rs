@@ -1,9 +1,12 @@
 //! From the daemon's state to the API's shapes and the store's rows. Pure: no clock, no I/O, no decision.
 
+mod detail;
 mod domain;
+mod flow;
 mod process;
 mod record;
 mod status;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use kvmpilot_core::model::Model;
 use kvmpilot_core::policy::Policy;
 
 pub use record::record;
+pub use watch::watch;
 
 use super::views::{DoctorView, TierView, Views};
 use crate::config::DaemonConfig;
@@ -64,6 +68,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         status: status::status(scene),
         domains,
         processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
+        flows: scene.model.domains.iter().map(|domain| flow::flows(domain, scene)).collect(),
         doctor: scene.doctor.clone(),
     }
 }

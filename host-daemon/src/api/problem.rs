@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use super::command::CommandError;
 use super::views::Problem;
 use crate::store::StoreError;
+use crate::watch::Refusal;
 
 /// Media type of failures.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
@@ -50,6 +51,17 @@ impl From<CommandError> for Failure {
             CommandError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::Length => StatusCode::BAD_REQUEST,
+            Refusal::Busy(_) | Refusal::NotRunning(_) => StatusCode::CONFLICT,
+            Refusal::Full | Refusal::Overhead(_) | Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, refusal.to_string())
     }
 }
 

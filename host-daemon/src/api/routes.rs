@@ -1,8 +1,9 @@
 //! The routes and their handlers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::routing::{get, post};
@@ -10,17 +11,19 @@ use axum::{Extension, Json, Router};
 use kvmpilot_core::order::{OrderState, WorkOrder};
 use nix::unistd::Gid;
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::command::{ApiContext, Command, CommandRequest};
+use super::command::{ApiContext, Command, CommandRequest, WatchRequest};
 use super::peer::Peer;
+use super::present;
 use super::problem::Failure;
+use super::record::{RecordingRequest, record};
 use super::serve::Limits;
 use super::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, OrdersView, ProcessesView,
-    StatusView, Views,
+    CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, FlowsView, OrdersView,
+    ProcessesView, StatusView, Views, WatchAsk, WatchView,
 };
 use crate::store::{OrderFilter, StoreError};
 
@@ -28,13 +31,13 @@ use crate::store::{OrderFilter, StoreError};
 const ORDERS: u32 = 100;
 const MOST_ORDERS: u32 = 1000;
 
-struct Shared {
+pub(super) struct Shared {
     context: ApiContext,
     group: Option<Gid>,
     limits: Limits,
 }
 
-type Api = State<Arc<Shared>>;
+pub(super) type Api = State<Arc<Shared>>;
 type Answer<T> = Result<Json<T>, Failure>;
 
 pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) -> Router {
@@ -43,12 +46,15 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
         .route("/domains", get(domains))
         .route("/domains/{domain}", get(domain))
         .route("/domains/{domain}/processes", get(processes))
+        .route("/domains/{domain}/flows", get(flows))
+        .route("/domains/{domain}/watch", post(watch))
         .route("/orders", get(orders))
         .route("/orders/{id}", get(order))
         .route("/orders/{id}/approve", post(|api, peer, id| change(api, peer, id, Command::Approve)))
         .route("/orders/{id}/reject", post(|api, peer, id| change(api, peer, id, Command::Reject)))
         .route("/orders/{id}/rollback", post(|api, peer, id| change(api, peer, id, Command::Rollback)))
         .route("/restore", post(restore))
+        .route("/record", get(record))
         .route("/doctor", get(doctor));
     Router::new()
         .nest("/api/v1", routes)
@@ -63,6 +69,10 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
 }
 
 impl Shared {
+    pub(super) fn recorders(&self) -> &mpsc::Sender<RecordingRequest> {
+        &self.context.recorders
+    }
+
     fn views(&self) -> Arc<Views> {
         Arc::clone(&self.context.views.borrow())
     }
@@ -75,15 +85,19 @@ impl Shared {
         spawn_blocking(move || query(&store)).await.map_err(|_| Failure::stopping())?.map_err(Failure::from)
     }
 
+    /// Refuses peers who may only look.
+    async fn entitled(&self, peer: Peer, what: &str) -> Result<(), Failure> {
+        let group = self.group;
+        if spawn_blocking(move || peer.may_change(group)).await.map_err(|_| Failure::stopping())? {
+            return Ok(());
+        }
+        let detail = format!("only root and members of the group in daemon.socket_group may {what}");
+        Err(Failure::new(StatusCode::FORBIDDEN, detail))
+    }
+
     /// Passes a command of an entitled peer on to the daemon and waits for what comes of it.
     async fn command(&self, peer: Peer, command: Command) -> Answer<CommandReply> {
-        let group = self.group;
-        if !spawn_blocking(move || peer.may_change(group)).await.map_err(|_| Failure::stopping())? {
-            return Err(Failure::new(
-                StatusCode::FORBIDDEN,
-                "only root and members of the group in daemon.socket_group may change something",
-            ));
-        }
+        self.entitled(peer, "change something").await?;
         let (reply, answer) = oneshot::channel();
         let request = CommandRequest { command, by_uid: peer.uid, reply };
         let pass_on = async {
@@ -129,6 +143,18 @@ async fn processes(State(api): Api, name: Result<Path<String>, PathRejection>) -
             row.agent.message.clone().unwrap_or_else(|| "the guest has not been asked yet".to_owned()),
         ),
         ..ProcessesView::default()
+    })))
+}
+
+async fn flows(State(api): Api, name: Result<Path<String>, PathRejection>) -> Answer<FlowsView> {
+    let views = api.views();
+    let row = &find(&views, name)?.row;
+    let flows = views.flows.iter().find(|flows| flows.uuid == row.uuid).cloned();
+    Ok(Json(flows.unwrap_or_else(|| FlowsView {
+        domain: row.name.clone(),
+        uuid: row.uuid,
+        message: Some("the domain has not been looked at yet".to_owned()),
+        ..FlowsView::default()
     })))
 }
 
@@ -188,6 +214,25 @@ async fn change(
     command: fn(u64) -> Command,
 ) -> Answer<CommandReply> {
     api.command(peer, command(order_id(id)?)).await
+}
+
+/// Answers when the watch is over. If the asker goes, so does this future, and with it the receiver that keeps the
+/// watch going.
+async fn watch(
+    State(api): Api,
+    Extension(peer): Extension<Peer>,
+    name: Result<Path<String>, PathRejection>,
+    ask: Result<Json<WatchAsk>, JsonRejection>,
+) -> Answer<WatchView> {
+    let Json(ask) = ask.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    api.entitled(peer, "have something attached to the kernel").await?;
+    let domain = find(&api.views(), name)?.row.uuid;
+    let length = Duration::from_secs(ask.for_s.into());
+    let (reply, answer) = oneshot::channel();
+    let request = WatchRequest { domain, what: ask.what, length, by_uid: peer.uid, reply };
+    api.context.watches.send(request).await.map_err(|_| Failure::stopping())?;
+    let outcome = answer.await.map_err(|_| Failure::stopping())??;
+    Ok(Json(present::watch(&outcome)))
 }
 
 async fn restore(State(api): Api, Extension(peer): Extension<Peer>) -> Answer<CommandReply> {

@@ -7,8 +7,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use super::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, OrdersView, Problem, ProcessesView, StatusView,
-    VersionView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, FlowsView, OrdersView, Problem, ProcessesView,
+    StatusView, VersionView, WatchView,
 };
 
 /// Every answer's name (`docs/schema/NAME.schema.json`) and schema.
@@ -19,10 +19,12 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("domains", schema::<DomainsView>()),
         ("domain", schema::<DomainDetailView>()),
         ("processes", schema::<ProcessesView>()),
+        ("flows", schema::<FlowsView>()),
         ("orders", schema::<OrdersView>()),
         ("order", schema::<WorkOrder>()),
         ("command", schema::<CommandReply>()),
         ("doctor", schema::<DoctorView>()),
+        ("watch", schema::<WatchView>()),
         ("version", schema::<VersionView>()),
         ("problem", schema::<Problem>()),
     ]

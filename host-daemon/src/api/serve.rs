@@ -14,11 +14,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::listen::{ApiError, Listen, Socket};
 use super::peer::Peer;
 use super::problem::Failure;
+use super::record::HangUp;
 use super::{ApiContext, routes};
 
 /// Bounds of what clients may take.
@@ -140,22 +141,28 @@ async fn connection(
             return;
         }
     };
-    let service = TowerToHyperService::new(router.layer(Extension(peer)));
+    let (hang_up, mut until) = watch::channel(Instant::now() + limits.connection);
+    let hang_up = HangUp(Arc::new(hang_up));
+    let service = TowerToHyperService::new(router.layer(Extension(peer)).layer(Extension(hang_up.clone())));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.read)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
-    let result = timeout(limits.connection, async {
+    let mut stopping = false;
+    let result = loop {
+        let end = *until.borrow_and_update();
         tokio::select! {
-            result = serving.as_mut() => result,
-            _ = stopped.changed() => {
+            result = serving.as_mut() => break result,
+            _ = stopped.changed(), if !stopping => {
+                stopping = true;
                 serving.as_mut().graceful_shutdown();
-                serving.await
             }
+            _ = until.changed() => {}
+            () = sleep_until(end) => return,
         }
-    });
-    if let Ok(Err(error)) = result.await {
+    };
+    if let Err(error) = result {
         tracing::debug!(%error, uid = peer.uid, "a connection ended badly");
     }
 }

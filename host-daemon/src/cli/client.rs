@@ -4,12 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::HOST;
+use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -66,22 +67,34 @@ impl Client {
 
     /// Asks for something. `path` starts behind `/api/v1`.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.request(Method::GET, path, self.patience).await
+        self.request(Method::GET, path, None, self.patience).await
     }
 
     /// Has something done.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.request(Method::POST, path, self.command_patience).await
+        self.request(Method::POST, path, None, self.command_patience).await
+    }
+
+    /// Has something done that takes `patience` at most and wants to be told more than a path can say.
+    pub(super) async fn post_json<A: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        ask: &A,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(ask).map_err(|error| self.garbage(&error))?;
+        self.request(Method::POST, path, Some(body), patience).await
     }
 
     async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
+        json: Option<Vec<u8>>,
         patience: Duration,
     ) -> Result<T, ClientError> {
         let slow = |_| ClientError::Slow { socket: self.socket.clone(), patience };
-        let (status, body) = timeout(patience, self.exchange(method, path)).await.map_err(slow)??;
+        let (status, body) = timeout(patience, self.exchange(method, path, json)).await.map_err(slow)??;
         if !status.is_success() {
             let problem: Problem = self.parse(&body)?;
             return Err(ClientError::Refused(problem.detail));
@@ -89,7 +102,12 @@ impl Client {
         self.parse(&body)
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        json: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
             let socket = self.socket.clone();
             match source.kind() {
@@ -103,11 +121,13 @@ impl Client {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.garbage(&error))?;
         let driver = tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("/api/v1{path}"))
-            .header(HOST, "kvmpilot")
-            .body(Empty::<Bytes>::new())
+        let mut request =
+            Request::builder().method(method).uri(format!("/api/v1{path}")).header(HOST, "kvmpilot");
+        if json.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(Bytes::from(json.unwrap_or_default())))
             .map_err(|error| self.garbage(&error))?;
         let response = sender.send_request(request).await.map_err(|error| self.garbage(&error))?;
         let status = response.status();

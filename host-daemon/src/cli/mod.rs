@@ -4,6 +4,7 @@ mod arguments;
 mod client;
 pub mod offline;
 mod page;
+mod progress;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod words;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use kvmpilot_core::order::WorkOrder;
 use serde::Serialize;
@@ -22,10 +24,15 @@ use page::Screen;
 
 use crate::api::API_VERSION;
 use crate::api::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, OrdersView, ProcessesView, StatusView, Verdict,
-    VersionView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, FlowsView, OrdersView, ProcessesView,
+    StatusView, Verdict, VersionView, WatchAsk, WatchView,
 };
 use crate::config::{self, Config, ConfigError, DEFAULT_SOCKET};
+
+/// Length of a watch, unless told otherwise.
+const WATCH_S: u32 = 30;
+/// What a watch may take beyond its length: to load programs, and to wait for windows of other domains.
+const WATCH_GRACE: Duration = Duration::from_secs(30);
 
 /// Why a subcommand failed.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +80,16 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let view: DomainsView = client(None).get("/domains").await?;
             answer(json, &view, || show::domains(&view, screen))
         }
-        Command::Domain { name, json } => {
+        Command::Domain { name, watch: Some(what), for_s, json } => {
+            let ask = WatchAsk { what: what.into(), for_s: for_s.unwrap_or(WATCH_S) };
+            let path = format!("/domains/{}/watch", encode(&name));
+            let length = Duration::from_secs(ask.for_s.into());
+            let client = client(None);
+            let asked = client.post_json::<_, WatchView>(&path, &ask, length + WATCH_GRACE);
+            let view = progress::shown(&format!("watching {name}"), length, asked).await?;
+            answer(json, &view, || show::watch(&view, screen))
+        }
+        Command::Domain { name, json, .. } => {
             let view: DomainDetailView = client(None).get(&format!("/domains/{}", encode(&name))).await?;
             answer(json, &view, || show::domain(&view, screen))
         }
@@ -81,6 +97,10 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let path = format!("/domains/{}/processes", encode(&name));
             let view: ProcessesView = client(None).get(&path).await?;
             answer(json, &view, || show::processes(&view, screen))
+        }
+        Command::Flows { name, json } => {
+            let view: FlowsView = client(None).get(&format!("/domains/{}/flows", encode(&name))).await?;
+            answer(json, &view, || show::flows(&view, screen))
         }
         Command::Orders { command, filter, json } => {
             orders(&client(None), command, &filter, json, screen).await

@@ -4,7 +4,9 @@ use serde::de::DeserializeOwned;
 
 use super::page::{Page, Screen};
 use super::show;
-use crate::api::views::{CommandReply, DomainDetailView, DomainsView, OrdersView, ProcessesView, StatusView};
+use crate::api::views::{
+    CommandReply, DomainDetailView, DomainsView, FlowsView, OrdersView, ProcessesView, StatusView,
+};
 
 const PLAIN: Screen = Screen { width: None, colour: false };
 
@@ -35,9 +37,12 @@ fn pages(screen: Screen) -> Vec<String> {
             &ProcessesView { message: Some("no agent".into()), ..ProcessesView::default() },
             screen,
         ),
+        show::flows(&example!("flows"), screen),
+        show::flows(&FlowsView { message: Some("no tap".into()), ..FlowsView::default() }, screen),
         show::orders(&orders(), screen),
         show::reply(&example!("command"), screen),
         show::doctor(&example!("doctor"), screen),
+        show::watch(&example!("watch"), screen),
     ];
     pages.extend(
         orders().orders.iter().flat_map(|order| [show::order(order, screen), show::why(order, screen)]),
@@ -162,6 +167,15 @@ fn pages_say_what_matters() {
             "-5 (was 0)",
             "0.0.0.0:80, 1 connection",
             "never moved: it is on the protected",
+        ],
+    );
+    contains(
+        &show::flows(&example!("flows"), PLAIN),
+        &[
+            "in 23.1 kB/s, out 815.2 kB/s",
+            "3 were pushed out",
+            "httpd 120",
+            "shared inside postgresql.service: 210",
         ],
     );
     let reply: CommandReply = example!("command");

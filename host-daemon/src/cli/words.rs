@@ -29,6 +29,12 @@ pub(super) fn memory(kib: Option<u64>) -> String {
     })
 }
 
+/// Bytes: "950 B", "1.2 MB".
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub(super) fn bytes(bytes: u64) -> String {
+    rate(Some(bytes as f64)).trim_end_matches("/s").to_owned()
+}
+
 /// Bytes a second: "950 B/s", "1.2 MB/s".
 pub(super) fn rate(bytes_per_s: Option<f64>) -> String {
     or_unknown(bytes_per_s, |rate| {

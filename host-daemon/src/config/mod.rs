@@ -52,6 +52,8 @@ pub struct DaemonConfig {
     pub agent: AgentConfig,
     /// Scheduler probes.
     pub probes: ProbesConfig,
+    /// Flow probes.
+    pub flows: FlowsConfig,
     /// How much history is kept.
     pub store: Limits,
 }
@@ -109,6 +111,15 @@ pub struct ProbesConfig {
     pub max_domains: u32,
 }
 
+/// How the flow probes are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowsConfig {
+    /// Whether at all. Without, who communicates is told by the guests' agents alone.
+    pub enabled: bool,
+    /// Flows that are remembered for each domain.
+    pub max_per_domain: u32,
+}
+
 impl Default for DaemonConfig {
     fn default() -> Self {
         Self {
@@ -119,6 +130,7 @@ impl Default for DaemonConfig {
             log_level: LogLevel::default(),
             agent: AgentConfig { enabled: true, timeout: Duration::from_secs(5), max_output_bytes: 1 << 20 },
             probes: ProbesConfig { enabled: true, max_threads: 4096, max_domains: 512 },
+            flows: FlowsConfig { enabled: true, max_per_domain: 1024 },
             store: Limits::default(),
         }
     }

@@ -51,6 +51,8 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("probes", "enabled", sets!(daemon.probes.enabled, |v| v.boolean())),
     option("probes", "max_threads", sets!(daemon.probes.max_threads, |v| v.whole(64..=1 << 18))),
     option("probes", "max_domains", sets!(daemon.probes.max_domains, |v| v.whole(1..=4096))),
+    option("flows", "enabled", sets!(daemon.flows.enabled, |v| v.boolean())),
+    option("flows", "max_per_domain", sets!(daemon.flows.max_per_domain, |v| v.whole(64..=1 << 16))),
     option("store", "retention", sets!(daemon.store.retention, |v| v.duration(SECOND * 3600..=DAY * 3660))),
     option("store", "max_size", sets!(daemon.store.max_bytes,
         |v| v.size(KiB::from_mib(8)..=KiB::from_mib(1 << 20)).map(|size| size.0 * 1024))),

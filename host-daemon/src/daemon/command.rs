@@ -11,6 +11,7 @@ use crate::act::Outcome;
 use crate::api::views::{CommandReply, RestoreView};
 use crate::api::{Command, CommandError, CommandRequest};
 use crate::config;
+use crate::record::Event;
 
 pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
 
@@ -130,9 +131,12 @@ impl Daemon {
         match block_in_place(|| config::load(self.config_path.as_deref())) {
             Ok(config) => {
                 if config.daemon != self.config.daemon {
-                    tracing::warn!("[daemon], [agent], [probes] and [store] take effect at the next start");
+                    tracing::warn!(
+                        "[daemon], [agent], [probes], [flows] and [store] take effect at the next start"
+                    );
                 }
                 self.config.policy = config.policy;
+                self.recordings.event(|| Event::Policy { policy: Box::new(self.config.policy.clone()) });
                 self.config_problem = None;
                 self.paused = false;
                 tracing::info!("the configuration was read again");

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::recording::Recordings;
 use super::windows::Windows;
 use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
@@ -27,9 +28,11 @@ use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
 use crate::libvirt::{self, Libvirt};
 use crate::orders::OrderBook;
+use crate::probes::flows::{FlowOptions, FlowProbes, Hook};
 use crate::probes::{Capacity, Ground, Probes};
-use crate::sense::{Guests, HostSense, Inventory};
+use crate::sense::{Flows, Guests, HostSense, Inventory};
 use crate::store::{Store, StoreError};
+use crate::watch::Desk;
 
 /// Time that orders under way get to end when the daemon stops.
 const FINISH: Duration = Duration::from_secs(10);
@@ -107,14 +110,20 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     if let Err(error) = Kernel::raise_file_limit() {
         tracing::info!(%error, "the limit of open files stays as it is");
     }
-    let (probes, tiers) = load_probes(&kernel, &config);
+    let (probes, mut tiers) = load_probes(&kernel, &config);
+    let (desk, on_demand) = open_desk(&kernel, &config);
+    tiers.push(on_demand);
+    let (flows, tier) = start_flows(&kernel, &config, began);
+    tiers.push(tier);
     let libvirt = connect(&config);
     let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
     let executor =
         Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
     let (views, shown) = watch::channel(Arc::new(Views::default()));
     let (commands, requests) = mpsc::channel(16);
-    let context = ApiContext { views: shown.clone(), commands, store: store.clone() };
+    let (watches, asked) = mpsc::channel(16);
+    let (recorders, recordings) = mpsc::channel(4);
+    let context = ApiContext { views: shown.clone(), commands, watches, recorders, store: store.clone() };
     let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
     let server = api::serve(socket, context).await?;
 
@@ -125,6 +134,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         inventory: Inventory::start(libvirt.clone(), config.policy.weight.period),
         guests: Guests::new(channel, began),
         host: HostSense::new(kernel.clone(), probes),
+        flows,
         host_name: kernel.host_name().unwrap_or_default(),
         kernel_release: kernel.release().unwrap_or_default(),
         checks: doctor::host(&kernel, &tiers),
@@ -133,6 +143,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         book: OrderBook::open(store.clone(), wall_unix_ms())?,
         store,
         executor: Arc::new(executor),
+        desk,
         history: History::default(),
         windows: Windows::default(),
         work: JoinSet::new(),
@@ -151,13 +162,14 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         cycles: 0,
         last_cycle: None,
         views,
+        recordings: Recordings::default(),
         libvirt,
         config,
     };
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
     daemon.publish();
-    daemon.run(requests, signals).await;
+    daemon.run(requests, asked, recordings, signals).await;
     if let Some(wanted) = daemon.wanted.take() {
         report(&shown.borrow(), &wanted);
     }
@@ -218,6 +230,48 @@ pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, 
             (None, vec![t0, tier(1, "scheduler probe", false, reason)])
         }
     }
+}
+
+/// Starts to watch flows, and says whether and why not.
+fn start_flows(kernel: &Kernel, config: &Config, began: Instant) -> (Option<Flows>, TierView) {
+    let max_per_domain = config.daemon.flows.max_per_domain;
+    let options = FlowOptions {
+        max_per_domain,
+        confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
+        hook: Hook::Unknown,
+        without_batches: false,
+    };
+    let started = if config.daemon.flows.enabled {
+        FlowProbes::new(options)
+            .map_err(|error| chain(&error))
+            .and_then(|probes| Flows::start(probes, max_per_domain, began).map_err(|error| chain(&error)))
+    } else {
+        Err("switched off in the configuration ([flows] enabled = false)".to_owned())
+    };
+    let tier = |on, reason| TierView { tier: 3, name: "flow probes".to_owned(), on, reason };
+    match started {
+        Ok(flows) => {
+            let (on, reason) = flows.report();
+            (Some(flows), tier(on, reason))
+        }
+        Err(reason) => {
+            tracing::warn!(reason, "the flow probes are off; who communicates is told by the agents alone");
+            (None, tier(false, reason))
+        }
+    }
+}
+
+/// What tier 2 needs, tried once, and whether it is on.
+fn open_desk(kernel: &Kernel, config: &Config) -> (Desk, TierView) {
+    let available = if config.daemon.probes.enabled {
+        crate::watch::available(kernel)
+    } else {
+        Err("switched off in the configuration ([probes] enabled = false)".to_owned())
+    };
+    let on = available.is_ok();
+    let desk = Desk::new(kernel.clone(), available.clone().err());
+    let reason = available.unwrap_or_else(|reason| reason);
+    (desk, TierView { tier: 2, name: "watches on demand".to_owned(), on, reason })
 }
 
 /// What `--once` prints.

@@ -8,6 +8,7 @@ use kvmpilot_core::decide::{self, Decision, History};
 use kvmpilot_core::model::Model;
 use kvmpilot_core::policy::Policy;
 use kvmpilot_core::sample::Sample;
+use serde::{Deserialize, Serialize};
 
 use crate::sense::Cadence;
 
@@ -15,7 +16,7 @@ use crate::sense::Cadence;
 const SPARSE_TICKS: u32 = 6;
 
 /// One window for each pace of the daemon.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Windows {
     release: Window,
     tick: Window,
@@ -23,11 +24,20 @@ pub struct Windows {
     ticks: u32,
 }
 
+/// The windows that a sample ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Due {
+    /// The tick's.
+    pub tick: bool,
+    /// The priority cycle's.
+    pub cycle: bool,
+}
+
 /// What the next sample is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    tick: bool,
-    cycle: bool,
+    /// The windows that it will end.
+    pub due: Due,
     /// How much it must hold.
     pub cadence: Cadence,
 }
@@ -55,12 +65,21 @@ pub struct Decided {
 impl Windows {
     /// Which windows the next sample will close. `sparse` if detail is shed.
     pub fn plan(&mut self, now: Duration, policy: &Policy, sparse: bool) -> Plan {
-        let tick = self.tick.is_due(now, policy.weight.period);
-        let cycle = self.cycle.is_due(now, policy.periods.cycle);
+        let due = self.due(now, policy);
+        let Due { tick, cycle } = due;
         let skips = sparse && self.ticks % SPARSE_TICKS > 1;
         self.ticks = self.ticks.wrapping_add(u32::from(tick));
         let detail = cycle || (tick && !skips);
-        Plan { tick, cycle, cadence: if detail { Cadence::Detail } else { Cadence::Fast } }
+        Plan { due, cadence: if detail { Cadence::Detail } else { Cadence::Fast } }
+    }
+
+    /// The windows that a sample of now would end.
+    #[must_use]
+    pub fn due(&self, now: Duration, policy: &Policy) -> Due {
+        Due {
+            tick: self.tick.is_due(now, policy.weight.period),
+            cycle: self.cycle.is_due(now, policy.periods.cycle),
+        }
     }
 
     /// Closes the windows that are due and decides on them. `with_guests` adds what the agents told: to show, or (`true`)
@@ -68,7 +87,7 @@ impl Windows {
     pub fn decide(
         &mut self,
         sample: &Arc<Sample>,
-        plan: Plan,
+        due: Due,
         moment: Moment,
         policy: &Policy,
         history: &mut History,
@@ -79,14 +98,14 @@ impl Windows {
             let decision = decide::release(&model, policy, history);
             decided.release = Some((model, decision));
         }
-        if plan.tick
+        if due.tick
             && let Some(model) = self.tick.close(sample, moment)
         {
             let shown = with_guests(model.clone(), false);
             let decision = decide::tick(&with_guests(model, true), policy, history);
             decided.tick = Some((shown, decision));
         }
-        if plan.cycle
+        if due.cycle
             && let Some(model) = self.cycle.close(sample, moment)
         {
             let started = Instant::now();
@@ -99,7 +118,7 @@ impl Windows {
 }
 
 /// From one sample to a later one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Window(Option<(Arc<Sample>, Duration)>);
 
 impl Window {
@@ -141,7 +160,7 @@ mod tests {
             let now = MS * at;
             let plan = windows.plan(now, &policy, sparse);
             let moment = Moment { now, wall_unix_s: 0 };
-            let decided = windows.decide(&sample, plan, moment, &policy, &mut history, |model, _| model);
+            let decided = windows.decide(&sample, plan.due, moment, &policy, &mut history, |model, _| model);
             let tick = decided.tick.map(|(model, _)| model.elapsed.as_millis());
             (tick, plan.cadence == Cadence::Detail)
         };

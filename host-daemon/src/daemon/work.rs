@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Daemon, wall_unix_ms};
 use crate::act::Outcome;
+use crate::record::Event;
 
 /// What a task reports when it is done.
 pub(super) enum Done {
@@ -92,12 +93,16 @@ impl Daemon {
 
     fn conclude(&mut self, order: &WorkOrder, outcome: &Outcome) {
         if outcome.state == OrderState::Verified {
-            self.history.applied(&order.proposal, self.began.elapsed());
+            let at = self.began.elapsed();
+            self.history.applied(&order.proposal, at);
+            self.recordings.event(|| Event::Applied { proposal: Box::new(order.proposal.clone()), at });
             tracing::info!(id = order.id, outcome = outcome.text, "done");
         } else {
             tracing::warn!(id = order.id, outcome = outcome.text, "not done");
             // It may have been changed all the same: the ledger knows the original.
-            self.history.unsure(&order.proposal, &self.executor.ledger().entries_of(order.proposal.domain));
+            let ledger = self.executor.ledger().entries_of(order.proposal.domain);
+            self.history.unsure(&order.proposal, &ledger);
+            self.recordings.event(|| Event::Unsure { proposal: Box::new(order.proposal.clone()), ledger });
         }
         self.book.settle(order.id, outcome, wall_unix_ms());
         self.answer(order.id, outcome);
@@ -116,6 +121,7 @@ impl Daemon {
         self.restoring = false;
         self.recovered = true;
         self.history.restored();
+        self.recordings.event(|| Event::Restored);
         for domain in self.inventory.snapshot().into_keys() {
             self.changed.insert(domain, Instant::now());
             self.levelled.insert(domain, Instant::now());

@@ -23,6 +23,12 @@ impl Kernel {
         Some(rest.split_once(']')?.0.to_owned())
     }
 
+    /// Whether the kernel is locked down so far that BPF may not look at it.
+    #[must_use]
+    pub fn is_confidential(&self) -> bool {
+        self.lockdown().as_deref() == Some("confidentiality")
+    }
+
     /// Whether the kernel shows its own type information.
     #[must_use]
     pub fn has_btf(&self) -> bool {

@@ -16,7 +16,7 @@ use super::{Kernel, Schedstat, thread};
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
-    pidfd: OwnedFd,
+    pub(super) pidfd: OwnedFd,
     tasks: File,
 }
 

@@ -35,7 +35,7 @@ impl Kernel {
 }
 
 /// `some avg10=0.12 avg60=0.00 avg300=0.00 total=123` and the same for `full`.
-fn pressure(text: &str) -> Option<PressureSample> {
+pub(super) fn pressure(text: &str) -> Option<PressureSample> {
     let value = |line: &str, key: &str| -> Option<String> {
         let word = line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='))?;
         Some(word.to_owned())

@@ -2,22 +2,33 @@
 //! parses; rates and opinions are the model's. Each reader returns what it could read and a list of what it
 //! could not.
 
+mod cgroup;
+mod descriptors;
+mod detail;
 mod facts;
 mod hold;
 mod host;
+mod kept;
+mod kvm_stats;
 mod process;
 mod tap;
 mod thread;
 mod topology;
+mod trace_event;
+mod vhost;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use cgroup::{Bandwidth, Hierarchies, Membership, Pressure};
+pub use detail::{Detail, QemuProcess, VcpuThread};
 pub use hold::{Process, SchedstatFile};
+pub use kvm_stats::{KvmStats, Layout, Stat, StatKind, StatUnit};
 pub use process::OwnUse;
 pub use thread::{Schedstat, ThreadInfo, role};
+pub use trace_event::{TraceEvent, TraceEventError, TraceField};
 
 /// No file that is read here is longer; QEMU's command line comes closest.
 const LIMIT: u64 = 1 << 20;

@@ -167,7 +167,7 @@ impl Kernel {
         self.proc.join(format!("{tgid}/task/{tid}/{name}"))
     }
 
-    fn task_file<T: FromRead>(&self, tgid: u32, tid: u32, name: &str) -> io::Result<T> {
+    pub(super) fn task_file<T: FromRead>(&self, tgid: u32, tid: u32, name: &str) -> io::Result<T> {
         let text = text(&self.task_path(tgid, tid, name))?;
         T::from_read(text.as_bytes()).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
     }

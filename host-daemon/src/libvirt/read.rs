@@ -185,6 +185,7 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
             .map(|tap| InterfaceSample { device: tap.clone(), ..InterfaceSample::default() })
             .collect(),
         threads: Vec::new(),
+        detail: None,
     };
     let mut note = |call, kind| match kind {
         // It went away between two calls: half a sample helps nobody.

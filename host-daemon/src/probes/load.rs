@@ -18,7 +18,7 @@ use super::table::Table;
 use super::{Capacity, Ground, ProbeError, Probes, log, selftest};
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kvmpilot-probes"));
-const BTF: &str = "/sys/kernel/btf/vmlinux";
+pub(super) const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 impl Probes {
     /// Loads the probes, attaches them, and tests them against the kernel's figures of a thread of ours. Takes some

@@ -2,9 +2,11 @@
 //! counted. The only room that names aya. What the figures mean is the model's business; what `/proc` says
 //! about the same threads is `kernel`'s, and comes in as [`Ground`].
 
+mod census;
 mod cost;
 mod cpus;
 mod error;
+pub mod flows;
 mod groups;
 mod load;
 mod log;
@@ -15,6 +17,7 @@ mod selftest;
 mod shared;
 mod slots;
 mod table;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -27,6 +30,7 @@ use kvmpilot_core::topology::Topology;
 use kvmpilot_ebpf_common::pcpu::UNKNOWN;
 use kvmpilot_ebpf_common::sched::Slot;
 
+pub use census::{Census, census};
 pub use cost::CostWindow;
 use cpus::Cpus;
 pub use error::{ProbeError, WatchError};
@@ -37,6 +41,7 @@ use rows::Rows;
 use slots::Slots;
 use table::Table;
 pub use table::ThreadKey;
+pub use watch::{EventPair, Recorder, TraceEventName, WaitRecord, Watch, WatchKind};
 
 /// What this room must know of the host and does not read itself.
 #[derive(Clone, Copy)]

@@ -10,6 +10,8 @@ use btf_rs::{Btf, Struct, Type};
 pub struct Offsets {
     /// `pid`: the thread's id.
     pub pid: u32,
+    /// `tgid`: the id of its process.
+    pub tgid: u32,
     /// `__state`, before 5.14 `state`.
     pub state: u32,
     /// `start_boottime`, before 5.5 `real_start_time`.
@@ -89,6 +91,7 @@ pub fn resolve(btf: &[u8]) -> Result<Offsets, OffsetError> {
     };
     Ok(Offsets {
         pid: field(&["pid"], &[4])?,
+        tgid: field(&["tgid"], &[4])?,
         state: field(&["__state", "state"], &[4, 8])?,
         start: field(&["start_boottime", "real_start_time"], &[8])?,
         exec_runtime: field(&["se.sum_exec_runtime"], &[8])?,

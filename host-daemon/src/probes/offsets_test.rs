@@ -122,7 +122,11 @@ fn resolve_of(kernel: &Kernel) -> Result<Offsets, OffsetError> {
         &[("pcount", long, 0), ("run_delay", long, 8), ("last_arrival", u64_, 16)],
     );
     // As with CONFIG_RANDSTRUCT: most of the fields sit in an anonymous struct.
-    let inner = btf.structure("", 256, &[("se", entity, 16), ("pid", pid, 100), (kernel.start, u64_, 208)]);
+    let inner = btf.structure(
+        "",
+        256,
+        &[("se", entity, 16), ("pid", pid, 100), ("tgid", uint, 104), (kernel.start, u64_, 208)],
+    );
     let mut members = vec![(kernel.state, state, 24), ("", inner, 64)];
     if kernel.info {
         members.push(("sched_info", info, 400));
@@ -142,6 +146,7 @@ fn resolve_of(kernel: &Kernel) -> Result<Offsets, OffsetError> {
 fn finds_nested_and_anonymous_fields() {
     let expected = Offsets {
         pid: 164,
+        tgid: 168,
         state: 24,
         start: 272,
         exec_runtime: 120,

@@ -2,6 +2,7 @@
 //! agent call happens here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use super::inventory::{Entries, InventoryEntry};
 use super::qemu::Qemus;
 use super::thread::Depth;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Layout};
 use crate::probes::Probes;
 
 /// Time after which pcpus are looked for again: hot-plug is rare, and sysfs has a dozen files for each pcpu.
@@ -32,6 +33,8 @@ pub struct HostSense {
     topology: Topology,
     looked_at_topology: Option<Instant>,
     cycles: usize,
+    /// Layout of KVM's statistics, the same for all vcpus.
+    kvm_layout: Option<Arc<Layout>>,
 }
 
 /// How much a sample holds.
@@ -55,6 +58,7 @@ impl HostSense {
             topology: Topology { pcpus: Vec::new() },
             looked_at_topology: None,
             cycles: 0,
+            kvm_layout: None,
         }
     }
 
@@ -138,6 +142,10 @@ impl HostSense {
                 // Gone, or not the one that we know any more.
                 None => qemu.listings = 2,
             }
+        }
+        if cadence == Cadence::Detail {
+            let kvm = domain.accel == "kvm";
+            domain.detail = Some(qemu.detail(&self.kernel, kvm, &mut self.kvm_layout));
         }
         Some(domain)
     }

@@ -2,14 +2,17 @@
 //!
 //! * [`Inventory`] keeps what libvirt knows of the domains, in the background: by events, and a sweep now and then.
 //! * [`Guests`] keeps what the agents told, in the background, at the agents' own slow pace.
+//! * [`Flows`] attaches and reads the flow probes, in the background, because loading and reading them takes its time.
 //! * [`HostSense`] reads the kernel and the probes in the fast loop and puts it all together.
 
+mod flows;
 mod guests;
 mod host;
 mod inventory;
 mod qemu;
 mod thread;
 
+pub use flows::{FlowState, Flows};
 pub use guests::{GuestState, Guests};
 pub use host::{Cadence, HostSense};
 pub use inventory::{Entries, Inventory, InventoryEntry};

@@ -2,15 +2,16 @@
 //! at again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::DomainState;
+use kvmpilot_core::sample::{DetailSample, DomainState};
 use tokio::time::Instant;
 
 use super::inventory::Entries;
 use super::thread::Followed;
-use crate::kernel::{Kernel, Process};
+use crate::kernel::{Detail, Kernel, Layout, Process, QemuProcess};
 use crate::probes::ThreadKey;
 
 /// Time after which QEMU processes are looked for again where one is missing.
@@ -40,6 +41,8 @@ pub(super) struct Qemu {
     due: Instant,
     /// The threads must be listed now. A thread is named only after its birth, so one change means two listings.
     pub(super) listings: u8,
+    /// Files for the detailed reading; closed with the process.
+    detail: Detail,
 }
 
 impl Qemus {
@@ -71,8 +74,10 @@ impl Qemus {
         let mut unread = self.find(kernel, inventory, now);
         for qemu in self.by_domain.values_mut() {
             if qemu.is_due(kernel, now) {
-                let (threads, trouble) = kernel.threads(qemu.pid);
+                let (mut threads, trouble) = kernel.threads(qemu.pid);
                 unread.extend(trouble);
+                let kthreads = kernel.vhost_kthreads(qemu.pid, &threads);
+                threads.extend(kthreads);
                 changed |= qemu.take(threads, now);
             }
         }
@@ -133,7 +138,15 @@ impl Qemu {
                 None
             }
         };
-        Some(Self { pid, start_ticks, held, threads: Vec::new(), due: now, listings: 2 })
+        Some(Self {
+            pid,
+            start_ticks,
+            held,
+            threads: Vec::new(),
+            due: now,
+            listings: 2,
+            detail: Detail::default(),
+        })
     }
 
     /// Whether the threads must be listed.
@@ -141,14 +154,17 @@ impl Qemu {
         if self.listings > 0 {
             return true;
         }
+        let own = || self.threads.iter().filter(|thread| thread.is_of(self.pid));
         let count = self.held.as_ref().and_then(|held| held.thread_count().ok());
-        if count.is_none_or(|count| count != self.threads.len()) {
+        if count.is_none_or(|count| count != own().count()) {
             self.listings = 2;
         } else if now >= self.due {
-            self.postpone(now);
-            if !kernel.has_threads(self.pid, self.threads.iter().map(|thread| thread.key().tid)) {
+            let same = kernel.has_threads(self.pid, own().map(|thread| thread.key().tid));
+            // A vhost worker that is no thread of QEMU comes without any sign.
+            if !same || kernel.vhost_is_apart() {
                 self.listings = 2;
             }
+            self.postpone(now);
         }
         self.listings > 0
     }
@@ -171,6 +187,18 @@ impl Qemu {
             }
         }
         changed || !known.is_empty()
+    }
+
+    /// Where its vcpus' time goes.
+    pub(super) fn detail(
+        &mut self,
+        kernel: &Kernel,
+        kvm: bool,
+        layout: &mut Option<Arc<Layout>>,
+    ) -> DetailSample {
+        let vcpus: Vec<_> = self.threads.iter().filter_map(Followed::vcpu).collect();
+        let process = QemuProcess { pid: self.pid, held: self.held.as_ref(), vcpus: &vcpus, kvm };
+        self.detail.read(kernel, process, layout)
     }
 
     fn postpone(&mut self, now: Instant) {

@@ -3,9 +3,9 @@
 
 use std::io;
 
-use kvmpilot_core::sample::{ThreadSample, ThreadSource};
+use kvmpilot_core::sample::{ThreadRole, ThreadSample, ThreadSource};
 
-use crate::kernel::{Kernel, Schedstat, SchedstatFile, ThreadInfo};
+use crate::kernel::{Kernel, Schedstat, SchedstatFile, ThreadInfo, VcpuThread};
 use crate::probes::{Probes, ThreadCounters, ThreadKey, Totals};
 
 /// A thread that is followed.
@@ -38,6 +38,20 @@ impl Followed {
     /// What names the thread for ever.
     pub(super) const fn key(&self) -> ThreadKey {
         ThreadKey { tid: self.info.tid, start_ticks: self.info.start_ticks }
+    }
+
+    /// Which vcpu it runs, if it does.
+    pub(super) fn vcpu(&self) -> Option<VcpuThread> {
+        let ThreadInfo { tid, start_ticks, role, .. } = self.info;
+        match role {
+            ThreadRole::Vcpu(number) => Some(VcpuThread { number, tid, start_ticks }),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a thread of this process, and not a kernel thread that works for it.
+    pub(super) const fn is_of(&self, pid: u32) -> bool {
+        self.info.tgid == pid
     }
 
     /// The same thread with the name that it has now.

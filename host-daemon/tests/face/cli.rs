@@ -22,6 +22,8 @@ fn every_json_is_as_documented() {
         (&["domain", "web"], "domain"),
         (&["processes", "web"], "processes"),
         (&["processes", "silent/1 ä"], "processes"),
+        (&["flows", "web"], "flows"),
+        (&["flows", "silent/1 ä"], "flows"),
         (&["orders"], "orders"),
         (&["orders", "list", "--state", "proposed"], "orders"),
         (&["orders", "show", "1"], "order"),
@@ -73,6 +75,8 @@ fn pages_show_what_the_daemon_published_last() {
     assert!(face.prints(&["domains"]).contains("silent/1 ä"));
     assert!(face.prints(&["domain", "5d4c0a52-6f4e-4c32-9f0e-0a4a3c2f1b11"]).starts_with("web ("));
     assert!(face.prints(&["processes", "web"]).contains("above_normal (was normal)"));
+    assert!(face.prints(&["flows", "web"]).contains("httpd 120"));
+    assert!(face.prints(&["flows", "silent/1 ä"]).contains("not been looked at yet"));
     assert!(face.prints(&["processes", "silent/1 ä"]).contains("the agent does not answer"));
     assert!(face.prints(&["why", "2"]).contains("`kvmpilot orders approve 2`"));
     assert!(face.prints(&["version"]).starts_with("kvmpilot 0."));

@@ -145,9 +145,15 @@ fn without_a_daemon_behind_it_commands_say_so() {
     let face = Face::start();
     let socket = face.directory.path().join("orphan.sock");
     let (commands, requests) = tokio::sync::mpsc::channel(1);
-    drop(requests);
-    let context =
-        kvmpilot::api::ApiContext { views: face.views.subscribe(), commands, store: face.store.clone() };
+    let (watches, asked) = tokio::sync::mpsc::channel(1);
+    drop((requests, asked));
+    let context = kvmpilot::api::ApiContext {
+        views: face.views.subscribe(),
+        commands,
+        watches,
+        recorders: tokio::sync::mpsc::channel(1).0,
+        store: face.store.clone(),
+    };
     let listen = kvmpilot::api::Listen::new(&socket, "x");
     let _server = face.runtime.block_on(kvmpilot::api::serve(listen, context)).unwrap();
     let output = crate::server::kvmpilot(&socket, &["orders", "approve", "2"]);

@@ -8,3 +8,4 @@ mod hostile;
 mod schema;
 mod server;
 mod socket;
+mod watch;

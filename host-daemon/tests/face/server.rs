@@ -16,6 +16,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
+use crate::watch::{Watched, watcher};
+
 /// One of the documented examples.
 pub(crate) fn example<T: DeserializeOwned>(name: &str) -> T {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/examples/{name}.json"));
@@ -33,6 +35,7 @@ pub(crate) fn views() -> Views {
         status: example("status"),
         domains: vec![web, silent],
         processes: vec![example("processes")],
+        flows: vec![example("flows")],
         doctor: example("doctor"),
     }
 }
@@ -42,6 +45,7 @@ pub(crate) struct Face {
     pub(crate) socket: PathBuf,
     pub(crate) store: Store,
     pub(crate) commands: Arc<Mutex<Vec<(Command, u32)>>>,
+    pub(crate) watched: Watched,
     pub(crate) views: watch::Sender<Arc<Views>>,
     pub(crate) server: Option<Server>,
     pub(crate) runtime: Runtime,
@@ -68,10 +72,19 @@ impl Face {
         let (sender, requests) = mpsc::channel(4);
         let commands = Arc::default();
         runtime.spawn(daemon(requests, store.clone(), Arc::clone(&commands)));
-        let context = ApiContext { views: shown, commands: sender, store: store.clone() };
+        let (watches, asked) = mpsc::channel(4);
+        let watched = Watched::default();
+        runtime.spawn(watcher(asked, Arc::clone(&watched)));
+        let context = ApiContext {
+            views: shown,
+            commands: sender,
+            watches,
+            recorders: mpsc::channel(1).0,
+            store: store.clone(),
+        };
         let listen = Listen::new(&socket, "no-such-group").with_limits(limits);
         let server = Some(runtime.block_on(serve(listen, context)).unwrap());
-        Self { socket, store, commands, views, server, runtime, directory }
+        Self { socket, store, commands, watched, views, server, runtime, directory }
     }
 
     /// Runs the command line against this server.

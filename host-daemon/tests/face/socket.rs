@@ -18,7 +18,14 @@ fn mode(path: &Path) -> u32 {
 /// A second server on another socket, with the first one's daemon behind it.
 fn serve_at(face: &Face, socket: &Path, group: &str) -> Result<kvmpilot::api::Server, ApiError> {
     let (commands, _) = tokio::sync::mpsc::channel(1);
-    let context = ApiContext { views: face.views.subscribe(), commands, store: face.store.clone() };
+    let (watches, _) = tokio::sync::mpsc::channel(1);
+    let context = ApiContext {
+        views: face.views.subscribe(),
+        commands,
+        watches,
+        recorders: tokio::sync::mpsc::channel(1).0,
+        store: face.store.clone(),
+    };
     face.runtime.block_on(serve(Listen::new(socket, group), context))
 }
 
@@ -102,12 +109,17 @@ fn strangers_may_not_connect_and_where_they_can_they_may_not_change() {
     // Somebody has loosened the file's mode: looking works, changing does not.
     std::fs::set_permissions(&face.socket, std::fs::Permissions::from_mode(0o666)).unwrap();
     assert!(as_nobody(&["status"]).status.success());
-    for arguments in [&["orders", "approve", "2"][..], &["restore", "--config", "/dev/null"]] {
+    for arguments in [
+        &["orders", "approve", "2"][..],
+        &["restore", "--config", "/dev/null"],
+        &["domain", "web", "--watch", "exits"],
+    ] {
         let output = as_nobody(arguments);
         assert_eq!(output.status.code(), Some(1));
         assert!(stderr(&output).contains("only root and members of the group"), "{}", stderr(&output));
     }
     assert!(face.commands.lock().unwrap().is_empty());
+    assert!(face.watched.lock().unwrap().is_empty());
 }
 
 #[test]

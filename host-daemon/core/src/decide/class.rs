@@ -1,5 +1,7 @@
 //! What a domain is for, inferred: who talks and waits is `latency`, who burns CPU in silence is `batch`.
 
+use serde::{Deserialize, Serialize};
+
 use super::history::History;
 use super::input;
 use crate::model::DomainModel;
@@ -15,7 +17,7 @@ const ENTER: u32 = 3;
 const LEAVE_LATENCY: u32 = 12;
 
 /// What is remembered about a domain's class.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ClassHistory {
     /// The class inferred.
     pub current: Class,

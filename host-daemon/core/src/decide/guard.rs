@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Decision;
@@ -20,13 +21,14 @@ const PIN_WINDOW: Duration = Duration::from_secs(10);
 const LONGEST_HOLD: Duration = Duration::from_secs(6 * 3600);
 
 /// What the guard remembers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct GuardHistory {
+    #[serde(with = "crate::pairs")]
     targets: BTreeMap<(Uuid, String), TargetHistory>,
     pinned: VecDeque<(Duration, Uuid)>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct TargetHistory {
     /// When it was changed, from what to what; newest last.
     changes: VecDeque<(Duration, String, String)>,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{finding, input};
@@ -16,7 +17,7 @@ use crate::sample::ProcessKey;
 use crate::units::KiB;
 
 /// What decisions remember between calls.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct History {
     /// Domains by uuid; those that are gone are forgotten.
     pub domains: BTreeMap<Uuid, DomainHistory>,
@@ -27,7 +28,7 @@ pub struct History {
 }
 
 /// What is remembered of one domain.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct DomainHistory {
     incarnation: Option<String>,
     /// Class inferred, with its evidence.
@@ -56,7 +57,7 @@ pub struct DomainHistory {
 }
 
 /// A value that kvmpilot may hold away from its original.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Managed<T> {
     /// As we found it; `None` before the first reading.
     pub original: Option<T>,
@@ -99,7 +100,7 @@ impl<T: Clone + PartialEq> Managed<T> {
 }
 
 /// What is remembered of one guest application.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplicationHistory {
     /// Level that we set last.
     pub level: Level,
@@ -108,6 +109,7 @@ pub struct ApplicationHistory {
     /// Nice value of its root process before our first step.
     pub nice_original: i8,
     /// Original nice values of the processes that we changed.
+    #[serde(with = "crate::pairs")]
     pub processes: BTreeMap<ProcessKey, i8>,
 }
 

@@ -40,7 +40,7 @@ impl ResourceState {
 }
 
 /// What is remembered about a domain's resources.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StateHistory {
     /// CPU.
     pub cpu: ResourceState,

@@ -67,7 +67,9 @@ fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pcpus: u32) -
             received_packets_per_s: Some(packets),
             sent_packets_per_s: Some(packets),
         }],
+        detail: None,
         guest: None,
+        flows: None,
     }
 }
 
@@ -104,7 +106,7 @@ fn process(pid: u32, name: &str, nice: i8, policy: SchedPolicy) -> ProcessModel 
         unit: None,
         affinity: None,
     };
-    ProcessModel { sample, cpu: Some(0.5), connections: vec![], listeners: vec![] }
+    ProcessModel { sample, cpu: Some(0.5), connections: vec![], listeners: vec![], traffic: None }
 }
 
 fn application(pid: u32, name: &str, nice: i8, communicating: bool) -> Application {
@@ -112,6 +114,7 @@ fn application(pid: u32, name: &str, nice: i8, communicating: bool) -> Applicati
         name: name.into(),
         processes: vec![process(pid, name, nice, SchedPolicy::Other)],
         conversations: if communicating { vec!["serves 10.0.0.1 on port 80".into()] } else { vec![] },
+        traffic: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{GuestModel, part_of, per_second, quantile, rise, rise_of};
+use super::{DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of};
 use crate::CpuSet;
 use crate::sample::{
     BalloonSample, DomainSample, DomainState, InterfaceSample, ThreadRole, ThreadSample, ThreadSource,
@@ -44,8 +44,12 @@ pub struct DomainModel {
     pub job_active: bool,
     /// Taps.
     pub interfaces: Vec<InterfaceModel>,
+    /// Where the vcpus' time went; `None` unless the window ended with a detailed reading.
+    pub detail: Option<DetailModel>,
     /// What the guest's agent told last, if it is fresh enough to count.
     pub guest: Option<GuestModel>,
+    /// What its network devices moved, flow by flow.
+    pub flows: Option<FlowsModel>,
 }
 
 /// One vcpu over one window.
@@ -185,7 +189,11 @@ impl DomainModel {
             job_active: end.job_active,
             threads,
             interfaces,
+            detail: end.detail.as_ref().map(|detail| {
+                DetailModel::new(begin.and_then(|begin| begin.detail.as_ref()), detail, end.accel == "kvm")
+            }),
             guest: None,
+            flows: None,
         }
     }
 

@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{part_of, rise, rise_of};
+use serde::{Deserialize, Serialize};
+
+use super::{TrafficRate, part_of, rise, rise_of};
 use crate::sample::{GuestSample, Listener, ProcessKey, ProcessSample, SocketSample};
 use crate::units::Ratio;
 
 /// One poll with what the host knew at the same moment.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuestReading {
     /// When it was taken, on the daemon's monotonic clock.
     pub at: Duration,
@@ -59,6 +61,8 @@ pub struct Application {
     pub processes: Vec<ProcessModel>,
     /// How it was found talking to another node; empty where it was not.
     pub conversations: Vec<String>,
+    /// What it moved in the window of the flows, shared sockets included; `None` without flow probes.
+    pub traffic: Option<TrafficRate>,
 }
 
 /// One process over the window.
@@ -72,6 +76,8 @@ pub struct ProcessModel {
     pub connections: Vec<SocketSample>,
     /// Sockets that it listens on.
     pub listeners: Vec<Listener>,
+    /// What it moved by itself in the window of the flows; `None` without flow probes.
+    pub traffic: Option<TrafficRate>,
 }
 
 impl Application {
@@ -177,7 +183,6 @@ fn applications(
     begin: Option<&GuestReading>,
     window: Option<Duration>,
 ) -> Vec<Application> {
-    let own: BTreeSet<IpAddr> = sample.sockets.iter().map(|socket| canonical(socket.local_address)).collect();
     let earlier: BTreeMap<ProcessKey, &ProcessSample> = begin
         .iter()
         .flat_map(|begin| &begin.sample.processes)
@@ -214,6 +219,7 @@ fn applications(
                 .filter(|listener| listener.owners.contains(&pid))
                 .cloned()
                 .collect(),
+            traffic: None,
         };
         if pid == root.key.pid {
             application.processes.insert(0, model);
@@ -222,17 +228,20 @@ fn applications(
         }
     }
     for (name, application) in &mut by_name {
-        application.conversations = conversations(application, sample, &own);
+        application.conversations = conversations(application, sample, |_| true);
         application.name.clone_from(name);
     }
     by_name.into_values().collect()
 }
 
 /// How the application talks to other nodes: connections that it owns, and connections to a port that it listens on,
-/// whose worker may be gone by now.
-fn conversations(application: &Application, sample: &GuestSample, own: &BTreeSet<IpAddr>) -> Vec<String> {
-    /// More are only counted.
-    const SHOWN: usize = 4;
+/// whose worker may be gone by now. Only those that `count`.
+pub(super) fn conversations(
+    application: &Application,
+    sample: &GuestSample,
+    count: impl Fn(&SocketSample) -> bool,
+) -> Vec<String> {
+    let own: BTreeSet<IpAddr> = sample.sockets.iter().map(|socket| canonical(socket.local_address)).collect();
     let serves = |socket: &SocketSample| {
         application.processes.iter().flat_map(|process| &process.listeners).any(|listener| {
             listener.protocol == socket.protocol
@@ -246,7 +255,7 @@ fn conversations(application: &Application, sample: &GuestSample, own: &BTreeSet
     };
     let remote = |socket: &&SocketSample| {
         let peer = canonical(socket.peer_address);
-        !peer.is_loopback() && !peer.is_unspecified() && !own.contains(&peer)
+        !peer.is_loopback() && !peer.is_unspecified() && !own.contains(&peer) && count(socket)
     };
     let mut served: BTreeMap<(u16, IpAddr), usize> = BTreeMap::new();
     let mut lines = Vec::new();
@@ -260,7 +269,12 @@ fn conversations(application: &Application, sample: &GuestSample, own: &BTreeSet
     let served = served
         .into_iter()
         .map(|((port, peer), count)| format!("serves {peer} on port {port} ({count} connections)"));
-    lines = served.chain(lines).collect();
+    shorten(served.chain(lines).collect())
+}
+
+/// The first few lines, and how many more there are.
+pub(super) fn shorten(mut lines: Vec<String>) -> Vec<String> {
+    const SHOWN: usize = 4;
     if lines.len() > SHOWN {
         let more = lines.len() - SHOWN;
         lines.truncate(SHOWN);

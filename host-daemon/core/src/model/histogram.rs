@@ -21,6 +21,12 @@ pub fn quantile(counts: &[u64], q: f64) -> Option<Duration> {
     None
 }
 
+/// [`quantile`] of KVM's histograms of halts, whose bucket `n` counts what is below `2^n` ns.
+#[must_use]
+pub(super) fn halt_quantile(counts: &[u64], q: f64) -> Option<Duration> {
+    quantile(counts, q).map(|bound| bound / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

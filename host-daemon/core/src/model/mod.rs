@@ -3,17 +3,30 @@
 //! Each model is built by `X::new(begin, end, elapsed)`. A counter that went backwards, or is missing on one side,
 //! gives `None`: missing beats wrong.
 
+mod detail;
 mod domain;
+mod exit_reason;
+mod flow;
 mod guest;
 mod histogram;
 mod host;
+mod owner;
+mod role;
+mod traffic;
+mod watch;
 
 use std::time::Duration;
 
+pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
 pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
+pub use exit_reason::{Isa, exit_reason};
+pub use flow::{DeviceModel, EndedModel, FlowModel, FlowsModel, TrafficRate};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
+pub use owner::Owner;
+pub use role::{RoleKind, RoleModel};
+pub use watch::{ExitModel, ExitReasonModel, LatencyModel, VcpuExitModel, WatchWhat};
 
 use crate::sample::Sample;
 use crate::topology::Topology;

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::ThreadSample;
+use super::{DetailSample, ThreadSample};
 use crate::CpuSet;
 
 /// libvirt's domain states.
@@ -60,6 +60,9 @@ pub struct DomainSample {
     pub interfaces: Vec<InterfaceSample>,
     /// QEMU's threads.
     pub threads: Vec<ThreadSample>,
+    /// Where its vcpus' time goes; only in samples of the detailed pace.
+    #[serde(default)]
+    pub detail: Option<DetailSample>,
 }
 
 /// One vcpu.

@@ -3,19 +3,31 @@
 //! A field that could not be read is `None`, never a sentinel. Samples are also the recording format, so they
 //! (de)serialize and keep the source's unit as a suffix.
 
+mod detail;
 mod domain;
+mod flow;
 mod guest;
 mod host;
 mod own;
 mod thread;
+mod watch;
 
+pub use detail::{
+    BandwidthSample, CgroupSample, DetailSample, GroupPressureSample, KvmVcpuSample, TimesSample,
+    VcpuDetailSample,
+};
 pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
+pub use flow::{
+    DeviceTraffic, EndedFlows, FlowReading, FlowSample, FlowSide, FlowSource, FlowState, FlowsSample,
+    Traffic, service,
+};
 pub use guest::{
     GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample, SocketState,
 };
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
 pub use own::{OwnSample, ProgramSample};
 pub use thread::{Runner, StolenSample, ThreadRole, ThreadSample, ThreadSource};
+pub use watch::{ExitReasonSample, LatencyBucket, LatencySample, ThreadLatencySample, VcpuExitSample};
 
 use serde::{Deserialize, Serialize};
 

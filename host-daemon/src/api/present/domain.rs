@@ -22,8 +22,18 @@ pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailVie
             .iter()
             .map(|vcpu| self::vcpu(vcpu.number, vcpu.pin.clone(), vcpu.thread.as_ref()))
             .collect(),
+        vcpu_times: super::detail::vcpu_times(domain),
+        quota_pcpus: domain.detail.as_ref().and_then(|detail| detail.quota),
+        pressure: domain
+            .detail
+            .as_ref()
+            .and_then(|detail| detail.pressure)
+            .as_ref()
+            .map(super::detail::pressure),
+        detail_missing: domain.detail.iter().flat_map(|detail| &detail.missing).cloned().collect(),
         emulator_pin: domain.emulator_pin.clone(),
         threads: domain.threads.iter().map(thread).collect(),
+        roles: super::detail::roles(domain),
         interfaces: domain.interfaces.iter().map(interface).collect(),
         balloon: balloon(domain, scene),
         findings: scene

@@ -39,6 +39,7 @@ fn applications(guest: &GuestModel, domain: &DomainModel, scene: &Scene<'_>) -> 
             level_original: known.map_or(found, |known| known.original),
             communicating: application.communicating(),
             evidence: application.communicating().then(|| application.conversations.join("; ")),
+            traffic: application.traffic.map(super::flow::rate),
             protected: protection(application, domain, scene.policy),
             processes: application.processes.iter().map(|process| self::process(process, known)).collect(),
         }
@@ -64,6 +65,7 @@ fn process(process: &ProcessModel, known: Option<&ApplicationHistory>) -> Proces
         policy: sample.policy,
         unit: sample.unit.clone(),
         threads: sample.threads,
+        traffic: process.traffic.map(super::flow::rate),
         connections: process
             .connections
             .iter()

@@ -8,6 +8,8 @@ use kvmpilot_core::{CpuSet, Uuid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{GroupPressureView, RoleView, VcpuTimeView};
+
 /// All domains.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DomainsView {
@@ -131,10 +133,20 @@ pub struct DomainDetailView {
     pub row: DomainView,
     /// Its vcpus.
     pub vcpus: Vec<VcpuView>,
+    /// Where their time goes; empty before the second detailed reading.
+    pub vcpu_times: Vec<VcpuTimeView>,
+    /// CPU quota of all its threads together, in pcpus; null without.
+    pub quota_pcpus: Option<f64>,
+    /// Pressure of its cgroup; null where the kernel keeps none.
+    pub pressure: Option<GroupPressureView>,
+    /// What of `vcpu_times`, `quota_pcpus` and `pressure` could not be read, and why.
+    pub detail_missing: Vec<String>,
     /// pcpus that its emulator threads may use.
     pub emulator_pin: Option<CpuSet>,
-    /// All threads of its QEMU, the vcpus' included.
+    /// All threads of its QEMU, the vcpus' included, and vhost workers that are kernel threads.
     pub threads: Vec<ThreadView>,
+    /// The same, added up by purpose.
+    pub roles: Vec<RoleView>,
     /// Its tap devices.
     pub interfaces: Vec<InterfaceView>,
     /// Its balloon; null where it has none.

@@ -6,21 +6,30 @@
 //! `_ratio` (a share, 0.0 to 1.0).
 
 mod command;
+mod detail;
 mod domain;
+mod flow;
 mod process;
 mod status;
+mod watch;
 
 pub use command::{
     CheckView, CommandReply, DoctorView, OrdersView, Problem, RestoreView, Verdict, VersionView,
 };
+pub use detail::{GroupPressureView, RoleView, VcpuTimeView};
 pub use domain::{
     AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
     ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
 };
+pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
     PressureView, StatusView, TierView,
+};
+pub use watch::{
+    ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView,
+    WakeLatencyView, WatchAsk, WatchView,
 };
 
 /// Everything that the API shows, as of one moment.
@@ -32,6 +41,8 @@ pub struct Views {
     pub domains: Vec<DomainDetailView>,
     /// The inside of those domains whose guests were polled.
     pub processes: Vec<ProcessesView>,
+    /// Who talks to whom, for each of those domains.
+    pub flows: Vec<FlowsView>,
     /// What could be better about the installation.
     pub doctor: DoctorView,
 }

@@ -6,6 +6,8 @@ use kvmpilot_core::sample::{SchedPolicy, SocketProtocol, SocketState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::RateView;
+
 /// The applications of one guest. All texts in it come from the guest: made printable and bounded, but not to be trusted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessesView {
@@ -40,6 +42,8 @@ pub struct ApplicationView {
     pub communicating: bool,
     /// What says so.
     pub evidence: Option<String>,
+    /// What its processes move, shared sockets included; null without flow probes.
+    pub traffic: Option<RateView>,
     /// Why it is never moved, if so.
     pub protected: Option<String>,
     /// Its processes.
@@ -75,6 +79,8 @@ pub struct ProcessView {
     pub unit: Option<String>,
     /// Threads.
     pub threads: u32,
+    /// What it moves by itself; null without flow probes.
+    pub traffic: Option<RateView>,
     /// Its connections.
     pub connections: Vec<ConnectionView>,
     /// Where it waits for peers.

@@ -69,7 +69,7 @@ pub struct PressureView {
 /// One source of telemetry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TierView {
-    /// Number: 0 needs no probes, 1 is the scheduler probe.
+    /// Number: 0 needs no probes, 1 is the scheduler probe, 3 are the flow probes.
     pub tier: u32,
     /// What it is.
     pub name: String,

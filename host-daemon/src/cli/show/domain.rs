@@ -55,7 +55,9 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
     let titles =
         [">VCPU", ">PCPU", "~PIN", ">RUNS", ">WAITS", ">P50", ">P99", ">PREEMPTED", ">BLOCKED", ">MIGRATED"];
     page.table(&titles, rows.collect());
+    super::detail::times(&mut page, view);
     if !view.threads.is_empty() {
+        super::detail::roles(&mut page, view);
         page.heading("THREADS");
         let rows = view.threads.iter().map(|thread| {
             vec![
@@ -145,6 +147,7 @@ fn facts(view: &DomainDetailView) -> Vec<(&str, String)> {
         ("need", format!("{}, off its optimum for {} cycles", number(row.need), row.cycles_off_optimum)),
         ("agent", agent(&row.agent)),
     ];
+    facts.extend(super::detail::facts(view));
     if let Some(guest) = &view.guest {
         let text = format!(
             "load {}, {} runnable, {} vcpus online",
@@ -214,7 +217,7 @@ fn agent(agent: &AgentView) -> String {
     }
 }
 
-fn role(role: ThreadRole) -> String {
+pub(super) fn role(role: ThreadRole) -> String {
     match role {
         ThreadRole::Vcpu(number) => format!("vcpu {number}"),
         ThreadRole::Emulator => "emulator".to_owned(),

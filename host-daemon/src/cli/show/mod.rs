@@ -1,15 +1,20 @@
 //! Each answer as a page for people.
 
+mod detail;
 mod domain;
+mod flow;
 mod order;
 mod process;
 mod status;
+mod watch;
 mod why;
 
 pub(super) use domain::{domain, domains};
+pub(super) use flow::flows;
 pub(super) use order::{order, orders, reply};
 pub(super) use process::processes;
 pub(super) use status::{doctor, status};
+pub(super) use watch::watch;
 pub(super) use why::why;
 
 use kvmpilot_core::finding::{Finding, Severity};

@@ -4,7 +4,7 @@ use kvmpilot_core::policy::Level;
 use kvmpilot_core::sample::SchedPolicy;
 
 use super::super::page::{Page, Screen, doubtful, good};
-use super::super::words::{changed, count, memory, plain, ratio, seconds, yes_no};
+use super::super::words::{changed, count, memory, plain, rate, ratio, seconds, yes_no};
 use crate::api::views::{ApplicationView, ProcessView, ProcessesView};
 
 pub(in super::super) fn processes(view: &ProcessesView, screen: Screen) -> String {
@@ -33,16 +33,18 @@ pub(in super::super) fn processes(view: &ProcessesView, screen: Screen) -> Strin
             application.name.clone(),
             level(application),
             if application.communicating { good("yes") } else { yes_no(false).to_owned() },
+            rate(application.traffic.and_then(|traffic| traffic.received_bytes_per_s)),
+            rate(application.traffic.and_then(|traffic| traffic.sent_bytes_per_s)),
             why.or_else(|| application.evidence.clone()).unwrap_or_default(),
         ]
     });
-    page.table(&["~APPLICATION", "LEVEL", "COMMUNICATES", "~WHY"], rows.collect());
+    page.table(&["~APPLICATION", "LEVEL", "COMMUNICATES", ">IN", ">OUT", "~WHY"], rows.collect());
     page.heading("PROCESSES");
     let all = view.applications.iter().flat_map(|application| {
         application.processes.iter().map(move |process| row(&application.name, process))
     });
     page.dense_table(
-        &[">PID", "~PROCESS", ">UID", "NICE", ">CPU", ">MEMORY", "~SOCKETS", "~COMMAND"],
+        &[">PID", "~PROCESS", ">UID", "NICE", ">CPU", ">MEMORY", ">IN", ">OUT", "~SOCKETS", "~COMMAND"],
         all.collect(),
     );
     page.finish()
@@ -78,6 +80,8 @@ fn row(application: &str, process: &ProcessView) -> Vec<String> {
         changed(&process.nice.to_string(), &process.nice_original.to_string()) + policy,
         ratio(process.cpu_ratio),
         memory(Some(process.rss_kib)),
+        rate(process.traffic.and_then(|traffic| traffic.received_bytes_per_s)),
+        rate(process.traffic.and_then(|traffic| traffic.sent_bytes_per_s)),
         sockets(process),
         process.command.clone(),
     ]
