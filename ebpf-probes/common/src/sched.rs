@@ -61,7 +61,7 @@ pub struct Slot {
     pub group: u32,
     /// Part of the wait before the present run that it waited on other pcpus than the one it runs on, ns.
     pub elsewhere_ns: u64,
-    /// pcpu on which the thread was preempted before it was moved to where it runs; [`NOWHERE`] if it was not.
+    /// pcpu on which the thread was preempted; [`NOWHERE`] if it went to sleep. Of the last switch out.
     pub left: u32,
     /// Low half of that pcpu's [`Cpu::switches`](crate::pcpu::Cpu::switches) at the last switch out.
     pub left_switches: u32,
@@ -77,9 +77,7 @@ pub struct Slot {
     pub migrations_node: u64,
     /// Threads that this one has started.
     pub forks: u64,
-    /// 1 if the last switch out was of a thread that wanted to run on.
-    pub wants: u32,
-    _reserved: u32,
+    _reserved: u64,
     /// Waits by length, see [`bucket`]. Their sum is the number of arrivals since the slot went live.
     pub waits: [u64; BUCKETS],
 }
@@ -114,7 +112,6 @@ impl Slot {
             migrations_llc: 0,
             migrations_node: 0,
             forks: 0,
-            wants: 0,
             _reserved: 0,
             waits: [0; BUCKETS],
         }
