@@ -5,9 +5,12 @@
 
 pub mod accel;
 mod agent;
+pub mod bpf;
+mod cgroups;
 pub mod cpio;
 pub mod daemon;
 mod domain_xml;
+pub mod farm;
 pub mod firmware;
 pub mod guests;
 pub mod image;
@@ -21,6 +24,7 @@ pub mod tap;
 pub mod witness;
 
 pub use accel::Accel;
+pub use farm::Farm;
 pub use firmware::Firmware;
 pub use guests::{GuestSpec, Work};
 pub use keeper::reap_stale;

@@ -1,6 +1,7 @@
 //! kvmpilot's tool chest, `cargo xtask`. Only the command line lives here; each command is a module.
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
@@ -43,6 +44,9 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Measure what kvmpilot costs
+    #[command(subcommand)]
+    Bench(bench::BenchTask),
     /// Check the probes on older and newer kernels, each booted in QEMU, and on the one that runs
     Matrix(matrix::MatrixOptions),
     /// A private libvirtd with real guests
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Task::Test { quick } => return test::test(quick),
         Task::Tidy => tidy::tidy(),
         Task::Demo { json } => demo::demo(json.as_deref()),
+        Task::Bench(task) => bench::bench(&task),
         Task::Matrix(options) => setup::setup().and_then(|()| matrix::matrix(&options)),
         Task::Lab(task) => lab::lab(&task),
     };

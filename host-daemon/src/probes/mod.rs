@@ -36,7 +36,7 @@ use cpus::Cpus;
 pub use error::{ProbeError, WatchError};
 use groups::Groups;
 pub use log::LogTask;
-pub use read::{ThreadCounters, Totals};
+pub use read::{Glance, ThreadCounters, Totals};
 use rows::Rows;
 use slots::Slots;
 use table::Table;
