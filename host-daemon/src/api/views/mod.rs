@@ -3,7 +3,7 @@
 //!
 //! A number that is not known is `null`, never a sentinel. New fields may appear; existing ones keep name and meaning
 //! within one API version. Units are in the names: `_kib`, `_s`, `_ms`, `_us`, `_per_s`, `_percent` (0 to 100),
-//! `_ratio` (a share, 0.0 to 1.0).
+//! `_ratio` (a share, 0.0 to 1.0), `_pcpus` (time in pcpus: 1.5 is one and a half).
 
 mod command;
 mod detail;
