@@ -1,10 +1,14 @@
 //! Checks the probes on the kernel that runs, and prints one line about it (`probe_report.rs`). `cargo xtask matrix`
 //! runs it here and as the one program of virtual machines with other kernels. Needs root and /proc, /sys; with the
-//! argument `unprivileged` it gives up root first, to show how the probes take that.
+//! argument `unprivileged` it gives up root first, to show how the probes take that; with `hotplug` it also takes a pcpu
+//! offline, which only a machine of its own should suffer.
 
+mod hotplug;
 mod subjects;
 mod tier0;
 mod tier1;
+mod tier2;
+mod tier3;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +23,8 @@ const NOBODY: Uid = Uid::from_raw(65534);
 const WINDOW: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    if std::env::args().any(|argument| argument == "unprivileged")
+    let told = |word: &str| std::env::args().any(|argument| argument == word);
+    if told("unprivileged")
         && let Err(error) = setresuid(NOBODY, NOBODY, NOBODY)
     {
         eprintln!("cannot give up root: {error}");
@@ -38,7 +43,7 @@ fn main() -> ExitCode {
         Err(reason) => {
             report.tiers.push(TierReport { tier: 1, outcome: TierOutcome::Off, note: reason });
         }
-        Ok(probes) => match tier1::check(probes) {
+        Ok(probes) => match tier1::check(probes, told("hotplug")) {
             Ok(counted) => {
                 report.errors = Some(counted.errors);
                 report.matrix_error = Some(counted.matrix_error);
@@ -47,6 +52,8 @@ fn main() -> ExitCode {
             Err(error) => report.tiers.push(tier(1, Err(error))),
         },
     }
+    report.tiers.push(tier2::check(&kernel));
+    report.tiers.push(tier3::check(&kernel));
     match report.line() {
         Ok(line) => println!("{line}"),
         Err(error) => {
