@@ -4,6 +4,7 @@
 mod command;
 pub mod insides;
 mod on_demand;
+mod overhead;
 mod recording;
 mod start;
 pub mod windows;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::{Decision, History};
+use kvmpilot_core::decide::{Decision, History, Overhead, Shed};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
@@ -73,6 +74,7 @@ struct Daemon {
     book: OrderBook,
     history: History,
     windows: Windows,
+    overhead: Overhead,
     work: JoinSet<Done>,
     /// Domains that are being changed.
     busy: BTreeSet<Uuid>,
@@ -138,7 +140,8 @@ impl Daemon {
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
         let inventory = self.inventory.snapshot();
-        let plan = self.windows.plan(self.began.elapsed(), &self.config.policy, false);
+        let plan =
+            self.windows.plan(self.began.elapsed(), &self.config.policy, self.overhead.is_shed(Shed::Detail));
         // While a domain is being changed nobody knows which of its values is the old and which the new one.
         let changed_at = |uuid| {
             if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
@@ -180,6 +183,7 @@ impl Daemon {
             self.latest = model;
             publish = true;
             wanted.extend(self.take(decision, "tick"));
+            self.keep_to_budget();
         }
         if let Some((model, decision, took)) = decided.cycle {
             self.cycles += 1;
@@ -325,6 +329,7 @@ impl Daemon {
             cycles: self.cycles,
             last_cycle: self.last_cycle.map(|(at, took)| (at.elapsed(), took)),
             own_use: self.kernel.own_use().ok(),
+            overhead: &self.overhead,
             ledger_entries: self.executor.ledger().len(),
             orders: self.store.order_counts().ok(),
             doctor: DoctorView { checks: self.check_up(&guests) },

@@ -106,6 +106,10 @@ fn write_config(directory: &Path, config: &str) -> Result<()> {
     // A section that is there already must not be opened again.
     let section = if config.contains("[daemon]") { "" } else { "\n[daemon]" };
     write!(text, "{section}\nstate_directory = \"{}\"\nsocket = \"{}\"\n", at("state"), at("sock"))?;
+    // These are debug builds, ten times as dear as what a budget is meant for.
+    if !config.contains("[overhead]") {
+        text.push_str("\n[overhead]\nenabled = false\n");
+    }
     Ok(fs::write(directory.join("kvmpilot.toml"), text)?)
 }
 
@@ -197,6 +201,12 @@ impl Daemon<'_> {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id, where it was started without a wrapper that stays.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
     }
 
     fn pid(&self) -> Result<Pid> {

@@ -5,9 +5,12 @@
 
 pub mod accel;
 mod agent;
+pub mod bpf;
+mod cgroups;
 pub mod cpio;
 pub mod daemon;
 mod domain_xml;
+pub mod farm;
 pub mod firmware;
 pub mod guests;
 pub mod image;
@@ -18,9 +21,11 @@ mod paths;
 pub mod probe_report;
 mod run;
 pub mod tap;
+mod tracefs;
 pub mod witness;
 
 pub use accel::Accel;
+pub use farm::Farm;
 pub use firmware::Firmware;
 pub use guests::{GuestSpec, Work};
 pub use keeper::reap_stale;
@@ -28,4 +33,5 @@ pub use lab::{Lab, LabOptions};
 pub use load::{HttpLoad, HttpReport};
 pub use paths::{lab_cache, target_dir, workspace};
 pub use run::{output_of, run, wait_for};
+pub use tracefs::with_tracefs;
 pub use witness::Witness;

@@ -1,6 +1,7 @@
 //! kvmpilot's tool chest, `cargo xtask`. Only the command line lives here; each command is a module.
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
@@ -45,6 +46,9 @@ enum Task {
     },
     /// Check the probes on older and newer kernels, each booted in QEMU, and on the one that runs
     Matrix(matrix::MatrixOptions),
+    /// Measure what kvmpilot costs
+    #[command(subcommand)]
+    Bench(bench::BenchTask),
     /// A private libvirtd with real guests
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::tidy(),
         Task::Demo { json } => demo::demo(json.as_deref()),
         Task::Matrix(options) => setup::setup().and_then(|()| matrix::matrix(&options)),
+        Task::Bench(task) => bench::bench(&task),
         Task::Lab(task) => lab::lab(&task),
     };
     match outcome {

@@ -3,16 +3,18 @@
 mod detail;
 mod domain;
 mod flow;
+mod own;
 mod process;
 mod record;
 mod status;
+mod steal;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::History;
+use kvmpilot_core::decide::{History, Overhead};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::policy::Policy;
@@ -53,6 +55,7 @@ pub struct Scene<'a> {
     /// How long ago the last cycle began, and how long it took.
     pub last_cycle: Option<(Duration, Duration)>,
     pub own_use: Option<OwnUse>,
+    pub overhead: &'a Overhead,
     pub ledger_entries: usize,
     pub orders: Option<OrderCounts>,
     pub doctor: DoctorView,
@@ -68,6 +71,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         status: status::status(scene),
         domains,
         processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
+        steal: steal::steal(scene),
         flows: scene.model.domains.iter().map(|domain| flow::flows(domain, scene)).collect(),
         doctor: scene.doctor.clone(),
     }

@@ -95,6 +95,9 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("guard", "max_changes", sets!(policy.guard.max_changes, |v| v.whole(1..=10_000))),
     option("guard", "max_pin_part", sets!(policy.guard.max_pin_part, |v| v.number(0.0..=1.0))),
     option("guard", "oscillation_hold", sets!(policy.guard.oscillation_hold, |v| v.duration(PERIOD))),
+
+    option("overhead", "enabled", sets!(policy.overhead.enabled, |v| v.boolean())),
+    option("overhead", "budget", sets!(policy.overhead.budget, |v| v.number(0.0001..=1.0))),
 ];
 
 /// Every option of a `[[domain]]` entry.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvmpilot_core::decide::History;
+use kvmpilot_core::decide::{History, Overhead};
 use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
@@ -146,6 +146,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         desk,
         history: History::default(),
         windows: Windows::default(),
+        overhead: Overhead::default(),
         work: JoinSet::new(),
         busy: BTreeSet::new(),
         changed: BTreeMap::new(),

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 
 use kvmpilot_core::sample::InterfaceSample;
-use procfs::net::InterfaceDeviceStatus;
-use procfs::prelude::FromRead;
 
 use super::{Kernel, Unread, Unreads};
 
@@ -15,24 +13,29 @@ impl Kernel {
     /// What a tap receives its guest has sent, and the other way round.
     #[must_use]
     pub fn interfaces(&self) -> (BTreeMap<String, InterfaceSample>, Vec<Unread>) {
-        let path = self.proc.join("self/net/dev");
         let mut unread = Unreads::default();
-        let devices = InterfaceDeviceStatus::from_file(&path).unwrap_or_else(|err| {
-            unread.add(&path, err);
-            InterfaceDeviceStatus(Default::default())
-        });
-        let interfaces = devices.0.into_values().map(|device| {
-            let sample = InterfaceSample {
-                device: device.name.clone(),
-                received_bytes: Some(device.sent_bytes),
-                sent_bytes: Some(device.recv_bytes),
-                received_packets: Some(device.sent_packets),
-                sent_packets: Some(device.recv_packets),
-            };
-            (device.name, sample)
-        });
-        (interfaces.collect(), unread.0)
+        let parse = |text: &str| text.lines().skip(2).map(device).collect::<Option<_>>();
+        let interfaces = unread.parse(&self.proc.join("self/net/dev"), parse);
+        (interfaces.unwrap_or_default(), unread.0)
     }
+}
+
+/// `vnet0: bytes packets errs drop fifo frame compressed multicast`, and eight more numbers for what was sent.
+fn device(line: &str) -> Option<(String, InterfaceSample)> {
+    // A name may hold a colon (an alias), but no space.
+    let (name, numbers) = line.trim_start().split_once(' ')?;
+    let name = name.strip_suffix(':')?;
+    let mut numbers = numbers.split_ascii_whitespace().map(|number| number.parse().ok());
+    let [received_bytes, received_packets] = [numbers.next()??, numbers.next()??];
+    let [sent_bytes, sent_packets] = [numbers.nth(6)??, numbers.next()??];
+    let sample = InterfaceSample {
+        device: name.to_owned(),
+        received_bytes: Some(sent_bytes),
+        sent_bytes: Some(received_bytes),
+        received_packets: Some(sent_packets),
+        sent_packets: Some(received_packets),
+    };
+    Some((name.to_owned(), sample))
 }
 
 #[cfg(test)]

@@ -31,12 +31,12 @@ use kvmpilot_ebpf_common::pcpu::UNKNOWN;
 use kvmpilot_ebpf_common::sched::Slot;
 
 pub use census::{Census, census};
-pub use cost::CostWindow;
+pub use cost::{CostWindow, ProgramSize};
 use cpus::Cpus;
 pub use error::{ProbeError, WatchError};
 use groups::Groups;
 pub use log::LogTask;
-pub use read::{ThreadCounters, Totals};
+pub use read::{Glance, ThreadCounters, Totals};
 use rows::Rows;
 use slots::Slots;
 use table::Table;

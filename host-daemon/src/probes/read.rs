@@ -51,7 +51,48 @@ pub struct ThreadCounters {
     pub pcpu: u32,
 }
 
+/// What changes from cycle to cycle: [`ThreadCounters`] without the waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is explained there")]
+pub struct Glance {
+    pub totals: Totals,
+    pub running: bool,
+    pub exited: bool,
+    pub preempted: u64,
+    pub blocked: u64,
+    pub migrations: u64,
+    pub migrations_llc: Option<u64>,
+    pub migrations_node: Option<u64>,
+    pub forks: u64,
+    pub pcpu: u32,
+}
+
 impl Probes {
+    /// What the probes know about a thread without its waits, for less than [`Self::read`] costs. `None` as there.
+    #[must_use]
+    pub fn glance(&self, key: ThreadKey) -> Option<Glance> {
+        let slot = self.slots.load_head(self.table.slot(key)?);
+        if slot.state != LIVE && slot.state != EXITED {
+            return None;
+        }
+        Some(Glance {
+            totals: Totals {
+                on_cpu_ns: slot.on_cpu_ns,
+                runq_wait_ns: slot.runq_wait_ns,
+                arrivals: slot.arrivals,
+            },
+            running: slot.running != 0,
+            exited: slot.state == EXITED,
+            preempted: slot.preempted,
+            blocked: slot.blocked,
+            migrations: slot.migrations,
+            migrations_llc: self.has_topology.then_some(slot.migrations_llc),
+            migrations_node: self.has_topology.then_some(slot.migrations_node),
+            forks: slot.forks,
+            pcpu: slot.pcpu,
+        })
+    }
+
     /// What the probes know about a thread. `None` if it is not watched, and until its first switch after the
     /// watch began; schedstat has the totals then.
     #[must_use]

@@ -99,7 +99,17 @@ impl HostSense {
             let changed = changed_at(*uuid);
             domains.extend(self.domain(*uuid, entry, changed, &taps, cadence, &mut turn));
         }
-        (Sample { host, topology: self.topology.clone(), domains, own: OwnSample::default() }, unread)
+        (Sample { host, topology: self.topology.clone(), domains, own: self.own() }, unread)
+    }
+
+    /// What we ourselves cost.
+    fn own(&self) -> OwnSample {
+        let own = self.kernel.own_use().ok();
+        OwnSample {
+            cpu_ns: own.and_then(|own| u64::try_from(own.cpu.as_nanos()).ok()),
+            rss_kib: own.map(|own| own.rss_kib),
+            programs: Vec::new(),
+        }
     }
 
     /// Lets the probes watch exactly the threads that are there.

@@ -6,7 +6,7 @@ use std::io;
 use kvmpilot_core::sample::{ThreadRole, ThreadSample, ThreadSource};
 
 use crate::kernel::{Kernel, Schedstat, SchedstatFile, ThreadInfo, VcpuThread};
-use crate::probes::{Probes, ThreadCounters, ThreadKey, Totals};
+use crate::probes::{Glance, Probes, ThreadKey, Totals};
 
 /// A thread that is followed.
 #[derive(Debug)]
@@ -17,6 +17,9 @@ pub(super) struct Followed {
     /// The probe's totals when the kernel's file was found to be ahead of them although the probe says that the thread
     /// sleeps: the switch that put it on a pcpu was not traced. Until they move, the file is right.
     lost_at: Option<Totals>,
+    /// The probe has not met the thread yet, and the kernel's file told the same twice: it sleeps. The switch that wakes it
+    /// up is one that the probe meets it at.
+    quiet: bool,
     /// The last figures that were given out: two sources that take turns must never go back.
     last: Schedstat,
 }
@@ -32,7 +35,7 @@ pub(super) struct Depth {
 
 impl Followed {
     pub(super) fn new(info: ThreadInfo) -> Self {
-        Self { info, schedstat: None, lost_at: None, last: Schedstat::default() }
+        Self { info, schedstat: None, lost_at: None, quiet: false, last: Schedstat::default() }
     }
 
     /// What names the thread for ever.
@@ -66,37 +69,54 @@ impl Followed {
         probes: Option<&Probes>,
         depth: Depth,
     ) -> Option<ThreadSample> {
-        // Probe first: what runs while we look can then only be ahead, never behind.
-        let Some(counters) = probes.and_then(|probes| probes.read(self.key())) else {
-            let totals = self.file(kernel, probes.is_none()).ok()?;
-            return Some(self.sample(totals, None, depth));
+        let Some(probes) = probes else {
+            let totals = self.file(kernel, true).ok()?;
+            return Some(self.sample(totals));
         };
-        if counters.exited {
+        // Probe first: what runs while we look can then only be ahead, never behind.
+        let Some(glance) = probes.glance(self.key()) else {
+            if !self.quiet || depth.check {
+                let totals = self.file(kernel, false).ok()?;
+                self.quiet = totals == self.last;
+                return Some(self.sample(totals));
+            }
+            return Some(self.sample(self.last));
+        };
+        if glance.exited {
             return None;
         }
-        self.lost_at = self.lost_at.filter(|totals| *totals == counters.totals);
-        let told = Schedstat {
-            on_cpu_ns: counters.totals.on_cpu_ns,
-            runq_wait_ns: counters.totals.runq_wait_ns,
-            arrivals: counters.totals.arrivals,
-        };
-        let totals = if counters.running || depth.check || self.lost_at.is_some() {
-            let file = self.file(kernel, false).ok()?;
-            if !counters.running && file.on_cpu_ns > told.on_cpu_ns {
-                self.lost_at = Some(counters.totals);
-            }
-            file
-        } else {
-            told
-        };
-        let mut sample = self.sample(totals, Some(&counters), depth);
+        let totals = self.totals(kernel, &glance, depth.check).ok()?;
+        let mut sample = self.sample(totals);
+        sample.source = ThreadSource::Probe;
+        sample.switches_preempted = Some(glance.preempted);
+        sample.switches_blocked = Some(glance.blocked);
+        sample.migrations = Some(glance.migrations);
+        sample.migrations_llc = glance.migrations_llc;
+        sample.migrations_node = glance.migrations_node;
+        sample.pcpu = Some(glance.pcpu);
         if depth.detail
-            && let Some(probes) = probes
+            && let Some(counters) = probes.read(self.key())
         {
+            sample.runq_wait_max_ns = Some(counters.max_wait_ns);
+            sample.runq_wait_histogram = Some(counters.waits.to_vec());
             sample.stolen = probes.stolen(self.key());
             probes.next_window(self.key());
         }
         Some(sample)
+    }
+
+    /// The probe's totals, or the kernel's where those may be behind.
+    fn totals(&mut self, kernel: &Kernel, glance: &Glance, check: bool) -> io::Result<Schedstat> {
+        let Totals { on_cpu_ns, runq_wait_ns, arrivals } = glance.totals;
+        self.lost_at = self.lost_at.filter(|totals| *totals == glance.totals);
+        if !glance.running && !check && self.lost_at.is_none() {
+            return Ok(Schedstat { on_cpu_ns, runq_wait_ns, arrivals });
+        }
+        let file = self.file(kernel, false)?;
+        if !glance.running && file.on_cpu_ns > on_cpu_ns {
+            self.lost_at = Some(glance.totals);
+        }
+        Ok(file)
     }
 
     fn file(&mut self, kernel: &Kernel, keep: bool) -> io::Result<Schedstat> {
@@ -110,26 +130,13 @@ impl Followed {
         kernel.schedstat(tgid, tid)
     }
 
-    fn sample(&mut self, totals: Schedstat, counters: Option<&ThreadCounters>, depth: Depth) -> ThreadSample {
+    /// These figures, or the last ones where those are ahead.
+    fn sample(&mut self, totals: Schedstat) -> ThreadSample {
         self.last = Schedstat {
             on_cpu_ns: totals.on_cpu_ns.max(self.last.on_cpu_ns),
             runq_wait_ns: totals.runq_wait_ns.max(self.last.runq_wait_ns),
             arrivals: totals.arrivals.max(self.last.arrivals),
         };
-        let mut sample = self.info.clone().into_sample(self.last);
-        if let Some(counters) = counters {
-            sample.source = ThreadSource::Probe;
-            if depth.detail {
-                sample.runq_wait_max_ns = Some(counters.max_wait_ns);
-                sample.runq_wait_histogram = Some(counters.waits.to_vec());
-            }
-            sample.switches_preempted = Some(counters.preempted);
-            sample.switches_blocked = Some(counters.blocked);
-            sample.migrations = Some(counters.migrations);
-            sample.migrations_llc = counters.migrations_llc;
-            sample.migrations_node = counters.migrations_node;
-            sample.pcpu = Some(counters.pcpu);
-        }
-        sample
+        self.info.clone().into_sample(self.last)
     }
 }

@@ -8,6 +8,7 @@ mod balloon;
 mod class;
 mod guard;
 pub mod history;
+mod overhead;
 mod placement;
 mod priority;
 mod state;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use balloon::least_memory;
 pub use class::class_of;
 pub use history::History;
+pub use overhead::{Bill, Overhead, OverheadStep, Shed};
 pub use priority::{protection, scarcity};
 pub use state::{ResourceState, StateHistory, need, target_wait};
 

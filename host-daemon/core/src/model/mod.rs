@@ -10,8 +10,10 @@ mod flow;
 mod guest;
 mod histogram;
 mod host;
+mod own;
 mod owner;
 mod role;
+mod steal;
 mod traffic;
 mod watch;
 
@@ -24,8 +26,10 @@ pub use flow::{DeviceModel, EndedModel, FlowModel, FlowsModel, TrafficRate};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};
 pub use histogram::quantile;
 pub use host::{HostModel, PcpuModel};
+pub use own::{OwnModel, ProgramModel};
 pub use owner::Owner;
 pub use role::{RoleKind, RoleModel};
+pub use steal::{DomainSteal, StealModel, VcpuSteal};
 pub use watch::{ExitModel, ExitReasonModel, LatencyModel, VcpuExitModel, WatchWhat};
 
 use crate::sample::Sample;
@@ -44,6 +48,10 @@ pub struct Model {
     pub topology: Topology,
     /// The domains at the end.
     pub domains: Vec<DomainModel>,
+    /// Who ran while whose vcpus waited.
+    pub steal: StealModel,
+    /// What the daemon itself costs.
+    pub own: OwnModel,
 }
 
 impl Model {
@@ -59,7 +67,9 @@ impl Model {
             })
             .collect();
         let host = HostModel::new(&begin.host, &end.host, elapsed);
-        Self { at, elapsed, host, topology: end.topology.clone(), domains }
+        let steal = StealModel::new(begin, end);
+        let own = OwnModel::new(&begin.own, &end.own, elapsed);
+        Self { at, elapsed, host, topology: end.topology.clone(), domains, steal, own }
     }
 }
 

@@ -137,6 +137,21 @@ impl Default for BalloonPolicy {
     }
 }
 
+/// What kvmpilot itself may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OverheadPolicy {
+    /// Whether anything is given up when it costs more. Default yes.
+    pub enabled: bool,
+    /// Part of one pcpu for each hundred vcpus that run, but for one hundred at least. Default 0.01.
+    pub budget: f64,
+}
+
+impl Default for OverheadPolicy {
+    fn default() -> Self {
+        Self { enabled: true, budget: 0.01 }
+    }
+}
+
 /// Limits over all deciders.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuardPolicy {

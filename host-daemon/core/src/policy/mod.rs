@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use limits::{BalloonPolicy, GuardPolicy, LadderPolicy, PlacementPolicy, StatePolicy, WeightPolicy};
+pub use limits::{
+    BalloonPolicy, GuardPolicy, LadderPolicy, OverheadPolicy, PlacementPolicy, StatePolicy, WeightPolicy,
+};
 pub use words::{Actuator, Class, ClassSetting, Level, Mode};
 
 /// Everything that decisions depend on besides the model and the history.
@@ -32,6 +34,9 @@ pub struct Policy {
     pub balloon: BalloonPolicy,
     /// Global limits.
     pub guard: GuardPolicy,
+    /// What kvmpilot itself may cost.
+    #[serde(default)]
+    pub overhead: OverheadPolicy,
     /// Per domain; the first entry whose name matches counts.
     pub domains: Vec<DomainPolicy>,
 }

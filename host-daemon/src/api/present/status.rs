@@ -4,10 +4,9 @@ use kvmpilot_core::policy::{Actuator, Mode};
 use kvmpilot_core::sample::DomainState;
 use kvmpilot_core::units::{KiB, Ratio};
 
-use super::{Scene, seconds};
+use super::{Scene, own, seconds};
 use crate::api::views::{
-    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
-    PressureView, StatusView,
+    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, PressureView, StatusView,
 };
 use crate::libvirt::Status;
 
@@ -36,7 +35,7 @@ pub(super) fn status(scene: &Scene<'_>) -> StatusView {
         uptime_s: scene.now.as_secs(),
         mode: scene.policy.mode,
         paused: scene.paused,
-        tiers: scene.tiers.to_vec(),
+        tiers: own::tiers(scene),
         libvirt: libvirt(scene),
         health: health(scene),
         domains: DomainCountsView { running: count(running().count()), managed: count(managed) },
@@ -46,10 +45,7 @@ pub(super) fn status(scene: &Scene<'_>) -> StatusView {
             last_duration_ms: scene.last_cycle.map(|(_, took)| seconds(took) * 1000.0),
             seconds_since_last: scene.last_cycle.map(|(ago, _)| seconds(ago)),
         },
-        own_cost: OwnCostView {
-            cpu_seconds: scene.own_use.map(|own| seconds(own.cpu)),
-            rss_kib: scene.own_use.map(|own| own.rss_kib),
-        },
+        own_cost: own::own_cost(scene),
         ledger_entries: u64::try_from(scene.ledger_entries).unwrap_or(u64::MAX),
         orders: OrderCountsView {
             proposed: scene.orders.map_or(0, |orders| orders.proposed),

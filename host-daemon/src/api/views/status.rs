@@ -130,6 +130,35 @@ pub struct OwnCostView {
     pub cpu_seconds: Option<f64>,
     /// Resident memory.
     pub rss_kib: Option<u64>,
+    /// CPU time of its threads over the last tick, as a part of one CPU.
+    pub daemon_percent: Option<f64>,
+    /// CPU time of its eBPF programs over the last tick as a part of one CPU, estimated: runs times measured mean time.
+    pub programs_percent: Option<f64>,
+    /// What both together may cost: `[overhead] budget`, for the vcpus there are.
+    pub budget_percent: Option<f64>,
+    /// Its eBPF programs.
+    #[serde(default)]
+    pub programs: Vec<ProgramView>,
+    /// What is given up to keep to the budget, in the order in which it was.
+    #[serde(default)]
+    pub shed: Vec<String>,
+}
+
+/// One kind of eBPF program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProgramView {
+    /// Name, as `bpftool prog` shows it.
+    pub name: String,
+    /// Tier that it belongs to.
+    pub tier: u32,
+    /// Instances that are attached.
+    pub attached: u32,
+    /// Runs a second over the last tick.
+    pub runs_per_s: Option<f64>,
+    /// Mean time of one run when it was measured last.
+    pub ns_per_run: Option<u64>,
+    /// Both together, as a part of one CPU.
+    pub cpu_percent: Option<f64>,
 }
 
 /// How many work orders there are.

@@ -69,22 +69,35 @@ fn facts(view: &StatusView) -> Vec<(&str, String)> {
         format!("{} not at their originals (`kvmpilot restore` puts them back)", view.ledger_entries)
     };
     facts.push(("values", changed));
-    let cost = &view.own_cost;
-    facts.push((
-        "own cost",
-        format!(
-            "{} of CPU in {}, {}",
-            seconds(cost.cpu_seconds),
-            // A span, not an instant: whole seconds are exact in a float for 285 million years.
-            seconds(Some(std::time::Duration::from_secs(view.uptime_s).as_secs_f64())),
-            memory(cost.rss_kib)
-        ),
-    ));
+    facts.push(("own cost", own_cost(view)));
+    if !view.own_cost.shed.is_empty() {
+        facts.push((
+            "",
+            doubtful(&format!("given up to keep to the budget: {}", view.own_cost.shed.join(", "))),
+        ));
+    }
     for tier in &view.tiers {
         let on = if tier.on { good("on") } else { doubtful("off") };
         facts.push(("telemetry", format!("tier {}, {}: {on}; {}", tier.tier, tier.name, tier.reason)));
     }
     facts
+}
+
+fn own_cost(view: &StatusView) -> String {
+    let cost = &view.own_cost;
+    // Small parts of a small budget.
+    let percent =
+        |part: Option<f64>| part.map_or_else(|| UNKNOWN.to_owned(), |part| format!("{part:.2}\u{a0}%"));
+    format!(
+        "{} of CPU in {}, {}; now {} of one CPU and {} by the probes, budget {}",
+        seconds(cost.cpu_seconds),
+        // A span, not an instant: whole seconds are exact in a float for 285 million years.
+        seconds(Some(std::time::Duration::from_secs(view.uptime_s).as_secs_f64())),
+        memory(cost.rss_kib),
+        percent(cost.daemon_percent),
+        percent(cost.programs_percent),
+        percent(cost.budget_percent)
+    )
 }
 
 pub(in super::super) fn doctor(view: &DoctorView, screen: Screen) -> String {
