@@ -21,6 +21,8 @@ const CONFIG: &str =
     "[modes]\ndefault = \"observe\"\n[loops]\ncycle = \"5s\"\nguest = \"5s\"\n[agent]\ntimeout = \"20s\"\n";
 /// Ethernet, IPv4, and TCP with its time stamps.
 const HEADERS: u64 = 14 + 20 + 32;
+/// Seconds between two readings.
+const READING: f64 = 5.0;
 /// What a SYN, and the answer to it, has beyond that.
 const SYN_OPTIONS: u64 = 8;
 
@@ -86,9 +88,10 @@ fn still(lab: &Lab, daemon: &Daemon<'_>, tap: &str) -> Result<(Bytes, Value)> {
     wait_for("the tap to be still", PATIENCE, || {
         let before = link(lab, tap)?;
         let begin = daemon.json(&["flows", "web"])?["watched_s"].as_f64().context("not watched yet")?;
-        let flows = wait_for("another reading", Duration::from_secs(15), || {
+        // What is shown next may have been read before we began; the one after it was not.
+        let flows = wait_for("two more readings", Duration::from_secs(25), || {
             let flows = daemon.json(&["flows", "web"])?;
-            ensure!(flows["watched_s"].as_f64() > Some(begin), "not yet");
+            ensure!(flows["watched_s"].as_f64() > Some(begin + READING * 1.5), "not yet");
             Ok(flows)
         })?;
         ensure!(before == link(lab, tap)?, "the tap moves");
