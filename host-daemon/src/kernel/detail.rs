@@ -45,6 +45,15 @@ pub struct VcpuThread {
     pub start_ticks: u64,
 }
 
+/// What all QEMUs of a host have in common.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Of KVM's statistics.
+    layout: Option<Arc<Layout>>,
+    /// Mounts hardly ever change, and there may be thousands. Looked for again when a cgroup is not where it should be.
+    hierarchies: Option<Hierarchies>,
+}
+
 /// The open files of one QEMU. An open statistics file keeps the VM in the kernel: drop this when QEMU has ended.
 #[derive(Debug, Default)]
 pub struct Detail {
@@ -67,13 +76,8 @@ struct Vcpu {
 }
 
 impl Detail {
-    /// One reading. `layout` is shared by all QEMUs of a host.
-    pub fn read(
-        &mut self,
-        kernel: &Kernel,
-        qemu: QemuProcess<'_>,
-        layout: &mut Option<Arc<Layout>>,
-    ) -> DetailSample {
+    /// One reading.
+    pub fn read(&mut self, kernel: &Kernel, qemu: QemuProcess<'_>, shared: &mut Shared) -> DetailSample {
         let mut threads = qemu.vcpus.to_vec();
         threads.sort_unstable();
         let changed = !self.vcpus.iter().map(|vcpu| &vcpu.thread).eq(&threads);
@@ -90,12 +94,12 @@ impl Detail {
         if !qemu.kvm || self.vcpus.is_empty() {
             self.missing_stats = None;
         } else if changed || self.broken || (again && self.missing_stats.is_some()) {
-            let found = self.find_stats(kernel, qemu.held, layout);
+            let found = self.find_stats(kernel, qemu.held, &mut shared.layout);
             self.missing_stats =
                 found.err().map(|err| format!("KVM statistics: {err}; halt polling is not known"));
         }
         if again {
-            self.find_groups(kernel, qemu.pid);
+            self.find_groups(kernel, qemu.pid, &mut shared.hierarchies);
         }
         self.readings = self.readings.saturating_add(1);
         self.read_open(kernel, qemu.pid)
@@ -132,7 +136,7 @@ impl Detail {
         Ok(())
     }
 
-    fn find_groups(&mut self, kernel: &Kernel, pid: u32) {
+    fn find_groups(&mut self, kernel: &Kernel, pid: u32, known: &mut Option<Hierarchies>) {
         self.missing_groups.clear();
         (self.groups, self.pressure) = (Vec::new(), None);
         let mut note = |what: &str, err: io::Error| {
@@ -141,11 +145,11 @@ impl Detail {
                 self.missing_groups.push(text);
             }
         };
-        let (hierarchies, main) =
-            match kernel.hierarchies().and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
-                Ok(both) => both,
-                Err(err) => return note("cgroups", err),
-            };
+        let found = known.take().map_or_else(|| kernel.hierarchies(), Ok);
+        let (hierarchies, main) = match found.and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
+            Ok(both) => both,
+            Err(err) => return note("cgroups", err),
+        };
         match hierarchies.domain(&main) {
             Ok(groups) => self.groups = groups,
             Err(err) => note("CPU quota of the domain", err),
@@ -162,6 +166,9 @@ impl Detail {
                     None
                 }
             };
+        }
+        if self.missing_groups.is_empty() {
+            *known = Some(hierarchies);
         }
     }
 

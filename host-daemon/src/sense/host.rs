@@ -2,7 +2,6 @@
 //! agent call happens here.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
@@ -13,7 +12,7 @@ use tokio::time::Instant;
 use super::inventory::{Entries, InventoryEntry};
 use super::qemu::Qemus;
 use super::thread::Depth;
-use crate::kernel::{Kernel, Layout};
+use crate::kernel::{Kernel, Shared};
 use crate::probes::Probes;
 
 /// Time after which pcpus are looked for again: hot-plug is rare, and sysfs has a dozen files for each pcpu.
@@ -33,8 +32,8 @@ pub struct HostSense {
     topology: Topology,
     looked_at_topology: Option<Instant>,
     cycles: usize,
-    /// Layout of KVM's statistics, the same for all vcpus.
-    kvm_layout: Option<Arc<Layout>>,
+    /// What the detailed readings of all QEMUs have in common.
+    shared: Shared,
 }
 
 /// How much a sample holds.
@@ -58,7 +57,7 @@ impl HostSense {
             topology: Topology { pcpus: Vec::new() },
             looked_at_topology: None,
             cycles: 0,
-            kvm_layout: None,
+            shared: Shared::default(),
         }
     }
 
@@ -155,7 +154,7 @@ impl HostSense {
         }
         if cadence == Cadence::Detail {
             let kvm = domain.accel == "kvm";
-            domain.detail = Some(qemu.detail(&self.kernel, kvm, &mut self.kvm_layout));
+            domain.detail = Some(qemu.detail(&self.kernel, kvm, &mut self.shared));
         }
         Some(domain)
     }

@@ -2,7 +2,6 @@
 //! at again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
@@ -11,7 +10,7 @@ use tokio::time::Instant;
 
 use super::inventory::Entries;
 use super::thread::Followed;
-use crate::kernel::{Detail, Kernel, Layout, Process, QemuProcess};
+use crate::kernel::{Detail, Kernel, Process, QemuProcess, Shared};
 use crate::probes::ThreadKey;
 
 /// Time after which QEMU processes are looked for again where one is missing.
@@ -190,15 +189,10 @@ impl Qemu {
     }
 
     /// Where its vcpus' time goes.
-    pub(super) fn detail(
-        &mut self,
-        kernel: &Kernel,
-        kvm: bool,
-        layout: &mut Option<Arc<Layout>>,
-    ) -> DetailSample {
+    pub(super) fn detail(&mut self, kernel: &Kernel, kvm: bool, shared: &mut Shared) -> DetailSample {
         let vcpus: Vec<_> = self.threads.iter().filter_map(Followed::vcpu).collect();
         let process = QemuProcess { pid: self.pid, held: self.held.as_ref(), vcpus: &vcpus, kvm };
-        self.detail.read(kernel, process, layout)
+        self.detail.read(kernel, process, shared)
     }
 
     fn postpone(&mut self, now: Instant) {
