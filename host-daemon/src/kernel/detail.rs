@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use kvmpilot_core::sample::{DetailSample, TimesSample, VcpuDetailSample};
 use nix::time::{ClockId, clock_gettime};
-use procfs::process::Stat;
 
 use super::cgroup::{Bandwidth, Hierarchies, Pressure};
 use super::kvm_stats::{KvmStats, Layout};
@@ -200,8 +199,8 @@ impl Vcpu {
         note: &mut impl FnMut(&str, io::Error),
     ) -> io::Result<VcpuDetailSample> {
         let VcpuThread { number, tid, start_ticks } = self.thread;
-        let stat: Stat = kernel.task_file(pid, tid, "stat")?;
-        if stat.starttime != start_ticks {
+        let stat = kernel.task_stat(pid, tid)?;
+        if stat.start_ticks != start_ticks {
             return Err(io::ErrorKind::NotFound.into());
         }
         let mut keep = |what: &str, err| note(&format!("{what} of vcpu {number}"), err);
@@ -229,9 +228,9 @@ impl Vcpu {
             at_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
             on_cpu_ns: schedstat.on_cpu_ns,
             runq_wait_ns: schedstat.runq_wait_ns,
-            times: stat.guest_time.map(|guest| TimesSample {
-                user_ns: ns(stat.utime),
-                system_ns: ns(stat.stime),
+            times: stat.guest_ticks.map(|guest| TimesSample {
+                user_ns: ns(stat.user_ticks),
+                system_ns: ns(stat.system_ticks),
                 guest_ns: ns(guest),
             }),
             kvm,

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{DomainSample, InterfaceSample, OwnSample, Sample};
+use kvmpilot_core::sample::{DomainSample, InterfaceSample, ProgramSample, Sample};
 use kvmpilot_core::topology::Topology;
 use tokio::time::Instant;
 
 use super::inventory::{Entries, InventoryEntry};
+use super::own::Meter;
 use super::qemu::Qemus;
 use super::thread::Depth;
 use crate::kernel::{Kernel, Layout};
@@ -33,6 +34,7 @@ pub struct HostSense {
     topology: Topology,
     looked_at_topology: Option<Instant>,
     cycles: usize,
+    meter: Meter,
     /// Layout of KVM's statistics, the same for all vcpus.
     kvm_layout: Option<Arc<Layout>>,
 }
@@ -58,6 +60,7 @@ impl HostSense {
             topology: Topology { pcpus: Vec::new() },
             looked_at_topology: None,
             cycles: 0,
+            meter: Meter::default(),
             kvm_layout: None,
         }
     }
@@ -99,17 +102,13 @@ impl HostSense {
             let changed = changed_at(*uuid);
             domains.extend(self.domain(*uuid, entry, changed, &taps, cadence, &mut turn));
         }
-        (Sample { host, topology: self.topology.clone(), domains, own: self.own() }, unread)
+        let own = self.meter.sample(&self.kernel, self.probes.as_mut(), now);
+        (Sample { host, topology: self.topology.clone(), domains, own }, unread)
     }
 
-    /// What we ourselves cost.
-    fn own(&self) -> OwnSample {
-        let own = self.kernel.own_use().ok();
-        OwnSample {
-            cpu_ns: own.and_then(|own| u64::try_from(own.cpu.as_nanos()).ok()),
-            rss_kib: own.map(|own| own.rss_kib),
-            programs: Vec::new(),
-        }
+    /// What programs have counted that are not the scheduler probe's: they are in the next sample.
+    pub fn note_programs(&mut self, others: Vec<ProgramSample>) {
+        self.meter.note(others);
     }
 
     /// Lets the probes watch exactly the threads that are there.
