@@ -90,7 +90,9 @@ impl HostSense {
         }
         let (taps, trouble) = self.kernel.interfaces();
         note(trouble);
-        let (changed, trouble) = self.qemus.refresh(&self.kernel, inventory, now);
+        // Births are counted for threads that are watched, and some are not where the table is full.
+        let counting = self.probes.is_some() && self.unwatched.is_empty();
+        let (changed, trouble) = self.qemus.refresh(&self.kernel, inventory, counting, now);
         note(trouble);
         self.watch(changed);
         unread.extend_from_slice(&self.unwatched);
@@ -147,7 +149,12 @@ impl HostSense {
             let check = turn.is_multiple_of(CHECK_ONE_OF);
             let depth = Depth { detail: cadence == Cadence::Detail, check };
             match thread.read(&self.kernel, self.probes.as_ref(), depth) {
-                Some(sample) => domain.threads.push(sample),
+                Some(sample) => {
+                    domain.threads.push(sample);
+                    if thread.gave_birth() {
+                        qemu.listings = 2;
+                    }
+                }
                 // Gone, or not the one that we know any more.
                 None => qemu.listings = 2,
             }
