@@ -49,10 +49,10 @@ pub(crate) fn switch_out(ctx: &BtfTracePointContext, number: u32, cpu: &mut Cpu,
         // A task may be preempted on its way to sleep, before it gave up the pcpu by itself.
         if ctx.arg::<u8>(0) != 0 || prev.state(ctx) == 0 {
             slot.preempted += 1;
-            slot.wants = 1;
+            slot.left = number;
         } else {
             slot.blocked += 1;
-            slot.wants = 0;
+            slot.left = NOWHERE;
         }
         slot.running = 0;
     } else if !meet(ctx, slot, prev) {
@@ -83,13 +83,9 @@ pub(crate) fn switch_in(ctx: &BtfTracePointContext, number: u32, cpu: &mut Cpu, 
         return;
     }
     cpu.current = slot.group;
-    // What is in the books of its arrival already it waited before it was moved to this pcpu.
-    slot.elsewhere_ns = next.run_delay_ns().wrapping_sub(slot.runq_wait_ns);
-    slot.left = NOWHERE;
     if slot.pcpu != number {
-        if slot.wants != 0 {
-            slot.left = slot.pcpu;
-        }
+        // What the kernel has booked before the arrival it waited before it was moved to this pcpu.
+        slot.elsewhere_ns = next.run_delay_ns().wrapping_sub(slot.runq_wait_ns);
         moved(slot, cpu, number);
     }
     slot.running = 1;

@@ -62,8 +62,23 @@ pub(crate) fn idled(cpu: &mut Cpu) {
 
 /// Files the wait of `wait_ns` that ended when the thread got on this pcpu at `arrival_ns`.
 #[inline(always)]
-pub(crate) fn charge(cpu: &Cpu, slot: &Slot, arrival_ns: u64, wait_ns: u64) {
+pub(crate) fn charge(cpu: &Cpu, slot: &mut Slot, arrival_ns: u64, wait_ns: u64) {
+    // Most waits are for one run.
+    if slot.elsewhere_ns == 0
+        && cpu.newest != NO_GROUP
+        && let Some(run) = cpu.runs.get(cpu.head as usize % RUNS)
+        && run.age_ns(arrival_ns) >= wait_ns
+    {
+        return add(slot.row, cpu.newest, wait_ns);
+    }
+    charge_all(cpu, slot, arrival_ns, wait_ns);
+}
+
+/// As `charge`, for waits that several are to blame for.
+#[inline(never)]
+fn charge_all(cpu: &Cpu, slot: &mut Slot, arrival_ns: u64, wait_ns: u64) {
     let elsewhere_ns = slot.elsewhere_ns;
+    slot.elsewhere_ns = 0;
     let here_ns = if elsewhere_ns < wait_ns { wait_ns - elsewhere_ns } else { 0 };
     if here_ns > 0 {
         walk(slot.row, cpu.head, cpu.base, |n| cpu.runs.get(n).copied(), arrival_ns, here_ns, 0);

@@ -8,7 +8,9 @@ use kvmpilot_core::Uuid;
 use kvmpilot_core::sample::GuestSample;
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::agent::{Agent, AgentError, Limits, NiceChange, NiceOutcome, Transport, TransportError};
+use crate::agent::{
+    Abilities, Agent, AgentError, Limits, NiceChange, NiceOutcome, Transport, TransportError,
+};
 use crate::config::AgentConfig;
 use crate::libvirt::{ErrorKind, Libvirt};
 
@@ -65,6 +67,11 @@ impl GuestAgent {
     /// When the agent does not answer as it should.
     pub async fn inventory(&self) -> Result<GuestSample, AgentError> {
         self.0.lock().await.inventory().await
+    }
+
+    /// What the agent permits; `None` until it was asked for the first time.
+    pub async fn abilities(&self) -> Option<Abilities> {
+        self.0.lock().await.abilities().cloned()
     }
 
     /// Sets nice values and reads them back.

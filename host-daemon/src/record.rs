@@ -1,7 +1,10 @@
 //! The format of recordings: a header, then one line of JSON for each turn of the fast loop, then an end. With the state
 //! of the daemon in the header, a replay makes the very decisions that the daemon made.
 
+mod replay;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +20,11 @@ use serde::{Deserialize, Serialize};
 use crate::daemon::insides::{FlowReadings, Insides, Readings};
 use crate::daemon::windows::{Decided, Due, Moment, Windows};
 
+pub use replay::{ReplayError, replay};
+
+/// Longest line, in bytes: a thousand domains with their guests, with room to spare.
+pub const LONGEST_LINE: usize = 64 << 20;
+
 /// Version of the format. A reader refuses any other.
 pub const FORMAT: u32 = 1;
 
@@ -30,9 +38,34 @@ pub enum Line {
     Turn(Box<Recorded>),
     /// The last, unless the recording was cut short.
     End {
-        /// Why it ended, in words.
-        reason: String,
+        /// Why it ended.
+        reason: EndReason,
     },
+}
+
+/// Why a recording ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// It is as long as it was to be.
+    Time,
+    /// A person had enough.
+    Person,
+    /// The client did not read fast enough.
+    TooSlow,
+    /// The daemon stops, or takes no more recordings.
+    Daemon,
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Time => "it is as long as it was to be",
+            Self::Person => "it was ended by hand",
+            Self::TooSlow => "its lines were not taken fast enough",
+            Self::Daemon => "kvmpilotd stops, or serves as many recordings as it can",
+        })
+    }
 }
 
 /// Where and when, and what the daemon knew before the first turn.
@@ -46,6 +79,8 @@ pub struct Header {
     pub host: String,
     /// Its kernel's release.
     pub kernel: String,
+    /// Start of the recording, on the daemon's monotonic clock.
+    pub at: Duration,
     /// Start of the recording, milliseconds since 1970.
     pub started_unix_ms: u64,
     /// What the administrator wanted.
@@ -210,5 +245,4 @@ pub fn changes(before: &Insides, after: &Insides) -> Vec<Event> {
 }
 
 #[cfg(test)]
-#[path = "record_test.rs"]
 pub(crate) mod tests;

@@ -203,6 +203,12 @@ impl Daemon<'_> {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Its process id, where it was started without a wrapper that stays.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn pid(&self) -> Result<Pid> {
         Ok(Pid::from_raw(i32::try_from(self.child.id())?))
     }

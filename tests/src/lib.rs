@@ -5,6 +5,7 @@
 
 pub mod accel;
 mod agent;
+pub mod bpf;
 mod cgroups;
 pub mod cpio;
 pub mod daemon;
@@ -20,6 +21,7 @@ mod paths;
 pub mod probe_report;
 mod run;
 pub mod tap;
+mod tracefs;
 pub mod witness;
 
 pub use accel::Accel;
@@ -31,4 +33,5 @@ pub use lab::{Lab, LabOptions};
 pub use load::{HttpLoad, HttpReport};
 pub use paths::{lab_cache, target_dir, workspace};
 pub use run::{output_of, run, wait_for};
+pub use tracefs::with_tracefs;
 pub use witness::Witness;

@@ -319,17 +319,23 @@ fn throttled(directory: &Path) -> Result<u64> {
     value("throttled_time ").or_else(|| Some(value("throttled_usec ")? * 1000)).with_context(|| text.clone())
 }
 
-/// The daemon's window that began after now, with what it should say: the parts throttled and waited of a longer window
-/// around it. `directory` is the cgroup that throttles.
+/// The next whole window of the daemon, with what it should say: the parts throttled and waited of the same time, as this
+/// test reads them when the daemon has published. `directory` is the cgroup that throttles.
 fn window(lab: &Lab, daemon: &Daemon<'_>, guest: &str, directory: &Path) -> Result<(Value, f64, f64)> {
     let pid = lab.qemu_pid(guest)?;
-    let before = (throttled(directory)?, run_delay(pid)?[&0], Instant::now());
-    // Two windows of 5 s: the second one lies within ours as a whole.
-    sleep(Duration::from_secs(11));
-    let view = shown(daemon, guest)?;
-    let elapsed = before.2.elapsed().as_nanos() as f64;
-    let part = |before: u64, now: u64| (now - before) as f64 / elapsed;
-    Ok((view, part(before.0, throttled(directory)?), part(before.1, run_delay(pid)?[&0])))
+    let read = || Ok::<_, anyhow::Error>((throttled(directory)?, run_delay(pid)?[&0], Instant::now()));
+    let next = |last: &Value| {
+        wait_for("the next window", PATIENCE, || {
+            let view = shown(daemon, guest)?;
+            ensure!(view["vcpu_times"] != last["vcpu_times"], "still the same");
+            Ok((view, read()?))
+        })
+    };
+    let (first, before) = next(&shown(daemon, guest)?)?;
+    let (view, after) = next(&first)?;
+    let elapsed = (after.2 - before.2).as_nanos() as f64;
+    let part = |before: u64, after: u64| (after - before) as f64 / elapsed;
+    Ok((view, part(before.0, after.0), part(before.1, after.1)))
 }
 
 fn part(view: &Value, name: &str) -> Result<f64> {
@@ -354,19 +360,19 @@ fn a_quota_is_not_taken_for_contention_and_contention_not_for_a_quota() -> Resul
     }
     let daemon = lab.start_daemon("d", CONFIG)?;
 
-    // One vcpu may run 30 % of the time.
+    // One vcpu may run a tenth of the time: so little that it gets that soon in each period, also on a busy host.
     lab.virsh(&["schedinfo", "one", "--live", "--set", "vcpu_period=100000"])?;
-    lab.virsh(&["schedinfo", "one", "--live", "--set", "vcpu_quota=30000"])?;
+    lab.virsh(&["schedinfo", "one", "--live", "--set", "vcpu_quota=10000"])?;
     let (view, throttled, waited) = window(&lab, &daemon, "one", &vcpu_directory(&lab, "one")?)?;
-    println!("quota of 0.3: throttled {throttled:.3}, waited {waited:.3}; {}", view["vcpu_times"][0]);
-    ensure!(throttled > 0.5, "the quota does not bite: {throttled}");
+    println!("quota of 0.1: throttled {throttled:.3}, waited {waited:.3}; {}", view["vcpu_times"][0]);
+    ensure!(throttled > 0.4, "the quota does not bite: {throttled}");
     ensure!((part(&view, "throttled_ratio")? - throttled).abs() < 0.06, "cpu.stat says {throttled}: {view}");
     let contention = part(&view, "contention_ratio")?;
     ensure!(
-        (contention - (waited - throttled)).abs() < 0.06 && contention < 0.25,
+        (contention - (waited - throttled)).abs() < 0.06 && contention < throttled,
         "{waited} {throttled}: {view}"
     );
-    ensure!(view["vcpu_times"][0]["quota_pcpus"] == 0.3, "{view}");
+    ensure!(view["vcpu_times"][0]["quota_pcpus"] == 0.1, "{view}");
     let sum: f64 = parts(&view["vcpu_times"][0]).iter().flatten().sum();
     ensure!((0.98..=1.000_001).contains(&sum), "{sum}: {view}");
     // TCG: no KVM, and nobody says that something is missing.
@@ -382,23 +388,23 @@ fn a_quota_is_not_taken_for_contention_and_contention_not_for_a_quota() -> Resul
     println!("two on one pcpu: throttled {throttled:.3}, waited {waited:.3}; {}", view["vcpu_times"][0]);
     ensure!(part(&view, "throttled_ratio")? < 0.01, "{view}");
     ensure!(part(&view, "contention_ratio")? > 0.3, "{view}");
-    ensure!((part(&view, "contention_ratio")? - waited).abs() < 0.1, "{waited}: {view}");
+    ensure!((part(&view, "contention_ratio")? - waited).abs() < 0.06, "{waited}: {view}");
     ensure!(view["vcpu_times"][0]["quota_pcpus"].is_null(), "{view}");
 
     // A quota of the whole domain, which the vcpu's own cgroup knows nothing of.
     lab.virsh(&["vcpupin", "two", "0", "1", "--live"])?;
     lab.virsh(&["schedinfo", "one", "--live", "--set", "global_period=100000"])?;
-    lab.virsh(&["schedinfo", "one", "--live", "--set", "global_quota=40000"])?;
+    lab.virsh(&["schedinfo", "one", "--live", "--set", "global_quota=10000"])?;
     let group = vcpu_directory(&lab, "one")?.parent().context("no parent")?.to_owned();
     let (view, throttled, waited) = window(&lab, &daemon, "one", &group)?;
     println!(
-        "quota of 0.4 for the domain: throttled {throttled:.3}, waited {waited:.3}; {}",
+        "quota of 0.1 for the domain: throttled {throttled:.3}, waited {waited:.3}; {}",
         view["vcpu_times"][0]
     );
-    ensure!(throttled > 0.2 && view["quota_pcpus"] == 0.4, "{view}");
-    ensure!((part(&view, "throttled_ratio")? - throttled).abs() < 0.1, "cpu.stat says {throttled}: {view}");
+    ensure!(throttled > 0.4 && view["quota_pcpus"] == 0.1, "{view}");
+    ensure!((part(&view, "throttled_ratio")? - throttled).abs() < 0.06, "cpu.stat says {throttled}: {view}");
     let contention = part(&view, "contention_ratio")?;
-    ensure!((contention - (waited - throttled)).abs() < 0.1, "{waited} {throttled}: {view}");
+    ensure!((contention - (waited - throttled)).abs() < 0.06, "{waited} {throttled}: {view}");
     if let Some(pressure) = view["pressure"]["cpu_ratio"].as_f64() {
         ensure!(pressure <= 1.0, "{view}");
     }

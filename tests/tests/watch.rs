@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::hint::black_box;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -13,7 +12,8 @@ use std::time::{Duration, Instant};
 use kvmpilot::kernel::{Kernel, Schedstat};
 use kvmpilot::probes::{EventPair, Recorder, TraceEventName, WaitRecord, Watch, WatchKind, census};
 use kvmpilot_core::sample::{ExitReasonSample, ThreadLatencySample};
-use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use kvmpilot_tests::with_tracefs;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, getpid, gettid};
 
 fn own_pid() -> u32 {
@@ -234,35 +234,8 @@ const SYSCALL: EventPair = EventPair {
     isa_at: None,
 };
 
-/// Runs `work` in a mount namespace of its own where tracefs is mounted.
-fn with_tracefs<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
-                nix::mount::mount(
-                    None::<&str>,
-                    "/",
-                    None::<&str>,
-                    nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE,
-                    None::<&str>,
-                )
-                .unwrap();
-                if !Path::new("/sys/kernel/tracing/events").exists() {
-                    nix::mount::mount(
-                        Some("tracefs"),
-                        "/sys/kernel/tracing",
-                        Some("tracefs"),
-                        nix::mount::MsFlags::empty(),
-                        None::<&str>,
-                    )
-                    .unwrap();
-                }
-                work()
-            })
-            .join()
-            .unwrap()
-    })
+fn in_tracefs<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    with_tracefs(work).unwrap()
 }
 
 /// Exits are accounted by reason, with their time. KVM's own tracepoints fire only where KVM has hardware to run on, so
@@ -271,7 +244,7 @@ fn with_tracefs<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 fn exits_are_counted_by_reason_with_their_time() {
     const QUICK: u64 = 1000;
     const SLOW: u64 = 50;
-    with_tracefs(|| {
+    in_tracefs(|| {
         let event = Kernel::default().trace_event("raw_syscalls", "sys_enter").unwrap();
         let mut watch =
             load(WatchKind::Exits(EventPair { reason_at: event.offset("id").unwrap(), ..SYSCALL }));
@@ -319,7 +292,7 @@ fn exits_are_counted_by_reason_with_their_time() {
 
 #[test]
 fn the_instruction_set_is_read_from_the_event() {
-    with_tracefs(|| {
+    in_tracefs(|| {
         let event = Kernel::default().trace_event("raw_syscalls", "sys_enter").unwrap();
         let id = event.offset("id").unwrap();
         // The first argument of the call stands in for it.
@@ -350,7 +323,7 @@ fn nothing_is_attached_between_windows_and_nothing_is_left() {
     let more = |now: [usize; 5], before: [usize; 5]| -> Vec<usize> {
         now.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect()
     };
-    with_tracefs(|| {
+    in_tracefs(|| {
         let mut wake = load(WatchKind::WakeLatency(None));
         let event = Kernel::default().trace_event("raw_syscalls", "sys_enter").unwrap();
         let mut exits =
@@ -388,7 +361,7 @@ fn each_wait_is_what_perf_says() {
     const EVENTS: u32 = 200_000;
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("perf.data");
-    let (recorded, said, tid) = with_tracefs(|| {
+    let (recorded, said, tid) = in_tracefs(|| {
         // Three threads on one pcpu that sleep and run, so that some find it idle and some have to wait.
         let naps = [
             (Duration::from_micros(300), 60),

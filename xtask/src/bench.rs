@@ -1,4 +1,4 @@
-//! `bench`: what kvmpilot costs, measured on this machine in a release build.
+//! `bench`: what kvmpilot costs, measured on this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,15 @@ use crate::{build_ebpf, setup};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchTask {
+    /// Time that the eBPF programs add to a context switch, an exit, a packet (as root)
+    Probes {
+        /// Rounds; a round takes some three seconds
+        #[arg(long, default_value_t = 25)]
+        rounds: u32,
+        /// Also write the figures to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// CPU time and memory of the fast cycle, over processes laid out like QEMU's (as root)
     Cycle {
         /// Domains at the end; smaller numbers come before
@@ -31,23 +40,35 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
     setup::setup()?;
     build_ebpf::build_ebpf()?;
     match task {
+        BenchTask::Probes { rounds, json } => {
+            // What is measured runs in the kernel, and is always built for release: the rest may be as it is.
+            let arguments = vec!["--rounds".to_owned(), rounds.to_string()];
+            run("probes", &["--profile", "dev"], arguments, json.as_deref())
+        }
         BenchTask::Cycle { domains, cycles, no_probes, json } => {
             let mut arguments = vec!["--domains".to_owned(), domains.to_string()];
             arguments.extend(["--cycles".to_owned(), cycles.to_string()]);
             arguments.extend(no_probes.then(|| "--no-probes".to_owned()));
-            run("cycle", arguments, json.as_deref())
+            run("cycle", &[], arguments, json.as_deref())
         }
     }
 }
 
-/// Builds and runs a benchmark of the package `kvmpilot-tests`.
-fn run(name: &str, mut arguments: Vec<String>, json: Option<&Path>) -> Result<()> {
+/// Builds and runs a benchmark of the package `kvmpilot-tests`, in a release build unless the profile is another one.
+fn run(name: &str, profile: &[&str], mut arguments: Vec<String>, json: Option<&Path>) -> Result<()> {
     if let Some(file) = json {
         // cargo starts it in another directory.
         arguments.extend(["--json".to_owned(), std::path::absolute(file)?.to_string_lossy().into_owned()]);
     }
-    say("building a release, which takes some minutes the first time");
+    say("building, which takes some minutes the first time");
     let mut command = cargo();
-    command.args(["bench", "--quiet", "--package", "kvmpilot-tests", "--bench", name, "--"]);
+    command.arg("bench").args(profile).args([
+        "--quiet",
+        "--package",
+        "kvmpilot-tests",
+        "--bench",
+        name,
+        "--",
+    ]);
     run_shown(command.args(arguments))
 }

@@ -13,7 +13,7 @@ use crate::toolchain::{self, Compiler, Linker};
 
 const TARGET: &str = "bpfel-unknown-none";
 /// The binaries of `ebpf-probes`.
-const OBJECTS: [&str; 3] = ["kvmpilot-probes", "kvmpilot-watch", "kvmpilot-flows"];
+const OBJECTS: [&str; 4] = ["kvmpilot-probes", "kvmpilot-watch", "kvmpilot-flows", "kvmpilot-bench"];
 
 /// Builds the objects, or does nothing if they are up to date; returns their directory.
 pub(crate) fn build_ebpf() -> Result<PathBuf> {

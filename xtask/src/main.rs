@@ -44,11 +44,11 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Check the probes on older and newer kernels, each booted in QEMU, and on the one that runs
+    Matrix(matrix::MatrixOptions),
     /// Measure what kvmpilot costs
     #[command(subcommand)]
     Bench(bench::BenchTask),
-    /// Check the probes on older and newer kernels, each booted in QEMU, and on the one that runs
-    Matrix(matrix::MatrixOptions),
     /// A private libvirtd with real guests
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -61,8 +61,8 @@ fn main() -> ExitCode {
         Task::Test { quick } => return test::test(quick),
         Task::Tidy => tidy::tidy(),
         Task::Demo { json } => demo::demo(json.as_deref()),
-        Task::Bench(task) => bench::bench(&task),
         Task::Matrix(options) => setup::setup().and_then(|()| matrix::matrix(&options)),
+        Task::Bench(task) => bench::bench(&task),
         Task::Lab(task) => lab::lab(&task),
     };
     match outcome {

@@ -63,8 +63,8 @@ fn cases() -> Vec<Case> {
     });
     let running = Case { name: RUNNING, kernel: None, word: "none", expected: Expected::Probes };
     let less = [
-        ("no-btf", Expected::Refusal("no type information")),
-        ("no-capability", Expected::Refusal("does not permit BPF")),
+        ("no-btf", Expected::Refusal { words: "no type information", all: false }),
+        ("no-capability", Expected::Refusal { words: "does not permit BPF", all: true }),
         (CONFIDENTIALITY, Expected::LockedDown),
     ];
     let less = less.map(|(word, expected)| Case { name: word, kernel: Some(newest), word, expected });

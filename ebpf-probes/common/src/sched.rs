@@ -30,12 +30,6 @@ pub const NOWHERE: u32 = u32::MAX;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
-    /// [`FREE`], [`ARMED`], [`LIVE`], [`EXITED`] or [`MISTAKEN`].
-    pub state: u32,
-    /// The thread; of the kernel's first pid name space.
-    pub tid: u32,
-    /// Start time that the daemon expects, as in `/proc/PID/task/TID/stat`: 1/100 s since boot.
-    pub start_ticks: u64,
     /// Start time as the probe found it, ns since boot; 0 until then. Checked at every switch: a tid that was
     /// given to another thread never writes into its predecessor's slot.
     pub start_ns: u64,
@@ -67,19 +61,23 @@ pub struct Slot {
     pub group: u32,
     /// Part of the wait before the present run that it waited on other pcpus than the one it runs on, ns.
     pub elsewhere_ns: u64,
-    /// pcpu on which the thread was preempted before it was moved to where it runs; [`NOWHERE`] if it was not.
+    /// pcpu on which the thread was preempted; [`NOWHERE`] if it went to sleep. Of the last switch out.
     pub left: u32,
     /// Low half of that pcpu's [`Cpu::switches`](crate::pcpu::Cpu::switches) at the last switch out.
     pub left_switches: u32,
+    /// [`FREE`], [`ARMED`], [`LIVE`], [`EXITED`] or [`MISTAKEN`].
+    pub state: u32,
+    /// The thread; of the kernel's first pid name space.
+    pub tid: u32,
+    /// Start time that the daemon expects, as in `/proc/PID/task/TID/stat`: 1/100 s since boot.
+    pub start_ticks: u64,
     /// Moves to a pcpu with another last-level cache.
     pub migrations_llc: u64,
     /// Moves to a pcpu of another NUMA node.
     pub migrations_node: u64,
     /// Threads that this one has started.
     pub forks: u64,
-    /// 1 if the last switch out was of a thread that wanted to run on.
-    pub wants: u32,
-    _reserved: u32,
+    _reserved: u64,
     /// Waits by length, see [`bucket`]. Their sum is the number of arrivals since the slot went live.
     pub waits: [u64; BUCKETS],
 }
@@ -114,7 +112,6 @@ impl Slot {
             migrations_llc: 0,
             migrations_node: 0,
             forks: 0,
-            wants: 0,
             _reserved: 0,
             waits: [0; BUCKETS],
         }
@@ -125,11 +122,22 @@ impl Slot {
 // SAFETY: repr(C), integers only, and the size assertion above leaves no room for padding.
 unsafe impl aya::Pod for Slot {}
 
+/// Of a byte, 0 also for 0.
+static LOG2: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut n = 2;
+    while n < table.len() {
+        table[n] = table[n / 2] + 1;
+        n += 1;
+    }
+    table
+};
+
 /// Bucket of a wait: `n` for 2^n up to 2^(n+1) ns, 0 also for no wait at all.
 #[inline(always)]
 #[must_use]
-pub const fn bucket(wait_ns: u64) -> usize {
-    // BPF has no instruction for it and LLVM's substitute takes ~40: halve by hand.
+pub fn bucket(wait_ns: u64) -> usize {
+    // BPF has no instruction for it and LLVM's substitute takes ~40: halve by hand, and look the rest up.
     let mut rest = wait_ns;
     let mut log2 = 0;
     if rest >> 32 != 0 {
@@ -144,17 +152,7 @@ pub const fn bucket(wait_ns: u64) -> usize {
         rest >>= 8;
         log2 += 8;
     }
-    if rest >> 4 != 0 {
-        rest >>= 4;
-        log2 += 4;
-    }
-    if rest >> 2 != 0 {
-        rest >>= 2;
-        log2 += 2;
-    }
-    if rest >> 1 != 0 {
-        log2 += 1;
-    }
+    log2 += LOG2[(rest & 0xff) as usize] as usize;
     if log2 < BUCKETS { log2 } else { BUCKETS - 1 }
 }
 

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::abilities::{Abilities, Info};
 use super::text::printable;
 use super::{Agent, AgentError, Transport, TransportError};
 
@@ -40,17 +41,6 @@ struct Reply<T> {
 struct Refusal {
     #[serde(default)]
     desc: String,
-}
-
-#[derive(Deserialize)]
-struct Info {
-    supported_commands: Vec<Supported>,
-}
-
-#[derive(Deserialize)]
-struct Supported {
-    name: String,
-    enabled: bool,
 }
 
 #[derive(Deserialize)]
@@ -90,8 +80,8 @@ impl<T: Transport> Agent<T> {
         self.reap(deadline).await?;
         if !self.may_exec {
             let info: Info = self.send(INFO, &json!({}), deadline).await?;
-            let exec = info.supported_commands.iter().find(|command| command.name == EXEC);
-            if !exec.is_some_and(|command| command.enabled) {
+            let abilities = self.abilities.insert(Abilities::new(&info));
+            if !abilities.permits(EXEC) {
                 return Err(AgentError::Forbidden(EXEC));
             }
             self.may_exec = true;

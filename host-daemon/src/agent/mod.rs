@@ -5,6 +5,7 @@
 //! the daemon makes from the libvirt gateway. Everything a guest says is hostile: replies are bounded before they are
 //! parsed, deadlines cover every wait, text is made printable, and a lie can only concern the liar's own processes.
 
+mod abilities;
 mod error;
 mod exec;
 mod linux;
@@ -18,6 +19,7 @@ mod text;
 
 use std::time::Duration;
 
+pub use abilities::Abilities;
 pub use error::{AgentError, TransportError};
 pub use nice::{NiceChange, NiceOutcome, NiceResult};
 
@@ -65,6 +67,8 @@ pub struct Agent<T> {
     limits: Limits,
     /// Whether the agent may run programs; asked once per connection of the agent.
     may_exec: bool,
+    /// What it permits, as of then.
+    abilities: Option<Abilities>,
     /// A program whose end was not seen. The agent keeps its output for ever unless it is asked for.
     pending: Option<i64>,
 }
@@ -73,6 +77,12 @@ impl<T: Transport> Agent<T> {
     /// An agent that has not been asked anything yet.
     pub fn new(transport: T, limits: Limits) -> Self {
         let limits = Limits { output_bytes: limits.output_bytes.min(3_000_000), ..limits };
-        Self { transport, limits, may_exec: false, pending: None }
+        Self { transport, limits, may_exec: false, abilities: None, pending: None }
+    }
+
+    /// What the agent permits; `None` until it was asked for the first time.
+    #[must_use]
+    pub fn abilities(&self) -> Option<&Abilities> {
+        self.abilities.as_ref()
     }
 }

@@ -7,6 +7,7 @@ mod own;
 mod process;
 mod record;
 mod status;
+mod steal;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -70,6 +71,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         status: status::status(scene),
         domains,
         processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
+        steal: steal::steal(scene),
         flows: scene.model.domains.iter().map(|domain| flow::flows(domain, scene)).collect(),
         doctor: scene.doctor.clone(),
     }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::problem::Failure;
 use super::routes::Api;
-use crate::record::Line;
+use crate::record::{EndReason, Line};
 
 /// Media type of lines of JSON.
 const NDJSON: &str = "application/x-ndjson";
@@ -31,7 +31,7 @@ const WAITING: usize = 4;
 /// Longest recording.
 const LONGEST: Duration = Duration::from_secs(86_400);
 /// A client that was dropped has so long to read why.
-const FAREWELL: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// When a connection is to be ended. The handler of a long answer may put it off.
 #[derive(Clone, Debug)]
@@ -111,17 +111,17 @@ impl hyper::body::Body for Stream {
         let this = &mut *self;
         let Some(lines) = &mut this.lines else { return Poll::Ready(None) };
         let reason = if this.end.as_mut().poll(context).is_ready() {
-            "the time is over"
+            EndReason::Time
         } else {
             match lines.poll_recv(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(line)) => return Poll::Ready(Some(frame(&line))),
-                Poll::Ready(None) if this.too_slow.load(Relaxed) => "the client was too slow",
-                Poll::Ready(None) => "kvmpilotd takes no more recordings, or stops",
+                Poll::Ready(None) if this.too_slow.load(Relaxed) => EndReason::TooSlow,
+                Poll::Ready(None) => EndReason::Daemon,
             }
         };
         this.lines = None;
-        Poll::Ready(Some(frame(&Line::End { reason: reason.to_owned() })))
+        Poll::Ready(Some(frame(&Line::End { reason })))
     }
 }
 

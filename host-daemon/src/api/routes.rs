@@ -23,7 +23,7 @@ use super::record::{RecordingRequest, record};
 use super::serve::Limits;
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, FlowsView, OrdersView,
-    ProcessesView, StatusView, Views, WatchAsk, WatchView,
+    ProcessesView, StatusView, StealView, Views, WatchAsk, WatchView,
 };
 use crate::store::{OrderFilter, StoreError};
 
@@ -54,6 +54,7 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
         .route("/orders/{id}/reject", post(|api, peer, id| change(api, peer, id, Command::Reject)))
         .route("/orders/{id}/rollback", post(|api, peer, id| change(api, peer, id, Command::Rollback)))
         .route("/restore", post(restore))
+        .route("/steal", get(steal))
         .route("/record", get(record))
         .route("/doctor", get(doctor));
     Router::new()
@@ -121,6 +122,10 @@ async fn status(State(api): Api) -> Json<StatusView> {
 
 async fn doctor(State(api): Api) -> Json<DoctorView> {
     Json(api.views().doctor.clone())
+}
+
+async fn steal(State(api): Api) -> Json<StealView> {
+    Json(api.views().steal.clone())
 }
 
 async fn domains(State(api): Api) -> Json<DomainsView> {

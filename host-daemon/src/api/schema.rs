@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema};
 
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainsView, FlowsView, OrdersView, Problem, ProcessesView,
-    StatusView, VersionView, WatchView,
+    ReplayView, StatusView, StealView, VersionView, WatchView,
 };
 
 /// Every answer's name (`docs/schema/NAME.schema.json`) and schema.
@@ -23,6 +23,8 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("orders", schema::<OrdersView>()),
         ("order", schema::<WorkOrder>()),
         ("command", schema::<CommandReply>()),
+        ("replay", schema::<ReplayView>()),
+        ("steal", schema::<StealView>()),
         ("doctor", schema::<DoctorView>()),
         ("watch", schema::<WatchView>()),
         ("version", schema::<VersionView>()),

@@ -1,12 +1,14 @@
 //! What may be written on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kvmpilot_core::model;
 use kvmpilot_core::order::OrderState;
 
 use super::client::encode;
+use crate::config::parse_duration;
 use crate::watch;
 
 /// Autopilot for libvirt/KVM hosts: asks the daemon kvmpilotd what it sees and does, and tells it what to do.
@@ -59,6 +61,17 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The steal matrix: while whose vcpus waited for a pcpu, who ran there
+    ///
+    /// A row is a domain that waited, a column is who ran meanwhile. Needs the scheduler probe.
+    Steal {
+        /// Columns for so many domains, those that took most
+        #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..))]
+        columns: u8,
+        /// Print JSON (docs/schema/steal.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
     /// Who talks to whom on a domain's network devices, how much, and whose process of the guest it is
     Flows {
         /// Name or UUID of the domain
@@ -108,12 +121,47 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Record what the daemon sees and decides on, for `kvmpilot replay`
+    ///
+    /// One line of JSON for each second, a few KiB for each domain. The file holds command lines of processes in the
+    /// guests, which may contain secrets: it is made readable for its owner only. Ctrl-C ends the recording and keeps it.
+    Record {
+        /// File to write; one that is there is replaced at the end
+        file: PathBuf,
+        /// How long, like 30s, 5min or 2h; at most 24h
+        #[arg(long = "for", value_name = "TIME", default_value = "1min", value_parser = recording_time)]
+        length: Duration,
+    },
+    /// Decide on a recording again, and print the plan: what would have been proposed, when and why
+    ///
+    /// Needs no daemon and changes nothing. With the recorded configuration the plan is what the daemon wanted.
+    Replay {
+        /// File that `kvmpilot record` wrote
+        file: PathBuf,
+        /// Decide with this configuration instead of the recorded one
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON (docs/schema/replay.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
     /// Version of this program and of the API
     Version {
         /// Print JSON (docs/schema/version.schema.json)
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A second to a day.
+fn recording_time(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    let second = Duration::from_secs(1);
+    if (second..=second * 86_400).contains(&time) {
+        Ok(time)
+    } else {
+        Err("1s to 24h are possible".to_owned())
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::api::views::Problem;
@@ -86,6 +87,20 @@ impl Client {
         self.request(Method::POST, path, Some(body), patience).await
     }
 
+    /// Asks for something that comes bit by bit, for as long as it takes. The task drives the connection: abort it at the
+    /// end.
+    pub(super) async fn stream(&self, path: &str) -> Result<(Incoming, JoinHandle<()>), ClientError> {
+        let slow = |_| ClientError::Slow { socket: self.socket.clone(), patience: self.patience };
+        let (response, driver) =
+            timeout(self.patience, self.send(Method::GET, path, None)).await.map_err(slow)??;
+        if !response.status().is_success() {
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let problem: Problem = self.parse(&body.map_err(|error| self.garbage(&error))?.to_bytes())?;
+            return Err(ClientError::Refused(problem.detail));
+        }
+        Ok((response.into_body(), driver))
+    }
+
     async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -108,6 +123,19 @@ impl Client {
         path: &str,
         json: Option<Vec<u8>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let (response, driver) = self.send(method, path, json).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        driver.abort();
+        Ok((status, body.map_err(|error| self.garbage(&error))?.to_bytes()))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        json: Option<Vec<u8>>,
+    ) -> Result<(Response<Incoming>, JoinHandle<()>), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
             let socket = self.socket.clone();
             match source.kind() {
@@ -120,7 +148,10 @@ impl Client {
         })?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.garbage(&error))?;
-        let driver = tokio::spawn(connection);
+        let driver = tokio::spawn(async move {
+            // Its end shows as the end of the answer.
+            let _ = connection.await;
+        });
         let mut request =
             Request::builder().method(method).uri(format!("/api/v1{path}")).header(HOST, "kvmpilot");
         if json.is_some() {
@@ -130,10 +161,7 @@ impl Client {
             .body(Full::new(Bytes::from(json.unwrap_or_default())))
             .map_err(|error| self.garbage(&error))?;
         let response = sender.send_request(request).await.map_err(|error| self.garbage(&error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        driver.abort();
-        Ok((status, body.map_err(|error| self.garbage(&error))?.to_bytes()))
+        Ok((response, driver))
     }
 
     fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {

@@ -5,6 +5,7 @@ mod client;
 pub mod offline;
 mod page;
 mod progress;
+mod record;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use page::Screen;
 use crate::api::API_VERSION;
 use crate::api::views::{
     CommandReply, DoctorView, DomainDetailView, DomainsView, FlowsView, OrdersView, ProcessesView,
-    StatusView, Verdict, VersionView, WatchAsk, WatchView,
+    StatusView, StealView, Verdict, VersionView, WatchAsk, WatchView,
 };
 use crate::config::{self, Config, ConfigError, DEFAULT_SOCKET};
 
@@ -41,6 +42,8 @@ enum Failure {
     Client(#[from] ClientError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Record(#[from] record::RecordError),
     #[error("{0}")]
     Offline(String),
     #[error("cannot write the output: {0}")]
@@ -98,6 +101,10 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let view: ProcessesView = client(None).get(&path).await?;
             answer(json, &view, || show::processes(&view, screen))
         }
+        Command::Steal { columns, json } => {
+            let view: StealView = client(None).get("/steal").await?;
+            answer(json, &view, || show::steal(&view, columns.into(), screen))
+        }
         Command::Flows { name, json } => {
             let view: FlowsView = client(None).get(&format!("/domains/{}/flows", encode(&name))).await?;
             answer(json, &view, || show::flows(&view, screen))
@@ -135,6 +142,19 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             view.checks.insert(0, offline::configuration_check(mistakes.as_ref()));
             answer(json, &view, || show::doctor(&view, screen))?;
             Ok(succeeded(view.checks.iter().all(|check| check.verdict != Verdict::Problem)))
+        }
+        Command::Record { file, length } => {
+            record::record(&client(None), &file, length).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Replay { file, config, json } => {
+            let policy = config.as_deref().map(|path| config::load(Some(path))).transpose()?;
+            let named = |error| Failure::Offline(format!("{}: {error}", file.display()));
+            let input = io::BufReader::new(std::fs::File::open(&file).map_err(named)?);
+            let policy = policy.map(|config| config.policy);
+            let view = crate::record::replay(input, &file, policy)
+                .map_err(|error| Failure::Offline(error.to_string()))?;
+            answer(json, &view, || show::replay(&view, screen))
         }
         Command::Version { json } => {
             let view =

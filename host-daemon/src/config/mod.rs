@@ -16,6 +16,7 @@ use std::time::Duration;
 use kvmpilot_core::policy::Policy;
 
 pub use diagnostic::Diagnostic;
+pub use value::parse_duration;
 
 use crate::store::Limits;
 use diagnostic::Source;

@@ -37,6 +37,25 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// One day: longer than any period needs to be.
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
+/// Reads a duration as it is written in the configuration, for options of the command line.
+///
+/// # Errors
+/// What a duration looks like, when it is none.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    amount(text.trim(), &DURATION_UNITS)
+        .flatten()
+        .map(Duration::from_millis)
+        .ok_or_else(|| DURATION.to_owned())
+}
+
+/// A number and a unit; `Some(None)` if the product is too large.
+fn amount(text: &str, units: &[(&str, u64)]) -> Option<Option<u64>> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim())?;
+    Some(number.parse::<u64>().ok()?.checked_mul(*factor))
+}
+
 impl Value<'_> {
     pub(super) fn fault(&self, message: impl Into<String>, help: impl Into<String>) -> Fault {
         Fault { span: self.0.span(), message: message.into(), help: help.into() }
@@ -157,14 +176,10 @@ impl Value<'_> {
     fn with_unit(&self, what: &str, units: &[(&str, u64)], help: &str) -> Read<u64> {
         let Some(text) = self.0.get_ref().as_str() else { return Err(self.wants(what, help)) };
         let text = text.trim();
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let unit = units.iter().find(|(name, _)| *name == unit.trim());
-        match (number.parse::<u64>(), unit) {
-            (Ok(number), Some((_, factor))) => number
-                .checked_mul(*factor)
-                .ok_or_else(|| self.fault(format!("\"{text}\" is too large"), help)),
-            _ => Err(self.fault(format!("\"{text}\" is not {what}"), help)),
+        match amount(text, units) {
+            Some(Some(amount)) => Ok(amount),
+            Some(None) => Err(self.fault(format!("\"{text}\" is too large"), help)),
+            None => Err(self.fault(format!("\"{text}\" is not {what}"), help)),
         }
     }
 

@@ -72,6 +72,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.host_name.clone(),
             kernel: self.kernel_release.clone(),
+            at: self.began.elapsed(),
             started_unix_ms: wall_unix_ms(),
             policy: self.config.policy.clone(),
             state,

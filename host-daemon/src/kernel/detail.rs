@@ -83,6 +83,8 @@ impl Detail {
             || self.readings < YOUNG
             || self.readings.wrapping_add(qemu.pid).is_multiple_of(SETTLED);
         if changed {
+            // QEMU opens a new vcpu's statistics a moment after it has made the thread.
+            self.readings = 0;
             let vcpu = |thread| Vcpu { thread, stats: None, bandwidth: None };
             self.vcpus = threads.into_iter().map(vcpu).collect();
         }

@@ -6,6 +6,7 @@ mod cgroup;
 mod descriptors;
 mod detail;
 mod facts;
+mod features;
 mod hold;
 mod host;
 mod kept;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use cgroup::{Bandwidth, Hierarchies, Membership, Pressure};
 pub use detail::{Detail, QemuProcess, VcpuThread};
+pub use features::{Cgroups, Features};
 pub use hold::{Process, SchedstatFile};
 pub use kvm_stats::{KvmStats, Layout, Stat, StatKind, StatUnit};
 pub use process::OwnUse;

@@ -35,7 +35,32 @@ pub fn run_times(names: &BTreeSet<String>) -> BTreeMap<String, (u128, u64)> {
     sums
 }
 
+/// How much work a program is, in a measure that does not depend on the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramSize {
+    /// Instructions after the verifier's rewriting.
+    pub instructions: u32,
+    /// Instructions that the verifier looked at, every path on its own. Told from Linux 5.16 on.
+    pub verified: Option<u32>,
+}
+
 impl Probes {
+    /// The size of each program of tier 1.
+    #[must_use]
+    pub fn program_sizes(&self) -> BTreeMap<&'static str, ProgramSize> {
+        const BYTES: u32 = 8;
+        let size = |name| {
+            let info = self.info(name).ok()?;
+            let instructions = info.size_translated()? / BYTES;
+            Some((name, ProgramSize { instructions, verified: info.verified_instruction_count() }))
+        };
+        PROGRAMS.into_iter().filter_map(size).collect()
+    }
+
+    fn info(&self, name: &str) -> Result<ProgramInfo, ProgramError> {
+        self.ebpf.program(name).ok_or(ProgramError::NotLoaded)?.info()
+    }
+
     /// The programs of tier 1. How often they ran is counted always and exactly; what a run takes is known after a
     /// [`CostWindow`].
     #[must_use]
@@ -78,10 +103,8 @@ impl Probes {
 
     /// Of each program the time and number of all measured runs.
     fn run_times(&self) -> BTreeMap<&'static str, (u128, u64)> {
-        let info = |name| -> Result<ProgramInfo, ProgramError> {
-            self.ebpf.program(name).ok_or(ProgramError::NotLoaded)?.info()
-        };
-        let read = |name| info(name).ok().map(|info| (name, (info.run_time().as_nanos(), info.run_count())));
+        let read =
+            |name| self.info(name).ok().map(|info| (name, (info.run_time().as_nanos(), info.run_count())));
         PROGRAMS.into_iter().filter_map(read).collect()
     }
 }

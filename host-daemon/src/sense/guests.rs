@@ -10,6 +10,7 @@ use kvmpilot_core::model::GuestReading;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::agent::Abilities;
 use crate::guest_channel::GuestChannel;
 
 /// Polls under way at the same time. Each may hold a libvirt connection for the agent's deadline.
@@ -35,6 +36,8 @@ pub struct GuestState {
     pub latest: Option<Arc<GuestReading>>,
     /// Why there is no newer one, in words.
     pub trouble: Option<String>,
+    /// What the agent permits, as far as it said.
+    pub abilities: Option<Abilities>,
     failures: u32,
     due: Duration,
     polling: bool,
@@ -81,9 +84,11 @@ impl Guests {
             let _permit = permits.acquire().await;
             let at = began.elapsed();
             let result = agent.inventory().await;
+            let abilities = agent.abilities().await;
             let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(state) = states.get_mut(&uuid) else { return };
             state.polling = false;
+            state.abilities = abilities;
             match result {
                 Ok(sample) => {
                     state.previous = state.latest.replace(Arc::new(GuestReading { at, host_cpu_ns, sample }));

@@ -28,6 +28,7 @@ fn every_json_is_as_documented() {
         (&["orders", "list", "--state", "proposed"], "orders"),
         (&["orders", "show", "1"], "order"),
         (&["why", "1"], "order"),
+        (&["steal"], "steal"),
         (&["doctor", "--config", "/dev/null"], "doctor"),
         (&["orders", "approve", "2"], "command"),
         (&["version"], "version"),
@@ -79,6 +80,8 @@ fn pages_show_what_the_daemon_published_last() {
     assert!(face.prints(&["flows", "silent/1 ä"]).contains("not been looked at yet"));
     assert!(face.prints(&["processes", "silent/1 ä"]).contains("the agent does not answer"));
     assert!(face.prints(&["why", "2"]).contains("`kvmpilot orders approve 2`"));
+    let steal = face.prints(&["steal"]);
+    assert!(steal.contains("batch") && steal.contains("2.9 s") && steal.contains("HOST"), "{steal}");
     assert!(face.prints(&["version"]).starts_with("kvmpilot 0."));
     assert!(face.prints(&["doctor", "--config", "/dev/null"]).contains("CONFIG_DEBUG_INFO_BTF=y"));
 

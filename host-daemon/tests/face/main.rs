@@ -5,6 +5,7 @@
 
 mod cli;
 mod hostile;
+mod record;
 mod schema;
 mod server;
 mod socket;

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvmpilot::api::views::{CommandReply, DomainDetailView, OrdersView, RestoreView, Views};
-use kvmpilot::api::{ApiContext, Command, CommandError, CommandRequest, Limits, Listen, Server, serve};
+use kvmpilot::api::{
+    ApiContext, Command, CommandError, CommandRequest, Limits, Listen, RecordingRequest, Server, serve,
+};
 use kvmpilot::store::{self, Store};
 use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
 use kvmpilot_core::order::{OrderState, WorkOrder};
@@ -35,6 +37,7 @@ pub(crate) fn views() -> Views {
         status: example("status"),
         domains: vec![web, silent],
         processes: vec![example("processes")],
+        steal: example("steal"),
         flows: vec![example("flows")],
         doctor: example("doctor"),
     }
@@ -45,6 +48,8 @@ pub(crate) struct Face {
     pub(crate) socket: PathBuf,
     pub(crate) store: Store,
     pub(crate) commands: Arc<Mutex<Vec<(Command, u32)>>>,
+    /// Until a test takes it, nobody answers who wants to record.
+    pub(crate) recordings: Mutex<Option<mpsc::Receiver<RecordingRequest>>>,
     pub(crate) watched: Watched,
     pub(crate) views: watch::Sender<Arc<Views>>,
     pub(crate) server: Option<Server>,
@@ -71,20 +76,16 @@ impl Face {
         let (views, shown) = watch::channel(Arc::new(views()));
         let (sender, requests) = mpsc::channel(4);
         let commands = Arc::default();
+        let (recorders, recordings) = mpsc::channel(1);
+        let recordings = Mutex::new(Some(recordings));
         runtime.spawn(daemon(requests, store.clone(), Arc::clone(&commands)));
         let (watches, asked) = mpsc::channel(4);
         let watched = Watched::default();
         runtime.spawn(watcher(asked, Arc::clone(&watched)));
-        let context = ApiContext {
-            views: shown,
-            commands: sender,
-            watches,
-            recorders: mpsc::channel(1).0,
-            store: store.clone(),
-        };
+        let context = ApiContext { views: shown, commands: sender, watches, recorders, store: store.clone() };
         let listen = Listen::new(&socket, "no-such-group").with_limits(limits);
         let server = Some(runtime.block_on(serve(listen, context)).unwrap());
-        Self { socket, store, commands, watched, views, server, runtime, directory }
+        Self { socket, store, commands, recordings, watched, views, server, runtime, directory }
     }
 
     /// Runs the command line against this server.

@@ -5,6 +5,8 @@
 mod subjects;
 mod tier0;
 mod tier1;
+mod tier2;
+mod tier3;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
             Err(error) => report.tiers.push(tier(1, Err(error))),
         },
     }
+    report.tiers.push(tier2::check(&kernel));
+    report.tiers.push(tier3::check(&kernel));
     match report.line() {
         Ok(line) => println!("{line}"),
         Err(error) => {

@@ -81,7 +81,7 @@ pub(crate) fn check(mut probes: Probes) -> Result<Counted> {
     }
     // Four threads on one pcpu for a window: who did not run waited or slept.
     let window_ns = u64::try_from(WINDOW.as_nanos())?;
-    ensure!(sums[0] > window_ns / 2, "the threads ran for {} ns only: nothing was shown", sums[0]);
+    ensure!(sums[0] > window_ns / 10, "the threads ran for {} ns only: nothing was shown", sums[0]);
     ensure!(sums[1] > window_ns / 2, "the threads waited for {} ns only: nothing was shown", sums[1]);
     if errors.iter().any(|error| *error > TOLERANCE) {
         bail!("not what schedstat shows: on-CPU, runq_wait, arrivals are off by {errors:?}");

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvmpilot::probes::{Capacity, Probes, ThreadKey, WatchError};
+use kvmpilot::probes::{Capacity, Census, Probes, ThreadKey, WatchError, census};
+use kvmpilot_core::Uuid;
+use kvmpilot_core::sample::Runner;
 
 use crate::workers::*;
 
@@ -127,4 +129,124 @@ fn moves_between_pcpus_are_counted() {
     worker.go();
     let end = worker.rest(&probes);
     assert_eq!(end.migrations - begin.migrations, 4, "the turn begins where the last one ended");
+}
+
+#[test]
+fn threads_that_a_watched_thread_starts_are_counted() {
+    let mut probes = load();
+    let births = || {
+        for _ in 0..3 {
+            thread::spawn(|| {}).join().unwrap();
+        }
+    };
+    let worker = Worker::start(pcpu(), &Arc::new(AtomicBool::new(false)), births);
+    assert_eq!(probes.forks(worker.key), None);
+    probes.watch(worker.key, DOMAIN).unwrap();
+    for count in [3, 6] {
+        worker.go();
+        assert_eq!(worker.rest(&probes).forks, count);
+        assert_eq!(probes.forks(worker.key), Some(count));
+    }
+    // Somebody else's are not.
+    thread::spawn(births).join().unwrap();
+    assert_eq!(probes.forks(worker.key), Some(6));
+    probes.unwatch(worker.key);
+    assert_eq!(probes.forks(worker.key), None);
+}
+
+/// Files and mappings of BPF objects that this process holds. Other tests must not run meanwhile.
+fn held() -> (usize, usize) {
+    let is_bpf =
+        |link: &fs::DirEntry| fs::read_link(link.path()).is_ok_and(|to| to.to_string_lossy().contains("bpf"));
+    let files = fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok).filter(is_bpf).count();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    (files, maps.lines().filter(|line| line.contains("bpf-map")).count())
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let ours = |census: Census| census.attached.get("sched_switch").copied().unwrap_or(0);
+    let before = held();
+    let attached = ours(census());
+    let mut probes = load();
+    let loaded = held();
+    assert!(loaded.0 > before.0 && loaded.1 > before.1, "{before:?} {loaded:?}");
+    assert!(ours(census()) > attached, "not attached");
+    // More domains and threads than there is room for, one after the other: slots and columns are used again.
+    let worker =
+        Worker::start(pcpu(), &Arc::new(AtomicBool::new(false)), || spin(Duration::from_micros(100)));
+    for n in 0..200 {
+        wait_for("a slot", || probes.watch(worker.key, Uuid::from_u128(n)).is_ok());
+        worker.go();
+        worker.rest(&probes);
+        assert!(probes.follow(&BTreeMap::new()).is_empty());
+        assert!(probes.read(worker.key).is_none() && probes.stolen(worker.key).is_none());
+    }
+    assert_eq!(held(), loaded, "watching leaves something open");
+    drop(probes);
+    assert_eq!(held(), before);
+    // Others may come and go on this machine.
+    wait_for("the programs to be gone", || ours(census()) <= attached);
+}
+
+#[test]
+fn a_domain_that_has_gone_makes_room_for_another_and_no_row_loses_its_sum() {
+    let mut probes = Probes::load(&ground(), Capacity { threads: 8, domains: 1 }).unwrap();
+    let go_on = Arc::new(AtomicBool::new(false));
+    let turn = || spin(Duration::from_millis(20));
+    let [waiter, other] = [0, 1].map(|_| Worker::start(pcpu(), &go_on, turn));
+    let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    probes.watch(waiter.key, first).unwrap();
+    probes.watch(other.key, second).unwrap();
+    for _ in 0..2 {
+        [&waiter, &other].iter().for_each(|worker| worker.go());
+        for worker in [&waiter, &other] {
+            worker.rest(&probes);
+        }
+    }
+    let row = probes.stolen(waiter.key).unwrap();
+    // The self-test's column is the second one, and rests: a minute is more than a test should take.
+    let named = row.iter().find(|part| part.by == Runner::Domain(second));
+    assert!(named.is_none() && row.iter().any(|part| part.by == Runner::Unknown && part.ns > 0), "{row:?}");
+}
+
+#[test]
+fn a_pcpu_goes_and_comes_back() {
+    let Ok(cpu) = std::env::var("KVMPILOT_TEST_HOTPLUG") else {
+        println!(
+            "skipped: taking a pcpu offline takes pins and cpusets of everybody else away; set KVMPILOT_TEST_HOTPLUG=1 \
+             to do it with pcpu 1, on a machine that nothing else uses"
+        );
+        return;
+    };
+    let cpu: usize = cpu.parse().unwrap();
+    let online = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+    let mut probes = load();
+    let go_on = Arc::new(AtomicBool::new(false));
+    let turn = || spin(Duration::from_micros(200));
+    let workers: Vec<Worker> = (0..3).map(|_| Worker::start_on(&pcpus(), &go_on, turn)).collect();
+    let threads = workers.iter().map(|worker| (worker.key, DOMAIN)).collect();
+    assert!(probes.follow(&threads).is_empty());
+    workers.iter().for_each(Worker::go);
+    let read = |worker: &Worker| {
+        let waited: u64 = probes.stolen(worker.key).unwrap().iter().map(|part| part.ns).sum();
+        (worker.rest(&probes).totals, waited, Instant::now())
+    };
+    let mut last: Vec<_> = workers.iter().map(read).collect();
+    for state in ["0", "1", "0", "1"] {
+        go_on.store(true, Relaxed);
+        workers.iter().for_each(Worker::go);
+        thread::sleep(Duration::from_millis(200));
+        fs::write(&online, state).unwrap();
+        thread::sleep(Duration::from_millis(200));
+        go_on.store(false, Relaxed);
+        for (worker, (before, waited_before, at)) in workers.iter().zip(&mut last) {
+            let (now, waited, now_at) = read(worker);
+            assert_eq!(now, schedstat(worker.key.tid).unwrap());
+            let elapsed = nanos(now_at - *at) + 10_000_000;
+            assert!(now.on_cpu_ns - before.on_cpu_ns <= elapsed && waited - *waited_before <= elapsed);
+            assert_eq!(now.runq_wait_ns - before.runq_wait_ns, waited - *waited_before);
+            (*before, *waited_before, *at) = (now, waited, now_at);
+        }
+    }
 }

@@ -2,6 +2,8 @@
 //! truth is `/proc/PID/task/TID/schedstat`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cost;
+mod identity;
 mod life;
 mod load;
 mod steal;

@@ -16,8 +16,8 @@ use kvmpilot_tests::{run, target_dir, wait_for};
 use super::kernels::Kernel;
 
 const INIT: &str = include_str!("init");
-/// For the socket probes before 6.6, and for those of KVM: QEMU's TCG emulates AMD's SVM.
-const MODULES: [&str; 3] = ["sch_ingress", "cls_bpf", "kvm-amd"];
+/// For a tap, for the socket probes before 6.6, and for those of KVM: QEMU's TCG emulates AMD's SVM.
+const MODULES: [&str; 4] = ["tun", "sch_ingress", "cls_bpf", "kvm-amd"];
 /// The word for a kernel that shows nothing of its memory.
 pub(crate) const CONFIDENTIALITY: &str = "confidentiality";
 /// It takes 10 s on two idle cores.
@@ -89,6 +89,8 @@ fn archive(kernel: &Kernel, program: &Path) -> Result<Vec<u8>> {
     archive.device("dev/console", 5, 1);
     archive.file("init", INIT.as_bytes());
     archive.copy("bin/busybox", &busybox()?)?;
+    // Taps are set up with it.
+    archive.copy("bin/ip", &busybox()?)?;
     archive.copy("bin/probe-check", program)?;
     for library in libraries(program)? {
         archive.copy(library.trim_start_matches('/'), Path::new(&library))?;

@@ -9,10 +9,15 @@ use serde::Serialize;
 /// What a kernel has to show.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expected {
-    /// Tier 1 runs and is right, and no tier is wrong.
+    /// All tiers run and are right.
     Probes,
-    /// Every tier above 0 is off, and tier 1 says why in these words.
-    Refusal(&'static str),
+    /// Tier 1 is off and says why in these words.
+    Refusal {
+        /// Part of the reason.
+        words: &'static str,
+        /// So are the tiers above; else they may run, because they need less.
+        all: bool,
+    },
     /// The kernel is locked down to confidentiality, and tier 1 is right all the same, or off for that reason. Which of
     /// the two depends on the kernel: loads that the verifier checks against BTF are not among what it hides.
     LockedDown,
@@ -44,29 +49,31 @@ impl Row {
 
 /// What is missing from what was expected.
 fn fault(expected: Expected, report: &ProbeReport) -> Option<String> {
+    let outcome = |number| report.tier(number).map(|tier| tier.outcome);
+    if let Some(missing) = (0..4).find(|number| outcome(*number).is_none()) {
+        return Some(format!("tier {missing} was not checked"));
+    }
     if let Some(wrong) = report.tiers.iter().find(|tier| tier.outcome == TierOutcome::Wrong) {
         return Some(format!("tier {}: {}", wrong.tier, wrong.note));
     }
-    if report.tier(0).is_none_or(|tier| tier.outcome != TierOutcome::Ok) {
-        return Some("tier 0 was not checked".to_owned());
-    }
-    let Some(tier1) = report.tier(1) else { return Some("tier 1 was not checked".to_owned()) };
-    let locked = report.lockdown.as_deref() == Some("confidentiality");
+    let off = report.tiers.iter().find(|tier| tier.outcome == TierOutcome::Off);
+    let reason = report.tier(1).map(|tier| tier.note.as_str()).unwrap_or_default();
+    let lacks = |words: &str| !reason.contains(words);
+    let runs = |number| outcome(number) == Some(TierOutcome::Ok);
     match expected {
-        Expected::LockedDown if !locked => Some(format!("its lockdown mode is {:?}", report.lockdown)),
-        Expected::LockedDown if tier1.outcome == TierOutcome::Off && !tier1.note.contains("locked down") => {
-            Some(format!("tier 1 does not say that lockdown keeps it off: {}", tier1.note))
+        Expected::Probes => off.map(|tier| format!("tier {} is off: {}", tier.tier, tier.note)),
+        Expected::Refusal { .. } if runs(1) => Some("tier 1 runs although it must not".to_owned()),
+        Expected::Refusal { all: true, .. } if runs(2) || runs(3) => {
+            Some("tiers 2 and 3 run although they must not".to_owned())
         }
-        Expected::LockedDown => None,
-        Expected::Probes if tier1.outcome == TierOutcome::Ok => None,
-        Expected::Probes => Some(format!("tier 1 is off: {}", tier1.note)),
-        Expected::Refusal(_)
-            if report.tiers.iter().any(|tier| tier.tier > 0 && tier.outcome == TierOutcome::Ok) =>
-        {
-            Some("the probes run although they must not".to_owned())
+        Expected::Refusal { words, .. } => {
+            lacks(words).then(|| format!("the reason does not say `{words}`: {reason}"))
         }
-        Expected::Refusal(words) if tier1.note.contains(words) => None,
-        Expected::Refusal(words) => Some(format!("the reason does not say `{words}`: {}", tier1.note)),
+        Expected::LockedDown if report.lockdown.as_deref() != Some("confidentiality") => {
+            Some(format!("its lockdown mode is {:?}", report.lockdown))
+        }
+        Expected::LockedDown => (!runs(1) && lacks("locked down"))
+            .then(|| format!("tier 1 does not say that lockdown keeps it off: {reason}")),
     }
 }
 
@@ -125,38 +132,42 @@ mod tests {
 
     use super::*;
 
-    fn report(tier1: TierOutcome, note: &str) -> ProbeReport {
+    use TierOutcome::{Off, Ok, Wrong};
+
+    /// Tiers 1 to 3; the reason is that of tier 1.
+    fn report(outcomes: [TierOutcome; 3], reason: &str) -> ProbeReport {
         let tier = |tier, outcome, note: &str| TierReport { tier, outcome, note: note.to_owned() };
-        let tiers = vec![tier(0, TierOutcome::Ok, ""), tier(1, tier1, note)];
-        ProbeReport {
-            kernel: "6.1.0".to_owned(),
-            lockdown: None,
-            tiers,
-            errors: None,
-            matrix_error: None,
-            window_s: 3.0,
-        }
+        let [one, two, three] = outcomes;
+        let tiers = vec![tier(0, Ok, ""), tier(1, one, reason), tier(2, two, ""), tier(3, three, "")];
+        let kernel = "6.1.0".to_owned();
+        ProbeReport { kernel, lockdown: None, tiers, errors: None, matrix_error: None, window_s: 3.0 }
     }
 
     #[test]
     fn a_kernel_passes_only_with_what_was_expected() {
-        let faults = |expected, outcome, note| fault(expected, &report(outcome, note)).is_some();
-        assert!(!faults(Expected::Probes, TierOutcome::Ok, ""));
-        assert!(faults(Expected::Probes, TierOutcome::Off, "why"));
-        assert!(faults(Expected::Probes, TierOutcome::Wrong, "why"));
-        assert!(!faults(Expected::Refusal("locked"), TierOutcome::Off, "it is locked down"));
-        assert!(faults(Expected::Refusal("locked"), TierOutcome::Off, "something else"));
-        assert!(faults(Expected::Refusal("locked"), TierOutcome::Ok, "locked"));
-        assert!(faults(Expected::LockedDown, TierOutcome::Ok, ""));
+        let passes = |expected, outcomes, reason| fault(expected, &report(outcomes, reason)).is_none();
+        assert!(passes(Expected::Probes, [Ok, Ok, Ok], ""));
+        for outcomes in [[Off, Ok, Ok], [Ok, Off, Ok], [Ok, Ok, Off], [Wrong, Ok, Ok], [Ok, Ok, Wrong]] {
+            assert!(!passes(Expected::Probes, outcomes, "why"), "{outcomes:?}");
+        }
+        let refusal = Expected::Refusal { words: "no BTF", all: false };
+        assert!(passes(refusal, [Off, Off, Ok], "it has no BTF"));
+        assert!(!passes(refusal, [Off, Off, Ok], "something else"));
+        assert!(!passes(refusal, [Ok, Off, Ok], "no BTF"));
+        assert!(!passes(refusal, [Off, Wrong, Ok], "no BTF"));
+        let nothing = Expected::Refusal { words: "no BTF", all: true };
+        assert!(passes(nothing, [Off, Off, Off], "no BTF") && !passes(nothing, [Off, Off, Ok], "no BTF"));
+        assert!(!passes(Expected::LockedDown, [Ok, Off, Ok], ""), "it is not locked down");
         let locked = |outcome, note| {
-            let report =
-                ProbeReport { lockdown: Some("confidentiality".to_owned()), ..report(outcome, note) };
+            let report = report([outcome, Off, Ok], note);
+            let report = ProbeReport { lockdown: Some("confidentiality".to_owned()), ..report };
             fault(Expected::LockedDown, &report).is_none()
         };
-        assert!(locked(TierOutcome::Ok, "") && locked(TierOutcome::Off, "it is locked down"));
-        assert!(!locked(TierOutcome::Off, "no idea") && !locked(TierOutcome::Wrong, ""));
-        let none = ProbeReport { tiers: Vec::new(), ..report(TierOutcome::Ok, "") };
-        assert!(fault(Expected::Probes, &none).is_some());
+        assert!(locked(Ok, "") && locked(Off, "it is locked down"));
+        assert!(!locked(Off, "no idea") && !locked(Wrong, ""));
+        let mut short = report([Ok, Ok, Ok], "");
+        short.tiers.pop();
+        assert!(fault(Expected::Probes, &short).is_some());
     }
 
     #[test]

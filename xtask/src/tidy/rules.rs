@@ -31,7 +31,8 @@ const WORDS: &[Words] = &[
         words: &["aya::", "aya_obj::", "aya_log::"],
         within: "",
         // aya's trait for plain data must be implemented where the shared types are.
-        except: &["host-daemon/src/probes", "ebpf-probes/common/"],
+        // The benchmark compares the probes with programs that the daemon has not.
+        except: &["host-daemon/src/probes", "ebpf-probes/common/", "tests/benches/probes"],
         why: "only probes/ names aya",
     },
     Words {

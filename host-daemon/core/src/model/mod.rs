@@ -13,6 +13,7 @@ mod host;
 mod own;
 mod owner;
 mod role;
+mod steal;
 mod traffic;
 mod watch;
 
@@ -28,6 +29,7 @@ pub use host::{HostModel, PcpuModel};
 pub use own::{OwnModel, ProgramModel};
 pub use owner::Owner;
 pub use role::{RoleKind, RoleModel};
+pub use steal::{DomainSteal, StealModel, VcpuSteal};
 pub use watch::{ExitModel, ExitReasonModel, LatencyModel, VcpuExitModel, WatchWhat};
 
 use crate::sample::{DomainSample, Sample};
@@ -46,6 +48,8 @@ pub struct Model {
     pub topology: Topology,
     /// The domains at the end.
     pub domains: Vec<DomainModel>,
+    /// Who ran while whose vcpus waited.
+    pub steal: StealModel,
     /// What the daemon itself costs.
     pub own: OwnModel,
 }
@@ -66,8 +70,9 @@ impl Model {
             })
             .collect();
         let host = HostModel::new(&begin.host, &end.host, elapsed);
+        let steal = StealModel::new(begin, end);
         let own = OwnModel::new(&begin.own, &end.own, elapsed);
-        Self { at, elapsed, host, topology: end.topology.clone(), domains, own }
+        Self { at, elapsed, host, topology: end.topology.clone(), domains, steal, own }
     }
 }
 

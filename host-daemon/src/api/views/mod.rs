@@ -3,14 +3,16 @@
 //!
 //! A number that is not known is `null`, never a sentinel. New fields may appear; existing ones keep name and meaning
 //! within one API version. Units are in the names: `_kib`, `_s`, `_ms`, `_us`, `_per_s`, `_percent` (0 to 100),
-//! `_ratio` (a share, 0.0 to 1.0).
+//! `_ratio` (a share, 0.0 to 1.0), `_pcpus` (time in pcpus: 1.5 is one and a half).
 
 mod command;
 mod detail;
 mod domain;
 mod flow;
 mod process;
+mod replay;
 mod status;
+mod steal;
 mod watch;
 
 pub use command::{
@@ -23,10 +25,12 @@ pub use domain::{
 };
 pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
+pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
     PressureView, ProgramView, StatusView, TierView,
 };
+pub use steal::{DomainStealView, RunnerKind, StealPartView, StealView, VcpuStealView};
 pub use watch::{
     ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView,
     WakeLatencyView, WatchAsk, WatchView,
@@ -41,6 +45,8 @@ pub struct Views {
     pub domains: Vec<DomainDetailView>,
     /// The inside of those domains whose guests were polled.
     pub processes: Vec<ProcessesView>,
+    /// Who ran while whose vcpus waited.
+    pub steal: StealView,
     /// Who talks to whom, for each of those domains.
     pub flows: Vec<FlowsView>,
     /// What could be better about the installation.

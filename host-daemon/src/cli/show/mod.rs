@@ -5,7 +5,9 @@ mod domain;
 mod flow;
 mod order;
 mod process;
+mod replay;
 mod status;
+mod steal;
 mod watch;
 mod why;
 
@@ -13,7 +15,9 @@ pub(super) use domain::{domain, domains};
 pub(super) use flow::flows;
 pub(super) use order::{order, orders, reply};
 pub(super) use process::processes;
+pub(super) use replay::replay;
 pub(super) use status::{doctor, status};
+pub(super) use steal::steal;
 pub(super) use watch::watch;
 pub(super) use why::why;
 

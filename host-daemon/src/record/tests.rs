@@ -65,6 +65,7 @@ fn recorded() -> (Vec<String>, Vec<Vec<Proposal>>) {
                 version: "0.1.0".to_owned(),
                 host: "h".to_owned(),
                 kernel: "k".to_owned(),
+                at: Duration::from_secs(s),
                 started_unix_ms: 1,
                 policy: policy.clone(),
                 state: state.clone(),
@@ -165,4 +166,71 @@ fn polls_and_changes_under_way_become_events_and_are_made_again() {
     }
     assert_eq!(state.insides, Insides::default());
     assert_eq!(changes(&after, &after), []);
+}
+
+fn view(text: &str, policy: Option<Policy>) -> Result<crate::api::views::ReplayView, String> {
+    replay(text.as_bytes(), std::path::Path::new("dir/a.rec"), policy).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_file_becomes_a_plan() {
+    let (lines, wanted) = recorded();
+    let text = lines.join("\n") + "\n{\"kind\":\"end\",\"reason\":\"time\"}\n";
+    let plan = view(&text, None).unwrap();
+    let proposals = plan.plan.iter().filter(|planned| planned.held.is_none());
+    let proposals: Vec<Proposal> = proposals.map(|planned| planned.proposal.clone()).collect();
+    assert_eq!(proposals, wanted.concat());
+    assert_eq!((plan.turns, plan.complete, plan.other_configuration), (53, true, false));
+    assert_eq!((plan.ticks, plan.cycles, plan.length_s), (10, 2, 52.0));
+    assert!(!plan.applied.is_empty());
+    assert_eq!(view(&text, None).unwrap(), plan, "the same again");
+    let other = view(&text, Some(Policy::default())).unwrap();
+    assert_eq!((other.cycles, other.other_configuration), (0, true));
+}
+
+#[test]
+fn a_bad_file_is_told_with_its_line() {
+    let (lines, _) = recorded();
+    let whole = lines.join("\n") + "\n";
+    let (header, first, second) = (&lines[0], &lines[1], &lines[2]);
+    for (text, expected) in [
+        (String::new(), "dir/a.rec:1: the file is empty"),
+        ("#!/bin/sh\n".to_owned(), "dir/a.rec:1: not a recording"),
+        (
+            format!("{first}\n"),
+            "dir/a.rec:1: not a recording, which begins with a header: this is a line of kind turn",
+        ),
+        (header.replace("\"format\":1", "\"format\":2"), "dir/a.rec:1: the recording's format is 2"),
+        (
+            header.replace("\"policy\"", "\"police\""),
+            "dir/a.rec:1: the header is damaged: missing field `policy`",
+        ),
+        (
+            format!("{header}\n{first}\n{{\"kind\":\"turn\"}}\n"),
+            "dir/a.rec:3: not a line of a recording: missing",
+        ),
+        (format!("{header}\n{header}\n"), "dir/a.rec:2: a second header"),
+        (format!("{header}\n{second}\n{first}\n"), "dir/a.rec:3: is older than the line before it"),
+        (
+            format!("{whole}{{\"kind\":\"end\",\"reason\":\"time\"}}\n{first}\n"),
+            "dir/a.rec:56: follows the end",
+        ),
+    ] {
+        let error = view(&text, None).unwrap_err();
+        assert!(error.starts_with(expected), "{expected}: {error}");
+    }
+    let not_text = [header.as_bytes(), b"\n\xff\xfe\n"].concat();
+    let error = replay(&not_text[..], std::path::Path::new("a"), None).unwrap_err().to_string();
+    assert!(error.starts_with("a:2: cannot be read"), "{error}");
+}
+
+#[test]
+fn what_a_crash_left_is_replayed_as_far_as_it_goes() {
+    let (lines, _) = recorded();
+    let whole = lines.join("\n") + "\n";
+    let killed = view(&whole, None).unwrap();
+    assert_eq!((killed.turns, killed.complete), (53, false));
+    let cut = view(&whole[..whole.len() - 40], None).unwrap();
+    assert_eq!((cut.turns, cut.complete), (52, false));
+    assert!(cut.notes[0].contains("line 54 is cut off"), "{:?}", cut.notes);
 }

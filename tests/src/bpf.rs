@@ -1,0 +1,141 @@
+//! BPF objects that a process holds, looked at from outside: their ids, whether they are still in the kernel, what a map
+//! holds. By plain system calls, so that it is independent of what is tested.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result};
+use nix::libc;
+
+/// A kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Programs.
+    Program,
+    /// Maps.
+    Map,
+    /// Links.
+    Link,
+}
+
+/// One object, by the kernel's number of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    /// What it is.
+    pub kind: Kind,
+    /// Its number; numbers are not given out twice.
+    pub id: u32,
+}
+
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+
+/// The objects of which a process holds descriptors.
+///
+/// # Errors
+/// When the process is gone.
+pub fn held_by(pid: u32) -> Result<BTreeSet<Object>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor may be closed meanwhile.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        let id =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u32>().ok());
+        // A link tells its program's number, too.
+        let object = match (id("link_id:"), id("map_id:"), id("prog_id:")) {
+            (Some(id), _, _) => Object { kind: Kind::Link, id },
+            (_, Some(id), _) => Object { kind: Kind::Map, id },
+            (_, _, Some(id)) => Object { kind: Kind::Program, id },
+            _ => continue,
+        };
+        found.insert(object);
+    }
+    Ok(found)
+}
+
+impl Object {
+    /// Whether the kernel still has it.
+    ///
+    /// # Errors
+    /// When BPF is refused.
+    pub fn exists(self) -> Result<bool> {
+        match self.open() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("{self:?}")),
+        }
+    }
+
+    /// The name of a map.
+    ///
+    /// # Errors
+    /// When it is no map or gone.
+    pub fn map_name(self) -> Result<String> {
+        let map = self.open()?;
+        // struct bpf_map_info up to its name.
+        let mut info = [0_u8; 40];
+        let mut attr = Attr::default();
+        attr.word(0, raw(&map)?).word(4, 40).pointer(8, info.as_mut_ptr().cast());
+        attr.call(OBJ_GET_INFO_BY_FD)?;
+        let name = info[24..].split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// An entry of an array map of `u32`.
+    ///
+    /// # Errors
+    /// When it is no such map, or `index` is beyond its end.
+    pub fn entry(self, index: u32) -> Result<u32> {
+        let map = self.open()?;
+        let (mut key, mut value) = (index, 0_u32);
+        let mut attr = Attr::default();
+        attr.word(0, raw(&map)?).pointer(8, (&raw mut key).cast()).pointer(16, (&raw mut value).cast());
+        attr.call(MAP_LOOKUP_ELEM)?;
+        Ok(value)
+    }
+
+    fn open(self) -> io::Result<OwnedFd> {
+        let command = match self.kind {
+            Kind::Program => 13,
+            Kind::Map => 14,
+            Kind::Link => 30,
+        };
+        let mut attr = Attr::default();
+        attr.word(0, self.id);
+        let fd = attr.call(command)?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+fn raw(fd: &OwnedFd) -> Result<u32> {
+    Ok(u32::try_from(fd.as_raw_fd())?)
+}
+
+/// `union bpf_attr`, as far as these calls use it.
+#[derive(Default)]
+#[repr(C, align(8))]
+struct Attr([u8; 32]);
+
+impl Attr {
+    fn word(&mut self, at: usize, value: u32) -> &mut Self {
+        self.0[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        self
+    }
+
+    fn pointer(&mut self, at: usize, to: *mut libc::c_void) -> &mut Self {
+        self.0[at..at + 8].copy_from_slice(&(to as u64).to_ne_bytes());
+        self
+    }
+
+    fn call(&mut self, command: libc::c_int) -> io::Result<RawFd> {
+        // SAFETY: the attributes live through the call, and so does what their pointers lead to.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), self.0.len()) };
+        match RawFd::try_from(result) {
+            Ok(fd) if fd >= 0 => Ok(fd),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
