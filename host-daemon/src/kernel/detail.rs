@@ -31,6 +31,8 @@ pub struct QemuProcess<'a> {
     pub vcpus: &'a [VcpuThread],
     /// Whether KVM runs the guest.
     pub kvm: bool,
+    /// Where cgroups are mounted, read once for all QEMUs; or why that is not known.
+    pub hierarchies: Result<&'a Hierarchies, &'a io::Error>,
     /// Totals of those vcpus by tid that are known to sleep: what `schedstat` would say of them, without asking it.
     pub asleep: &'a [(u32, Schedstat)],
 }
@@ -96,7 +98,7 @@ impl Detail {
                 found.err().map(|err| format!("KVM statistics: {err}; halt polling is not known"));
         }
         if again {
-            self.find_groups(kernel, qemu.pid);
+            self.find_groups(kernel, qemu);
         }
         self.readings = self.readings.saturating_add(1);
         self.read_open(kernel, qemu)
@@ -133,7 +135,8 @@ impl Detail {
         Ok(())
     }
 
-    fn find_groups(&mut self, kernel: &Kernel, pid: u32) {
+    fn find_groups(&mut self, kernel: &Kernel, qemu: QemuProcess<'_>) {
+        let pid = qemu.pid;
         self.missing_groups.clear();
         (self.groups, self.pressure) = (Vec::new(), None);
         let mut note = |what: &str, err: io::Error| {
@@ -142,11 +145,11 @@ impl Detail {
                 self.missing_groups.push(text);
             }
         };
-        let (hierarchies, main) =
-            match kernel.hierarchies().and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
-                Ok(both) => both,
-                Err(err) => return note("cgroups", err),
-            };
+        let known = qemu.hierarchies.map_err(|err| io::Error::new(err.kind(), err.to_string()));
+        let (hierarchies, main) = match known.and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
+            Ok(both) => both,
+            Err(err) => return note("cgroups", err),
+        };
         match hierarchies.domain(&main) {
             Ok(groups) => self.groups = groups,
             Err(err) => note("CPU quota of the domain", err),
@@ -156,7 +159,7 @@ impl Detail {
             Err(err) => note("pressure of the domain", err),
         }
         for vcpu in &mut self.vcpus {
-            vcpu.bandwidth = match vcpu_group(kernel, &hierarchies, pid, vcpu.thread.tid) {
+            vcpu.bandwidth = match vcpu_group(kernel, hierarchies, pid, vcpu.thread.tid) {
                 Ok(group) => Some(group),
                 Err(err) => {
                     note("CPU quota of the vcpus", err);

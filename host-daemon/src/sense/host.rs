@@ -2,6 +2,7 @@
 //! agent call happens here.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::inventory::{Entries, InventoryEntry};
 use super::own::Meter;
 use super::qemu::Qemus;
 use super::thread::Depth;
-use crate::kernel::{Kernel, Layout};
+use crate::kernel::{Hierarchies, Kernel, Layout};
 use crate::probes::Probes;
 
 /// Time after which pcpus are looked for again: hot-plug is rare, and sysfs has a dozen files for each pcpu.
@@ -97,12 +98,13 @@ impl HostSense {
         self.watch(changed);
         unread.extend_from_slice(&self.unwatched);
 
+        let hierarchies = (cadence == Cadence::Detail).then(|| self.kernel.hierarchies());
         self.cycles = self.cycles.wrapping_add(1);
         let mut turn = self.cycles;
         let mut domains = Vec::with_capacity(inventory.len());
         for (uuid, entry) in inventory {
             let changed = changed_at(*uuid);
-            domains.extend(self.domain(*uuid, entry, changed, &taps, cadence, &mut turn));
+            domains.extend(self.domain(*uuid, entry, changed, &taps, hierarchies.as_ref(), &mut turn));
         }
         let own = self.meter.sample(&self.kernel, self.probes.as_mut(), now);
         (Sample { host, topology: self.topology.clone(), domains, own }, unread)
@@ -128,7 +130,8 @@ impl HostSense {
         entry: &InventoryEntry,
         changed: Option<Instant>,
         taps: &BTreeMap<String, InterfaceSample>,
-        cadence: Cadence,
+        // Where cgroups are, if detail is wanted.
+        detail: Option<&io::Result<Hierarchies>>,
         turn: &mut usize,
     ) -> Option<DomainSample> {
         let mut domain = entry.domain.clone()?;
@@ -147,7 +150,7 @@ impl HostSense {
         for thread in &mut qemu.threads {
             *turn = turn.wrapping_add(1);
             let check = turn.is_multiple_of(CHECK_ONE_OF);
-            let depth = Depth { detail: cadence == Cadence::Detail, check };
+            let depth = Depth { detail: detail.is_some(), check };
             match thread.read(&self.kernel, self.probes.as_ref(), depth) {
                 Some(sample) => {
                     domain.threads.push(sample);
@@ -159,9 +162,10 @@ impl HostSense {
                 None => qemu.listings = 2,
             }
         }
-        if cadence == Cadence::Detail {
+        if let Some(hierarchies) = detail {
             let kvm = domain.accel == "kvm";
-            domain.detail = Some(qemu.detail(&self.kernel, kvm, &mut self.kvm_layout));
+            let layout = &mut self.kvm_layout;
+            domain.detail = Some(qemu.detail(&self.kernel, kvm, hierarchies.as_ref(), layout));
         }
         Some(domain)
     }

@@ -2,6 +2,7 @@
 //! at again.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use super::inventory::Entries;
 use super::thread::Followed;
-use crate::kernel::{Detail, Kernel, Layout, Process, QemuProcess};
+use crate::kernel::{Detail, Hierarchies, Kernel, Layout, Process, QemuProcess};
 use crate::probes::ThreadKey;
 
 /// Time after which QEMU processes are looked for again where one is missing.
@@ -200,12 +201,19 @@ impl Qemu {
         &mut self,
         kernel: &Kernel,
         kvm: bool,
+        hierarchies: Result<&Hierarchies, &io::Error>,
         layout: &mut Option<Arc<Layout>>,
     ) -> DetailSample {
         let vcpus: Vec<_> = self.threads.iter().filter_map(Followed::vcpu).collect();
         let asleep: Vec<_> = self.threads.iter().filter_map(Followed::asleep).collect();
-        let process =
-            QemuProcess { pid: self.pid, held: self.held.as_ref(), vcpus: &vcpus, kvm, asleep: &asleep };
+        let process = QemuProcess {
+            pid: self.pid,
+            held: self.held.as_ref(),
+            vcpus: &vcpus,
+            kvm,
+            hierarchies,
+            asleep: &asleep,
+        };
         self.detail.read(kernel, process, layout)
     }
 
