@@ -30,7 +30,7 @@ use insides::{FlowReadings, Insides, Readings};
 use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
-pub(crate) use start::{connect, load_probes};
+pub(crate) use start::{connect, try_tiers};
 use windows::{Moment, Windows};
 use work::Done;
 
@@ -301,6 +301,8 @@ impl Daemon {
     fn check_up(&self, guests: &BTreeMap<Uuid, GuestState>) -> Vec<CheckView> {
         let mut checks = self.checks.clone();
         checks.push(doctor::libvirt(&self.libvirt.status()));
+        let entries = self.inventory.snapshot();
+        checks.extend(entries.values().filter_map(|entry| doctor::domain(&entry.name, &entry.trouble)));
         checks.extend(doctor::guests(&self.latest, guests));
         checks
     }

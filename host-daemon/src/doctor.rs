@@ -34,6 +34,14 @@ pub fn libvirt(status: &Status) -> CheckView {
     }
 }
 
+/// What libvirt does not tell about a domain, if there is something.
+#[must_use]
+pub fn domain(name: &str, untold: &[String]) -> Option<CheckView> {
+    let advice = "what is not told is not changed; see the log of libvirtd, and its version above";
+    let message = || format!("not all of it is told: {}", untold.join("; "));
+    (!untold.is_empty()).then(|| check(&format!("domain {name}"), Verdict::Warning, message(), Some(advice)))
+}
+
 /// Agents and balloons, domain by domain.
 #[must_use]
 pub fn guests(model: &Model, guests: &BTreeMap<Uuid, GuestState>) -> Vec<CheckView> {

@@ -181,6 +181,7 @@ fn kvm_statistics_are_those_of_debugfs_and_qemu() -> Result<()> {
     ensure!(time["halt_polling_ratio"].as_f64() > Some(0.0), "{time}");
     println!("a halting vcpu: {time}");
     drop(daemon);
+    the_weak_daemon_says_what_it_cannot_read(&lab)?;
 
     lab.virsh(&["suspend", "fw"])?;
     let mut last = Vec::new();
@@ -211,6 +212,25 @@ fn kvm_statistics_are_those_of_debugfs_and_qemu() -> Result<()> {
     same("debugfs", &total(&last), &shown, if locked { 2 } else { 20 })?;
     ensure!(statistics(pid, "anon_inode:kvm-vcpu-stats:")? == last, "they moved while they were compared");
     lab.stop()
+}
+
+/// Without the right to use BPF, or to duplicate QEMU's descriptors: the same shape, from what is left, with the reason.
+fn the_weak_daemon_says_what_it_cannot_read(lab: &Lab) -> Result<()> {
+    let wrapper = ["setpriv", "--bounding-set", "-sys_admin,-bpf,-perfmon,-sys_ptrace"];
+    let daemon = lab.start_wrapped_daemon("weak", CONFIG, &wrapper)?;
+    let view = shown(&daemon, "fw")?;
+    let time = &view["vcpu_times"][0];
+    ensure!(time["contention_ratio"].is_number() && time["throttled_ratio"].is_number(), "{view}");
+    ensure!(time["exits_per_s"].is_null() && time["halt_polling_ratio"].is_null(), "{view}");
+    ensure!(
+        view["detail_missing"][0].as_str().is_some_and(|why| why.starts_with("KVM statistics: ")),
+        "{view}"
+    );
+    ensure!(view["detail_missing"].to_string().contains("denied"), "not the reason: {view}");
+    let threads = view["threads"].as_array().context("no threads")?;
+    ensure!(threads.iter().all(|thread| thread["source"] == "schedstat"), "{view}");
+    println!("without the rights: {}", view["detail_missing"]);
+    Ok(())
 }
 
 /// Burns CPU on one pcpu until dropped.

@@ -7,6 +7,7 @@ mod page;
 mod progress;
 mod record;
 mod show;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod words;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::unistd::Group;
 use tokio::time::timeout;
 
+use super::survey;
 use crate::act::{Executor, Ledger};
 use crate::api::views::{CheckView, CommandReply, DoctorView, RestoreView, Verdict};
 use crate::config::{Config, ConfigError};
@@ -68,12 +69,26 @@ pub async fn doctor(config: &Config) -> DoctorView {
     }];
     checks.push(store_check(config).await);
     let (kernel, libvirt) = (Kernel::default(), daemon::connect(config));
-    let (_probes, tiers) = daemon::load_probes(&kernel, config);
-    checks.extend(crate::doctor::host(&kernel, &tiers));
+    eprintln!(
+        "kvmpilot: kvmpilotd does not answer; trying the probes and asking libvirt, which takes some seconds"
+    );
+    checks.extend(crate::doctor::host(&kernel, &daemon::try_tiers(&kernel, config)));
     let mut status = libvirt.status_changes();
     // Up, or still the reason why not: both are worth showing.
     let _ = timeout(CONNECT, status.wait_for(Status::is_up)).await;
     checks.push(crate::doctor::libvirt(&libvirt.status()));
+    if libvirt.status().is_up() {
+        let (domains, silent) = survey::checks(&libvirt, config).await;
+        checks.extend(domains);
+        if silent > 0 {
+            checks.push(CheckView {
+                name: "domains".to_owned(),
+                verdict: Verdict::Warning,
+                message: format!("{silent} domains did not answer in time, and are not judged"),
+                advice: Some("see whether their QEMU hangs: `virsh domstats`".to_owned()),
+            });
+        }
+    }
     checks.push(group_check(&config.daemon.socket_group));
     DoctorView { checks }
 }

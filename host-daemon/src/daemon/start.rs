@@ -188,7 +188,7 @@ pub(crate) fn connect(config: &Config) -> Libvirt {
 }
 
 /// Loads the scheduler probe, and says which tiers deliver and why.
-pub(crate) fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, Vec<TierView>) {
+fn load_probes(kernel: &Kernel, config: &Config) -> (Option<Probes>, Vec<TierView>) {
     let tier = |tier, name: &str, on, reason: String| TierView { tier, name: name.to_owned(), on, reason };
     let t0 = tier(0, "kernel files and libvirt", true, "needs no probes".to_owned());
     let loaded = if config.daemon.probes.enabled {
@@ -273,6 +273,14 @@ fn open_desk(kernel: &Kernel, config: &Config) -> (Desk, TierView) {
     let desk = Desk::new(kernel.clone(), available.clone().err());
     let reason = available.unwrap_or_else(|reason| reason);
     (desk, TierView { tier: 2, name: "watches on demand".to_owned(), on, reason })
+}
+
+/// Tries all tiers, without a daemon that would use them.
+pub(crate) fn try_tiers(kernel: &Kernel, config: &Config) -> Vec<TierView> {
+    let (_, mut tiers) = load_probes(kernel, config);
+    tiers.push(open_desk(kernel, config).1);
+    tiers.push(start_flows(kernel, config, Instant::now()).1);
+    tiers
 }
 
 /// What `--once` prints.

@@ -25,8 +25,13 @@ impl Kernel {
         for entry in self.proc.join(process.pid().to_string()).join("fd").read_dir()?.take(MOST) {
             let entry = entry?;
             let is_wanted = |link: io::Result<String>| link.ok().filter(|link| wanted(link));
+            let seen = match link(&entry.path()) {
+                // Refused once is refused for all.
+                Err(err) if err.kind() == io::ErrorKind::PermissionDenied => return Err(err),
+                seen => is_wanted(seen),
+            };
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let Some(number) = number.filter(|_| is_wanted(link(&entry.path())).is_some()) else { continue };
+            let Some(number) = number.filter(|_| seen.is_some()) else { continue };
             let ours = process.duplicate(number)?;
             let path = self.proc.join(format!("self/fd/{}", ours.as_raw_fd()));
             if let Some(link) = is_wanted(link(&path)) {

@@ -31,8 +31,6 @@ pub struct QemuProcess<'a> {
     pub vcpus: &'a [VcpuThread],
     /// Whether KVM runs the guest.
     pub kvm: bool,
-    /// Where cgroups are mounted, read once for all QEMUs; or why that is not known.
-    pub hierarchies: Result<&'a Hierarchies, &'a io::Error>,
     /// Totals of those vcpus by tid that are known to sleep: what `schedstat` would say of them, without asking it.
     pub asleep: &'a [(u32, Schedstat)],
 }
@@ -46,6 +44,15 @@ pub struct VcpuThread {
     pub tid: u32,
     /// Start time of the thread in clock ticks since boot.
     pub start_ticks: u64,
+}
+
+/// What all QEMUs of a host have in common.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Of KVM's statistics.
+    layout: Option<Arc<Layout>>,
+    /// Mounts hardly ever change, and there may be thousands. Looked for again when a cgroup is not where it should be.
+    hierarchies: Option<Hierarchies>,
 }
 
 /// The open files of one QEMU. An open statistics file keeps the VM in the kernel: drop this when QEMU has ended.
@@ -70,13 +77,8 @@ struct Vcpu {
 }
 
 impl Detail {
-    /// One reading. `layout` is shared by all QEMUs of a host.
-    pub fn read(
-        &mut self,
-        kernel: &Kernel,
-        qemu: QemuProcess<'_>,
-        layout: &mut Option<Arc<Layout>>,
-    ) -> DetailSample {
+    /// One reading.
+    pub fn read(&mut self, kernel: &Kernel, qemu: QemuProcess<'_>, shared: &mut Shared) -> DetailSample {
         let mut threads = qemu.vcpus.to_vec();
         threads.sort_unstable();
         let changed = !self.vcpus.iter().map(|vcpu| &vcpu.thread).eq(&threads);
@@ -93,12 +95,12 @@ impl Detail {
         if !qemu.kvm || self.vcpus.is_empty() {
             self.missing_stats = None;
         } else if changed || self.broken || (again && self.missing_stats.is_some()) {
-            let found = self.find_stats(kernel, qemu.held, layout);
+            let found = self.find_stats(kernel, qemu.held, &mut shared.layout);
             self.missing_stats =
                 found.err().map(|err| format!("KVM statistics: {err}; halt polling is not known"));
         }
         if again {
-            self.find_groups(kernel, qemu);
+            self.find_groups(kernel, qemu.pid, &mut shared.hierarchies);
         }
         self.readings = self.readings.saturating_add(1);
         self.read_open(kernel, qemu)
@@ -135,8 +137,7 @@ impl Detail {
         Ok(())
     }
 
-    fn find_groups(&mut self, kernel: &Kernel, qemu: QemuProcess<'_>) {
-        let pid = qemu.pid;
+    fn find_groups(&mut self, kernel: &Kernel, pid: u32, known: &mut Option<Hierarchies>) {
         self.missing_groups.clear();
         (self.groups, self.pressure) = (Vec::new(), None);
         let mut note = |what: &str, err: io::Error| {
@@ -145,8 +146,8 @@ impl Detail {
                 self.missing_groups.push(text);
             }
         };
-        let known = qemu.hierarchies.map_err(|err| io::Error::new(err.kind(), err.to_string()));
-        let (hierarchies, main) = match known.and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
+        let found = known.take().map_or_else(|| kernel.hierarchies(), Ok);
+        let (hierarchies, main) = match found.and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
             Ok(both) => both,
             Err(err) => return note("cgroups", err),
         };
@@ -159,13 +160,16 @@ impl Detail {
             Err(err) => note("pressure of the domain", err),
         }
         for vcpu in &mut self.vcpus {
-            vcpu.bandwidth = match vcpu_group(kernel, hierarchies, pid, vcpu.thread.tid) {
+            vcpu.bandwidth = match vcpu_group(kernel, &hierarchies, pid, vcpu.thread.tid) {
                 Ok(group) => Some(group),
                 Err(err) => {
                     note("CPU quota of the vcpus", err);
                     None
                 }
             };
+        }
+        if self.missing_groups.is_empty() {
+            *known = Some(hierarchies);
         }
     }
 

@@ -24,7 +24,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use cgroup::{Bandwidth, Hierarchies, Membership, Pressure};
-pub use detail::{Detail, QemuProcess, VcpuThread};
+pub use detail::{Detail, QemuProcess, Shared, VcpuThread};
 pub use features::{Cgroups, Features};
 pub use hold::{Process, SchedstatFile};
 pub use kvm_stats::{KvmStats, Layout, Stat, StatKind, StatUnit};

@@ -2,8 +2,6 @@
 //! agent call happens here.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
@@ -15,7 +13,7 @@ use super::inventory::{Entries, InventoryEntry};
 use super::own::Meter;
 use super::qemu::Qemus;
 use super::thread::Depth;
-use crate::kernel::{Hierarchies, Kernel, Layout};
+use crate::kernel::{Kernel, Shared};
 use crate::probes::Probes;
 
 /// Time after which pcpus are looked for again: hot-plug is rare, and sysfs has a dozen files for each pcpu.
@@ -36,8 +34,8 @@ pub struct HostSense {
     looked_at_topology: Option<Instant>,
     cycles: usize,
     meter: Meter,
-    /// Layout of KVM's statistics, the same for all vcpus.
-    kvm_layout: Option<Arc<Layout>>,
+    /// What the detailed readings of all QEMUs have in common.
+    shared: Shared,
 }
 
 /// How much a sample holds.
@@ -62,7 +60,7 @@ impl HostSense {
             looked_at_topology: None,
             cycles: 0,
             meter: Meter::default(),
-            kvm_layout: None,
+            shared: Shared::default(),
         }
     }
 
@@ -98,13 +96,12 @@ impl HostSense {
         self.watch(changed);
         unread.extend_from_slice(&self.unwatched);
 
-        let hierarchies = (cadence == Cadence::Detail).then(|| self.kernel.hierarchies());
         self.cycles = self.cycles.wrapping_add(1);
         let mut turn = self.cycles;
         let mut domains = Vec::with_capacity(inventory.len());
         for (uuid, entry) in inventory {
             let changed = changed_at(*uuid);
-            domains.extend(self.domain(*uuid, entry, changed, &taps, hierarchies.as_ref(), &mut turn));
+            domains.extend(self.domain(*uuid, entry, changed, &taps, cadence, &mut turn));
         }
         let own = self.meter.sample(&self.kernel, self.probes.as_mut(), now);
         (Sample { host, topology: self.topology.clone(), domains, own }, unread)
@@ -130,8 +127,7 @@ impl HostSense {
         entry: &InventoryEntry,
         changed: Option<Instant>,
         taps: &BTreeMap<String, InterfaceSample>,
-        // Where cgroups are, if detail is wanted.
-        detail: Option<&io::Result<Hierarchies>>,
+        cadence: Cadence,
         turn: &mut usize,
     ) -> Option<DomainSample> {
         let mut domain = entry.domain.clone()?;
@@ -150,7 +146,7 @@ impl HostSense {
         for thread in &mut qemu.threads {
             *turn = turn.wrapping_add(1);
             let check = turn.is_multiple_of(CHECK_ONE_OF);
-            let depth = Depth { detail: detail.is_some(), check };
+            let depth = Depth { detail: cadence == Cadence::Detail, check };
             match thread.read(&self.kernel, self.probes.as_ref(), depth) {
                 Some(sample) => {
                     domain.threads.push(sample);
@@ -162,10 +158,9 @@ impl HostSense {
                 None => qemu.listings = 2,
             }
         }
-        if let Some(hierarchies) = detail {
+        if cadence == Cadence::Detail {
             let kvm = domain.accel == "kvm";
-            let layout = &mut self.kvm_layout;
-            domain.detail = Some(qemu.detail(&self.kernel, kvm, hierarchies.as_ref(), layout));
+            domain.detail = Some(qemu.detail(&self.kernel, kvm, &mut self.shared));
         }
         Some(domain)
     }

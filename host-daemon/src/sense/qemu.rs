@@ -2,8 +2,6 @@
 //! at again.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
@@ -12,7 +10,7 @@ use tokio::time::Instant;
 
 use super::inventory::Entries;
 use super::thread::Followed;
-use crate::kernel::{Detail, Hierarchies, Kernel, Layout, Process, QemuProcess};
+use crate::kernel::{Detail, Kernel, Process, QemuProcess, Shared};
 use crate::probes::ThreadKey;
 
 /// Time after which QEMU processes are looked for again where one is missing.
@@ -197,24 +195,12 @@ impl Qemu {
     }
 
     /// Where its vcpus' time goes.
-    pub(super) fn detail(
-        &mut self,
-        kernel: &Kernel,
-        kvm: bool,
-        hierarchies: Result<&Hierarchies, &io::Error>,
-        layout: &mut Option<Arc<Layout>>,
-    ) -> DetailSample {
+    pub(super) fn detail(&mut self, kernel: &Kernel, kvm: bool, shared: &mut Shared) -> DetailSample {
         let vcpus: Vec<_> = self.threads.iter().filter_map(Followed::vcpu).collect();
         let asleep: Vec<_> = self.threads.iter().filter_map(Followed::asleep).collect();
-        let process = QemuProcess {
-            pid: self.pid,
-            held: self.held.as_ref(),
-            vcpus: &vcpus,
-            kvm,
-            hierarchies,
-            asleep: &asleep,
-        };
-        self.detail.read(kernel, process, layout)
+        let process =
+            QemuProcess { pid: self.pid, held: self.held.as_ref(), vcpus: &vcpus, kvm, asleep: &asleep };
+        self.detail.read(kernel, process, shared)
     }
 
     fn postpone(&mut self, now: Instant) {

@@ -1,7 +1,9 @@
 //! Checks the probes on the kernel that runs, and prints one line about it (`probe_report.rs`). `cargo xtask matrix`
 //! runs it here and as the one program of virtual machines with other kernels. Needs root and /proc, /sys; with the
-//! argument `unprivileged` it gives up root first, to show how the probes take that.
+//! argument `unprivileged` it gives up root first, to show how the probes take that; with `hotplug` it also takes a pcpu
+//! offline, which only a machine of its own should suffer.
 
+mod hotplug;
 mod subjects;
 mod tier0;
 mod tier1;
@@ -21,7 +23,8 @@ const NOBODY: Uid = Uid::from_raw(65534);
 const WINDOW: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    if std::env::args().any(|argument| argument == "unprivileged")
+    let told = |word: &str| std::env::args().any(|argument| argument == word);
+    if told("unprivileged")
         && let Err(error) = setresuid(NOBODY, NOBODY, NOBODY)
     {
         eprintln!("cannot give up root: {error}");
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
         Err(reason) => {
             report.tiers.push(TierReport { tier: 1, outcome: TierOutcome::Off, note: reason });
         }
-        Ok(probes) => match tier1::check(probes) {
+        Ok(probes) => match tier1::check(probes, told("hotplug")) {
             Ok(counted) => {
                 report.errors = Some(counted.errors);
                 report.matrix_error = Some(counted.matrix_error);

@@ -43,7 +43,7 @@ impl Subject {
         let repeat = Arc::clone(&go_on);
         let thread = thread::spawn(move || {
             let tid = u64::from(gettid().as_raw().unsigned_abs());
-            let mut told = pin(cpu).is_ok() && report.send(tid).is_ok();
+            let mut told = pin(Pid::from_raw(0), cpu).is_ok() && report.send(tid).is_ok();
             while told && orders.recv().is_ok() {
                 take(turn);
                 while repeat.load(Relaxed) {
@@ -61,6 +61,11 @@ impl Subject {
     pub(crate) fn go(&self) -> Result<()> {
         self.go_on.store(true, Relaxed);
         self.order.as_ref().context("it has ended")?.send(()).context("a thread has died")
+    }
+
+    /// Where it runs from now on.
+    pub(crate) fn pin(&self, cpu: usize) -> Result<()> {
+        pin(Pid::from_raw(self.key.tid.try_into()?), cpu).context("a thread cannot be pinned")
     }
 
     /// Tells it to rest after this turn.
@@ -120,10 +125,10 @@ pub(crate) fn last_pcpu() -> Result<usize> {
     last.context("no pcpu is allowed")
 }
 
-fn pin(cpu: usize) -> nix::Result<()> {
+fn pin(thread: Pid, cpu: usize) -> nix::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set)
+    sched_setaffinity(thread, &set)
 }
 
 pub(crate) fn key(tid: u32) -> std::io::Result<ThreadKey> {

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kvmpilot::kernel::Kernel;
 use kvmpilot::probes::{Capacity, Ground, Probes, ThreadCounters, Totals};
 use kvmpilot_core::Uuid;
 use kvmpilot_core::sample::Runner;
 
-use crate::WINDOW;
 use crate::subjects::{Subject, Turn, key, last_pcpu, schedstat};
+use crate::{WINDOW, hotplug};
 
 const CAPACITY: Capacity = Capacity { threads: 64, domains: 16 };
 /// Goal of the issue: 0.05 %.
@@ -54,7 +54,7 @@ pub(crate) fn load(kernel: &Kernel) -> Result<Probes, String> {
 }
 
 /// Compares the probes with the kernel. Each thread counts as a domain of its own.
-pub(crate) fn check(mut probes: Probes) -> Result<Counted> {
+pub(crate) fn check(mut probes: Probes, with_hotplug: bool) -> Result<Counted> {
     let cpu = last_pcpu()?;
     let subjects = TURNS.iter().map(|turn| Subject::start(cpu, *turn)).collect::<Result<Vec<_>>>()?;
     let keys = subjects.iter().enumerate().map(|(n, subject)| (subject.key, domain(n)));
@@ -90,10 +90,14 @@ pub(crate) fn check(mut probes: Probes) -> Result<Counted> {
     ensure!(matrix_error <= MATRIX_TOLERANCE, "the steal matrix is off by {matrix_error}");
     let [on_cpu, wait, arrivals] = sums;
     let (on_cpu, wait) = (Duration::from_nanos(on_cpu), Duration::from_nanos(wait));
-    let note = format!(
+    let mut note = format!(
         "{on_cpu:.2?} on-CPU, {wait:.2?} runq_wait, {arrivals} arrivals, {:.1} % of the waits unexplained",
         unknown * 100.0
     );
+    if with_hotplug {
+        hotplug::check(&probes, &subjects, cpu).context("when a pcpu went offline and came back")?;
+        note += &format!("; pcpu {cpu} went and came back twice");
+    }
     Ok(Counted { note, errors, matrix_error })
 }
 
