@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// One object a tier.
-const OBJECTS: [&str; 3] = ["kvmpilot-probes", "kvmpilot-watch", "kvmpilot-flows"];
+const OBJECTS: [&str; 4] = ["kvmpilot-probes", "kvmpilot-watch", "kvmpilot-flows", "kvmpilot-sockets"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=KVMPILOT_PROBES");

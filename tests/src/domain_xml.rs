@@ -54,6 +54,13 @@ pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
   <on_reboot>destroy</on_reboot>
   <devices>
     <controller type='usb' model='none'/>
+    <controller type='pci' model='pcie-root'/>
+    <controller type='pci' model='pcie-root-port'/>
+    <controller type='pci' model='pcie-root-port'/>
+    <controller type='pci' model='pcie-root-port'/>
+    <controller type='pci' model='pcie-root-port'/>
+    <controller type='pci' model='pcie-root-port'/>
+    <controller type='pci' model='pcie-root-port'/>
     <interface type='bridge'>
       <source bridge='br0'/>
       <mac address='52:54:00:77:00:{octet:02x}'/>

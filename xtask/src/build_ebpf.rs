@@ -13,7 +13,8 @@ use crate::toolchain::{self, Compiler, Linker};
 
 const TARGET: &str = "bpfel-unknown-none";
 /// The binaries of `ebpf-probes`.
-const OBJECTS: [&str; 4] = ["kvmpilot-probes", "kvmpilot-watch", "kvmpilot-flows", "kvmpilot-bench"];
+const OBJECTS: [&str; 5] =
+    ["kvmpilot-probes", "kvmpilot-watch", "kvmpilot-flows", "kvmpilot-sockets", "kvmpilot-bench"];
 
 /// Builds the objects, or does nothing if they are up to date; returns their directory.
 pub(crate) fn build_ebpf() -> Result<PathBuf> {

@@ -240,6 +240,7 @@ fn start_flows(kernel: &Kernel, config: &Config, began: Instant) -> (Option<Flow
         max_per_domain,
         confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
         hook: Hook::Unknown,
+        without_tracepoints: false,
         without_batches: false,
     };
     let started = if config.daemon.flows.enabled {

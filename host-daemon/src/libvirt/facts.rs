@@ -23,6 +23,8 @@ pub(super) struct Facts {
     pub(super) agent_connected: Option<bool>,
     /// Host names of the tap devices.
     pub(super) taps: Vec<String>,
+    /// Whether it has an interface of `type='user'` that QEMU itself drives (no passt).
+    pub(super) user_networking: bool,
     /// Numbers of the vcpus that are online.
     pub(super) vcpus: Vec<u32>,
 }
@@ -50,6 +52,10 @@ impl Facts {
                 .filter_map(|interface| child(interface, "target")?.attribute("dev"))
                 .map(str::to_owned)
                 .collect(),
+            user_networking: device("interface").any(|interface| {
+                let backend = child(interface, "backend").and_then(|backend| backend.attribute("type"));
+                interface.attribute("type") == Some("user") && backend != Some("passt")
+            }),
             vcpus: online_vcpus(domain),
         })
     }
@@ -181,6 +187,7 @@ mod tests {
             balloon_refusal: None,
             agent_connected: Some(true),
             taps: vec!["vnet7".to_owned()],
+            user_networking: true,
             vcpus: vec![0, 1],
         };
         assert_eq!(facts, expected);

@@ -184,6 +184,7 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
             .iter()
             .map(|tap| InterfaceSample { device: tap.clone(), ..InterfaceSample::default() })
             .collect(),
+        user_networking: facts.user_networking,
         threads: Vec::new(),
         detail: None,
     };

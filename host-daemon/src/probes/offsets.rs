@@ -126,7 +126,7 @@ fn field_of(
 }
 
 /// Bit offset and type of the member `name`, searched in anonymous members too, as C does.
-fn member(
+pub(super) fn member(
     btf: &Btf,
     within: &Struct,
     name: &str,

@@ -78,7 +78,8 @@ impl Flows {
             .filter(|domain| watched(domain.state))
             .map(|domain| {
                 let taps = domain.interfaces.iter().map(|tap| tap.device.clone()).collect();
-                (domain.uuid, DomainNetwork { taps })
+                let processes = domain.qemu_pid.filter(|_| domain.user_networking).into_iter().collect();
+                (domain.uuid, DomainNetwork { taps, processes })
             })
             .collect();
         let mut state = self.shared.lock();
@@ -192,6 +193,9 @@ impl Worker {
             {
                 trouble.push(error.words());
             }
+        }
+        if all && let Err(error) = self.probes.read_sockets(now) {
+            trouble.push(error.words());
         }
         let mut state = self.shared.lock();
         state.trouble = trouble;

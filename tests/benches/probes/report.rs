@@ -24,8 +24,11 @@ pub(crate) struct Report {
     watched_ns: f64,
     unwatched_ns: f64,
     watched_over_floor_ns: f64,
+    /// The same in floors, for comparing machines.
+    watched_over_floor_ratio: f64,
     watched_over_floor_goal_ns: f64,
     unwatched_over_floor_ns: f64,
+    unwatched_over_floor_ratio: f64,
     unwatched_over_floor_goal_ns: f64,
     hash_ktime_design_ns: f64,
     wake_latency_ns: f64,
@@ -61,6 +64,9 @@ impl Report {
     ) -> Self {
         let median = |figure: &Figure| round(Quartiles::of(&figure.over_bare).median);
         let over_floor = |figure: &Figure| round(Quartiles::of(&figure.over_floor).median);
+        let floor = Quartiles::of(&switches[0].over_bare).median;
+        let in_floors =
+            |figure: &Figure| (Quartiles::of(&figure.over_floor).median / floor * 100.0).round() / 100.0;
         Self {
             date: said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
             machine: machine(),
@@ -71,8 +77,10 @@ impl Report {
             watched_ns: median(&switches[1]),
             unwatched_ns: median(&switches[2]),
             watched_over_floor_ns: over_floor(&switches[1]),
+            watched_over_floor_ratio: in_floors(&switches[1]),
             watched_over_floor_goal_ns: WATCHED_GOAL_NS,
             unwatched_over_floor_ns: over_floor(&switches[2]),
+            unwatched_over_floor_ratio: in_floors(&switches[2]),
             unwatched_over_floor_goal_ns: UNWATCHED_GOAL_NS,
             hash_ktime_design_ns: median(&switches[3]),
             wake_latency_ns: median(&switches[4]),
@@ -90,13 +98,15 @@ impl Report {
     pub(crate) fn print(&self) {
         let verdict = |value: f64, goal: f64| if value <= goal { "reached" } else { "missed" };
         println!(
-            "watched over the floor: {} ns, goal {WATCHED_GOAL_NS}: {}",
+            "watched over the floor: {} ns ({} floors), goal {WATCHED_GOAL_NS}: {}",
             self.watched_over_floor_ns,
+            self.watched_over_floor_ratio,
             verdict(self.watched_over_floor_ns, WATCHED_GOAL_NS)
         );
         println!(
-            "unwatched over the floor: {} ns, goal {UNWATCHED_GOAL_NS}: {}",
+            "unwatched over the floor: {} ns ({} floors), goal {UNWATCHED_GOAL_NS}: {}",
             self.unwatched_over_floor_ns,
+            self.unwatched_over_floor_ratio,
             verdict(self.unwatched_over_floor_ns, UNWATCHED_GOAL_NS)
         );
         println!(

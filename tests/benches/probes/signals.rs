@@ -39,8 +39,8 @@ impl Signals {
         }
         let delivered = DELIVERED.load(Relaxed) - before;
         let ns = begin.elapsed().as_secs_f64() * 1e9 / delivered as f64;
-        // Real-time threads have to leave something to others.
-        std::thread::sleep(LENGTH / 10);
+        // As for the ping-pong: the kernel would stop a real-time thread that never rests.
+        std::thread::sleep(LENGTH / 4);
         ns
     }
 }

@@ -24,6 +24,7 @@ pub(crate) fn check(kernel: &Kernel) -> TierReport {
         max_per_domain: 256,
         confidential: kernel.is_confidential(),
         hook: Hook::Unknown,
+        without_tracepoints: false,
         without_batches: false,
     };
     match FlowProbes::new(options) {
@@ -39,7 +40,7 @@ fn count(mut probes: FlowProbes) -> Result<String> {
     own_network()?;
     let tap = Tap::new(DEVICE, "10.9.0.1/24")?;
     let (domain, began) = (Uuid::from_u128(3), Instant::now());
-    let network = DomainNetwork { taps: [DEVICE.to_owned()].into() };
+    let network = DomainNetwork { taps: [DEVICE.to_owned()].into(), ..DomainNetwork::default() };
     if let Some(error) = probes.follow(&BTreeMap::from([(domain, network)]), began.elapsed()).first() {
         bail!("{}", error.words());
     }

@@ -200,3 +200,7 @@ impl TrafficRate {
         Some(self.sent_bytes_per_s? + self.received_bytes_per_s?)
     }
 }
+
+#[cfg(test)]
+#[path = "flow_test.rs"]
+mod tests;

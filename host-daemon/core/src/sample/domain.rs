@@ -58,6 +58,9 @@ pub struct DomainSample {
     pub job_active: bool,
     /// Tap devices with their counters.
     pub interfaces: Vec<InterfaceSample>,
+    /// Whether it has an interface whose network is QEMU's own (`type='user'`): then QEMU's sockets stand for the guest.
+    #[serde(default)]
+    pub user_networking: bool,
     /// QEMU's threads.
     pub threads: Vec<ThreadSample>,
     /// Where its vcpus' time goes; only in samples of the detailed pace.

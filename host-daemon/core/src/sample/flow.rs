@@ -77,7 +77,7 @@ pub enum FlowSource {
 }
 
 /// State of a flow, from the TCP flags that were seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FlowState {
     /// A SYN without an answer.

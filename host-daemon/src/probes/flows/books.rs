@@ -94,7 +94,9 @@ impl Books {
                 FlowState::Closed => idle >= CLOSED_IDLE,
                 FlowState::Opening | FlowState::Closing => idle >= STATELESS_IDLE,
                 FlowState::Established => {
-                    idle >= STATELESS_IDLE && (live.flow.sent_flags | live.flow.received_flags) == 0
+                    let flow = &live.flow;
+                    let has_states = (flow.sent_flags | flow.received_flags | flow.tcp_state) != 0;
+                    idle >= STATELESS_IDLE && !has_states
                 }
             }
         };
@@ -188,6 +190,9 @@ const fn opener(flow: &Flow) -> Option<FlowSide> {
 
 /// `FIN` of one side closes half of a connection; `RST` closes all of it at once.
 const fn state(flow: &Flow) -> FlowState {
+    if flow.tgid != 0 {
+        return socket_state(flow.tcp_state);
+    }
     let (sent, received) = (flow.sent_flags, flow.received_flags);
     let both = sent & received;
     let any = sent | received;
@@ -199,6 +204,19 @@ const fn state(flow: &Flow) -> FlowState {
         FlowState::Opening
     } else {
         FlowState::Established
+    }
+}
+
+/// Of a socket of the host; 0 for what is not TCP.
+const fn socket_state(tcp_state: u8) -> FlowState {
+    match tcp_state {
+        // SYN_SENT, SYN_RECV, NEW_SYN_RECV.
+        2 | 3 | 12 => FlowState::Opening,
+        // TIME_WAIT, CLOSE.
+        6 | 7 => FlowState::Closed,
+        // FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING.
+        4 | 5 | 8 | 9 | 11 => FlowState::Closing,
+        _ => FlowState::Established,
     }
 }
 

@@ -273,7 +273,7 @@ fn sum(totals: impl IntoIterator<Item = Totals>) -> Totals {
     })
 }
 
-fn traffic(totals: &Totals) -> Traffic {
+pub(super) fn traffic(totals: &Totals) -> Traffic {
     Traffic {
         sent_bytes: totals.sent_bytes,
         sent_packets: totals.sent_packets,

@@ -5,6 +5,8 @@ mod batch;
 mod books;
 mod clsact;
 mod instance;
+mod socket_offsets;
+mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -21,6 +23,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::error::ProbeError;
 use batch::Entries;
 use instance::{Instance, PROGRAMS};
+use sockets::Sockets;
 
 /// How the programs are attached to a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct FlowOptions {
     pub confidential: bool,
     /// How to attach; [`Hook::Unknown`] finds out.
     pub hook: Hook,
+    /// Count sockets at functions of the kernel, as kernels before 6.3 want it.
+    pub without_tracepoints: bool,
     /// Read tables entry by entry, as kernels before 5.6 want it.
     pub without_batches: bool,
 }
@@ -52,6 +57,8 @@ pub struct FlowOptions {
 pub struct DomainNetwork {
     /// Host names of its taps.
     pub taps: BTreeSet<String>,
+    /// Processes whose sockets stand for the guest: QEMU, if it has user-mode networking.
+    pub processes: BTreeSet<u32>,
 }
 
 /// Why a domain's flows are not all seen.
@@ -75,6 +82,9 @@ pub enum FlowError {
         #[source]
         source: ProbeError,
     },
+    /// The socket probes could not be loaded, or not told about a process.
+    #[error("the sockets of guests with user-mode networking are not seen")]
+    Sockets(#[source] Box<dyn Error + Send + Sync>),
     /// A table could not be read.
     #[error("the flows of domain {domain} cannot be read")]
     Read {
@@ -103,6 +113,12 @@ pub struct FlowProbes {
     domains: BTreeMap<Uuid, Instance>,
     /// Domains whose probes could not be loaded, and why: tried once each.
     refused: BTreeMap<Uuid, String>,
+    /// Loaded when the first domain with user-mode networking comes.
+    sockets: Option<Sockets>,
+    /// Why they are not loaded: tried once.
+    sockets_refused: Option<String>,
+    /// Processes by domain.
+    processes: BTreeMap<Uuid, BTreeSet<u32>>,
     entries: Entries<FlowKey, Flow>,
     /// What domains moved that are gone.
     past: Traffic,
@@ -133,6 +149,9 @@ impl FlowProbes {
             enabled: true,
             domains: BTreeMap::new(),
             refused: BTreeMap::new(),
+            sockets: None,
+            sockets_refused: None,
+            processes: BTreeMap::new(),
             // An LRU map may hold a few more for a moment: each pcpu keeps some free ones to itself.
             entries: Entries::new(capacity.saturating_mul(2), options.without_batches),
             past: Traffic::default(),
@@ -145,6 +164,8 @@ impl FlowProbes {
         if !enabled {
             std::mem::take(&mut self.domains).into_values().for_each(|domain| self.bury(&domain));
             self.refused.clear();
+            self.follow_sockets(BTreeMap::new(), Duration::ZERO);
+            self.sockets_refused = None;
         }
     }
 
@@ -183,7 +204,36 @@ impl FlowProbes {
                 errors.extend(instance.follow(&network.taps, &mut self.hook));
             }
         }
+        let with_sockets = wanted.iter().filter(|(_, network)| !network.processes.is_empty());
+        let processes = with_sockets.map(|(uuid, network)| (*uuid, network.processes.clone())).collect();
+        errors.extend(self.follow_sockets(processes, now));
         errors
+    }
+
+    /// Counts at the sockets of exactly these processes; without any, the programs are detached.
+    fn follow_sockets(
+        &mut self,
+        processes: BTreeMap<Uuid, BTreeSet<u32>>,
+        now: Duration,
+    ) -> Option<FlowError> {
+        self.processes = processes;
+        if self.processes.is_empty() {
+            self.sockets = None;
+            return None;
+        }
+        if self.sockets.is_none() && self.sockets_refused.is_none() {
+            let FlowOptions { max_per_domain, confidential, without_tracepoints, .. } = self.options;
+            match Sockets::load(max_per_domain, confidential, without_tracepoints) {
+                Ok(sockets) => self.sockets = Some(sockets),
+                Err(error) => {
+                    let error = FlowError::Sockets(error.into());
+                    self.sockets_refused = Some(error.words());
+                    return Some(error);
+                }
+            }
+        }
+        let all = self.processes.values().flatten().copied().collect();
+        self.sockets.as_mut()?.follow(&all, now).err().map(|error| FlowError::Sockets(error.into()))
     }
 
     fn bury(&mut self, domain: &Instance) {
@@ -192,7 +242,18 @@ impl FlowProbes {
 
     /// Domains that are watched, with the flows that their tables had at the last reading.
     pub fn domains(&self) -> impl Iterator<Item = (Uuid, usize)> + '_ {
-        self.domains.iter().map(|(uuid, instance)| (*uuid, instance.len()))
+        let without_taps = self.processes.keys().filter(|uuid| !self.domains.contains_key(uuid));
+        let taps = self.domains.iter().map(|(uuid, instance)| (*uuid, instance.len()));
+        taps.chain(without_taps.filter(|_| self.sockets.is_some()).map(|uuid| (*uuid, 0)))
+    }
+
+    /// Reads the sockets of all domains.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn read_sockets(&mut self, now: Duration) -> Result<(), FlowError> {
+        let Some(sockets) = &mut self.sockets else { return Ok(()) };
+        sockets.read(&mut self.entries, now).map_err(|error| FlowError::Sockets(error.into()))
     }
 
     /// Reads the table of one domain and deletes from it what has ended.
@@ -207,14 +268,20 @@ impl FlowProbes {
     /// What the last [`Self::read`] of a domain found.
     #[must_use]
     pub fn sample(&self, domain: Uuid, now: Duration) -> Option<FlowsSample> {
-        Some(self.domains.get(&domain)?.sample(now, clock_ns()))
+        let clock_ns = clock_ns();
+        let taps = self.domains.get(&domain).map(|instance| instance.sample(now, clock_ns));
+        let Some(sockets) = &self.sockets else { return taps };
+        let Some(processes) = self.processes.get(&domain) else { return taps };
+        let mut sample = taps.unwrap_or_default();
+        processes.iter().for_each(|pid| sockets.add(*pid, &mut sample, now, clock_ns));
+        Some(sample)
     }
 
     /// Why some domains or devices are not watched, in words.
     #[must_use]
     pub fn trouble(&self) -> Vec<String> {
         let devices = self.domains.values().flat_map(Instance::trouble);
-        self.refused.values().chain(devices).cloned().collect()
+        self.refused.values().chain(devices).chain(&self.sockets_refused).cloned().collect()
     }
 
     /// How the programs are attached.
@@ -229,14 +296,18 @@ impl FlowProbes {
         let attached = self.domains.values().map(Instance::attached).sum::<usize>();
         let moved = self.domains.values().map(Instance::moved).fold(self.past, Traffic::plus);
         let runs = [moved.sent_packets, moved.received_packets];
-        PROGRAMS
-            .iter()
-            .zip(runs)
-            .map(|((name, _), runs)| ProgramSample {
-                name: (*name).to_owned(),
+        let of_taps = PROGRAMS.iter().zip(runs).map(|((name, _), runs)| (*name, attached, Some(runs)));
+        // They run at every call of every process, and do not count those.
+        let sockets = usize::from(self.sockets.is_some());
+        let of_sockets =
+            sockets::TRACEPOINTS.iter().filter(|_| sockets > 0).map(|(name, _)| (*name, sockets, None));
+        of_taps
+            .chain(of_sockets)
+            .map(|(name, attached, runs)| ProgramSample {
+                name: name.to_owned(),
                 tier: 3,
                 attached: u32::try_from(attached).unwrap_or(u32::MAX),
-                runs: Some(runs),
+                runs,
                 ns_per_run: None,
             })
             .collect()
