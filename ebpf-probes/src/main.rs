@@ -4,6 +4,8 @@
 //!
 //! `cargo xtask build-ebpf` builds it and the daemon embeds it.
 #![expect(clippy::needless_pass_by_value, reason = "aya hands a context over by value")]
+#![expect(clippy::cast_possible_truncation, reason = "what is cast are constants below 2^32")]
+#![expect(clippy::implicit_saturating_sub, reason = "a branch that the verifier can follow")]
 #![no_std]
 #![no_main]
 

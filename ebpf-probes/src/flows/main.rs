@@ -2,6 +2,13 @@
 //! for each domain, so that the table of one is no other's. How a frame is read lives in `packet.rs`, what is counted
 //! in `books.rs`, the shared memory in the `common` crate.
 #![expect(clippy::needless_pass_by_value, reason = "aya hands a context over by value")]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    clippy::manual_is_multiple_of,
+    clippy::manual_memcpy,
+    reason = "a copy of a key, a call or a panic more is what a program of 512 bytes of stack cannot have"
+)]
+#![expect(clippy::cast_possible_truncation, reason = "what is cast is masked or bounded before")]
 #![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]

@@ -3,6 +3,16 @@
 //! names. How a `struct sock` is read lives in `sock.rs`.
 #![expect(clippy::needless_pass_by_value, reason = "aya hands a context over by value")]
 #![feature(asm_experimental_arch)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    clippy::manual_is_multiple_of,
+    reason = "a copy of a key, or a call, more is what a program of 512 bytes of stack cannot have"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the kernel's own narrow values, handed over in wider registers"
+)]
 #![no_std]
 #![no_main]
 

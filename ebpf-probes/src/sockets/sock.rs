@@ -46,7 +46,7 @@ impl Sock {
 
     /// Whom it connects, the host's side in the place of the guest's. `None` unless it is TCP or UDP over IP.
     #[inline(always)]
-    pub(crate) fn key<'a>(self, place: &'a mut MaybeUninit<FlowKey>) -> Option<&'a mut FlowKey> {
+    pub(crate) fn key(self, place: &mut MaybeUninit<FlowKey>) -> Option<&mut FlowKey> {
         let family: u16 = self.load(&SOCK_FAMILY, 0);
         let protocol = self.load::<u16>(&SOCK_PROTOCOL, 0) as u8;
         if (family != AF_INET && family != AF_INET6) || (protocol != TCP && protocol != UDP) {
