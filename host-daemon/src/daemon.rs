@@ -146,6 +146,7 @@ impl Daemon {
         let changed_at = |uuid| {
             if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
         };
+        self.host.note_programs(self.flows.as_ref().map(Flows::programs).unwrap_or_default());
         let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at, plan.cadence));
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
@@ -297,8 +298,9 @@ impl Daemon {
         });
     }
 
-    fn check_up(&self, guests: &BTreeMap<Uuid, GuestState>) -> Vec<CheckView> {
-        let mut checks = self.checks.clone();
+    fn check_up(&self, guests: &BTreeMap<Uuid, GuestState>, tiers: &[TierView]) -> Vec<CheckView> {
+        let mut checks = doctor::tiers(tiers);
+        checks.extend_from_slice(&self.checks);
         checks.push(doctor::libvirt(&self.libvirt.status()));
         let entries = self.inventory.snapshot();
         checks.extend(entries.values().filter_map(|entry| doctor::domain(&entry.name, &entry.trouble)));
@@ -334,7 +336,7 @@ impl Daemon {
             overhead: &self.overhead,
             ledger_entries: self.executor.ledger().len(),
             orders: self.store.order_counts().ok(),
-            doctor: DoctorView { checks: self.check_up(&guests) },
+            doctor: DoctorView { checks: self.check_up(&guests, &tiers) },
         };
         self.views.send_replace(Arc::new(present::views(&scene)));
     }

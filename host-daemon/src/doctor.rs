@@ -21,8 +21,14 @@ fn check(name: &str, verdict: Verdict, message: String, advice: Option<&str>) ->
 
 /// Checks that need no libvirt: the kernel's features, cgroups, competing daemons.
 #[must_use]
-pub fn host(kernel: &Kernel, tiers: &[TierView]) -> Vec<CheckView> {
-    host::checks(kernel, tiers)
+pub fn host(kernel: &Kernel) -> Vec<CheckView> {
+    host::checks(kernel)
+}
+
+/// The tiers of the telemetry, as they are now.
+#[must_use]
+pub fn tiers(tiers: &[TierView]) -> Vec<CheckView> {
+    tiers.iter().map(host::tier).collect()
 }
 
 /// The connection to libvirt.

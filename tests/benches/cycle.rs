@@ -27,8 +27,9 @@ use serde_json::{Value, json};
 const RECORDING: &str = include_str!("domain.json");
 const SIZES: [usize; 4] = [50, 100, 200, 500];
 const PERIOD: Duration = Duration::from_secs(1);
-/// Cycles before those that count: threads are found, and met by the probes.
-const WARM_UP: usize = 6;
+/// Cycles before those that count: threads are found, and met by the probes, and the cgroups of a new QEMU are looked for
+/// at each of its first four ticks.
+const WARM_UP: usize = 22;
 /// vcpu 0 of one domain in ten is busy, the others' wake up for their timers.
 const BUSY: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_secs(1);
@@ -76,7 +77,7 @@ fn main() -> Result<()> {
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut arguments = Arguments { domains: 500, cycles: 40, probes: true, json: None };
+    let mut arguments = Arguments { domains: 500, cycles: 25, probes: true, json: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} wants a value"));

@@ -25,7 +25,7 @@ pub(crate) enum BenchTask {
         #[arg(long, default_value_t = 500)]
         domains: u32,
         /// Cycles that are measured for each number of domains; one takes a second
-        #[arg(long, default_value_t = 40)]
+        #[arg(long, default_value_t = 25)]
         cycles: u32,
         /// Do without eBPF (tier 0)
         #[arg(long)]

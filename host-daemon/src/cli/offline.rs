@@ -72,7 +72,8 @@ pub async fn doctor(config: &Config) -> DoctorView {
     eprintln!(
         "kvmpilot: kvmpilotd does not answer; trying the probes and asking libvirt, which takes some seconds"
     );
-    checks.extend(crate::doctor::host(&kernel, &daemon::try_tiers(&kernel, config)));
+    checks.extend(crate::doctor::tiers(&daemon::try_tiers(&kernel, config)));
+    checks.extend(crate::doctor::host(&kernel));
     let mut status = libvirt.status_changes();
     // Up, or still the reason why not: both are worth showing.
     let _ = timeout(CONNECT, status.wait_for(Status::is_up)).await;

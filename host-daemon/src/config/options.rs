@@ -98,6 +98,7 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
 
     option("overhead", "enabled", sets!(policy.overhead.enabled, |v| v.boolean())),
     option("overhead", "budget", sets!(policy.overhead.budget, |v| v.number(0.0001..=1.0))),
+    option("overhead", "calm", sets!(policy.overhead.calm, |v| v.duration(PERIOD))),
 ];
 
 /// Every option of a `[[domain]]` entry.

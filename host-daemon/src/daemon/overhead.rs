@@ -15,15 +15,20 @@ impl Daemon {
             Some(OverheadStep::Shed(what)) => {
                 tracing::warn!(%what, bill, "given up, because kvmpilot costs more than its budget");
             }
-            Some(OverheadStep::TakeBack(what)) => {
-                tracing::info!(%what, bill, "taken back");
-            }
-            None => {}
+            Some(OverheadStep::TakeBack(what)) => tracing::info!(%what, bill, "taken back"),
+            None => return,
         }
+        if let Some(flows) = &self.flows {
+            flows.set_enabled(!self.overhead.is_shed(Shed::Flows));
+        }
+        let allowed = if self.overhead.is_shed(Shed::Watches) { Err(bill) } else { Ok(()) };
+        self.desk.set_allowed(allowed);
     }
 
     /// What could be given up.
     fn sheddable(&self) -> Vec<Shed> {
-        vec![Shed::Detail]
+        let watches = self.tiers.iter().any(|tier| tier.tier == 2 && tier.on);
+        let flows = self.flows.as_ref().map(|_| Shed::Flows);
+        flows.into_iter().chain(watches.then_some(Shed::Watches)).chain([Shed::Detail]).collect()
     }
 }

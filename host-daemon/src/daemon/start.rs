@@ -137,7 +137,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         flows,
         host_name: kernel.host_name().unwrap_or_default(),
         kernel_release: kernel.release().unwrap_or_default(),
-        checks: doctor::host(&kernel, &tiers),
+        checks: doctor::host(&kernel),
         kernel,
         tiers,
         book: OrderBook::open(store.clone(), wall_unix_ms())?,

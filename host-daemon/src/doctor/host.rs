@@ -24,10 +24,9 @@ const CONTROLLERS: [(&str, &str); 2] =
     [("cpu", "CPU weights"), ("cpuset", "the pins of vcpus and emulators")];
 
 /// All of it.
-pub(super) fn checks(kernel: &Kernel, tiers: &[TierView]) -> Vec<CheckView> {
+pub(super) fn checks(kernel: &Kernel) -> Vec<CheckView> {
     let features = kernel.features();
     let mut checks = vec![release(kernel)];
-    checks.extend(tiers.iter().map(tier));
     checks.extend(bpf(&features));
     checks.extend(tracing(&features));
     checks.push(sockets(&features));
@@ -59,7 +58,8 @@ fn release(kernel: &Kernel) -> CheckView {
     )
 }
 
-fn tier(tier: &TierView) -> CheckView {
+/// One tier of the telemetry.
+pub(super) fn tier(tier: &TierView) -> CheckView {
     let name = format!("tier {}", tier.tier);
     if tier.on {
         return ok(&name, format!("{}: {}", tier.name, tier.reason));

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use kvmpilot_core::sample::{DetailSample, TimesSample, VcpuDetailSample};
 use nix::time::{ClockId, clock_gettime};
-use procfs::process::Stat;
 
 use super::cgroup::{Bandwidth, Hierarchies, Pressure};
 use super::kvm_stats::{KvmStats, Layout};
 use super::thread::vanished;
-use super::{Kernel, NS_PER_TICK, Process};
+use super::{Kernel, NS_PER_TICK, Process, Schedstat};
 
 /// cgroups are looked for again at every reading at first, because libvirt moves the threads of a QEMU that has just
 /// started, and after so many readings later.
@@ -32,6 +31,8 @@ pub struct QemuProcess<'a> {
     pub vcpus: &'a [VcpuThread],
     /// Whether KVM runs the guest.
     pub kvm: bool,
+    /// Totals of those vcpus by tid that are known to sleep: what `schedstat` would say of them, without asking it.
+    pub asleep: &'a [(u32, Schedstat)],
 }
 
 /// A thread that runs a vcpu.
@@ -102,7 +103,7 @@ impl Detail {
             self.find_groups(kernel, qemu.pid, &mut shared.hierarchies);
         }
         self.readings = self.readings.saturating_add(1);
-        self.read_open(kernel, qemu.pid)
+        self.read_open(kernel, qemu)
     }
 
     fn find_stats(
@@ -172,7 +173,7 @@ impl Detail {
         }
     }
 
-    fn read_open(&mut self, kernel: &Kernel, pid: u32) -> DetailSample {
+    fn read_open(&mut self, kernel: &Kernel, qemu: QemuProcess<'_>) -> DetailSample {
         let mut missing: Vec<String> =
             self.missing_stats.iter().chain(&self.missing_groups).cloned().collect();
         let mut broken = false;
@@ -182,7 +183,7 @@ impl Detail {
         };
         let mut vcpus = Vec::with_capacity(self.vcpus.len());
         for vcpu in &self.vcpus {
-            match vcpu.read(kernel, pid, &mut note) {
+            match vcpu.read(kernel, qemu, &mut note) {
                 Ok(sample) => vcpus.push(sample),
                 Err(err) if vanished(&err) => {}
                 Err(err) => note("a vcpu's thread", err),
@@ -205,12 +206,12 @@ impl Vcpu {
     fn read(
         &self,
         kernel: &Kernel,
-        pid: u32,
+        qemu: QemuProcess<'_>,
         note: &mut impl FnMut(&str, io::Error),
     ) -> io::Result<VcpuDetailSample> {
         let VcpuThread { number, tid, start_ticks } = self.thread;
-        let stat: Stat = kernel.task_file(pid, tid, "stat")?;
-        if stat.starttime != start_ticks {
+        let stat = kernel.task_stat(qemu.pid, tid)?;
+        if stat.start_ticks != start_ticks {
             return Err(io::ErrorKind::NotFound.into());
         }
         let mut keep = |what: &str, err| note(&format!("{what} of vcpu {number}"), err);
@@ -228,7 +229,10 @@ impl Vcpu {
                 None
             }
         };
-        let schedstat = kernel.schedstat(pid, tid)?;
+        let schedstat = match qemu.asleep.iter().find(|(asleep, _)| *asleep == tid) {
+            Some((_, totals)) => *totals,
+            None => kernel.schedstat(qemu.pid, tid)?,
+        };
         let at: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
         let ns = |ticks: u64| ticks.saturating_mul(NS_PER_TICK);
         Ok(VcpuDetailSample {
@@ -238,9 +242,9 @@ impl Vcpu {
             at_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
             on_cpu_ns: schedstat.on_cpu_ns,
             runq_wait_ns: schedstat.runq_wait_ns,
-            times: stat.guest_time.map(|guest| TimesSample {
-                user_ns: ns(stat.utime),
-                system_ns: ns(stat.stime),
+            times: stat.guest_ticks.map(|guest| TimesSample {
+                user_ns: ns(stat.user_ticks),
+                system_ns: ns(stat.system_ticks),
                 guest_ns: ns(guest),
             }),
             kvm,

@@ -5,10 +5,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use kvmpilot_core::sample::{ThreadRole, ThreadSample, ThreadSource};
-use procfs::prelude::FromRead;
-use procfs::process::Stat;
 
-use super::{Kernel, Unread, Unreads, text};
+use super::{Kernel, Unread, Unreads};
 
 /// More threads than this of one process are not followed: QEMU has a few dozen, a runaway one must not eat
 /// our cycle.
@@ -16,6 +14,41 @@ const MOST_THREADS: usize = 2048;
 
 /// Three numbers of 20 digits at most, two spaces and a line feed.
 pub(super) const SCHEDSTAT_BYTES: usize = 64;
+
+/// More than the kernel ever writes into `stat`: 52 numbers and a name of at most 64 bytes.
+const STAT_BYTES: usize = 2048;
+
+/// What we want of `/proc/PID/task/TID/stat`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TaskStat {
+    pub(super) comm: String,
+    pub(super) state: char,
+    /// `PF_` flags of the kernel.
+    pub(super) flags: u32,
+    /// Ticks in user and in kernel mode; the first holds the guest's, too.
+    pub(super) user_ticks: u64,
+    pub(super) system_ticks: u64,
+    /// Clock ticks since boot.
+    pub(super) start_ticks: u64,
+    /// Ticks in a guest.
+    pub(super) guest_ticks: Option<u64>,
+}
+
+impl TaskStat {
+    /// The text of the file. A name may hold spaces and brackets, so it ends at the last one.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let open = text.iter().position(|byte| *byte == b'(')?;
+        let close = text.iter().rposition(|byte| *byte == b')')?;
+        let comm = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
+        // The fields are numbered from 1 (pid) in proc(5); the first one here is number 3.
+        let mut words = std::str::from_utf8(text.get(close + 1..)?).ok()?.split_ascii_whitespace();
+        let state = words.next()?.chars().next()?;
+        let mut number = |skipped: usize| -> Option<u64> { words.nth(skipped)?.parse().ok() };
+        let flags = u32::try_from(number(5)?).ok()?;
+        let [user_ticks, system_ticks, start_ticks] = [number(4)?, number(0)?, number(6)?];
+        Some(Self { comm, state, flags, user_ticks, system_ticks, start_ticks, guest_ticks: number(20) })
+    }
+}
 
 /// One thread, named for ever by `tid` and `start_ticks`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,10 +180,10 @@ impl Kernel {
     /// # Errors
     /// Where there is no such thread, or its `stat` cannot be read.
     pub fn thread(&self, tgid: u32, tid: u32) -> io::Result<ThreadInfo> {
-        let stat: Stat = self.task_file(tgid, tid, "stat")?;
+        let stat = self.task_stat(tgid, tid)?;
         let role = role(&stat.comm, tid == tgid);
         let runnable = stat.state == 'R';
-        Ok(ThreadInfo { tid, tgid, start_ticks: stat.starttime, comm: stat.comm, role, runnable })
+        Ok(ThreadInfo { tid, tgid, start_ticks: stat.start_ticks, comm: stat.comm, role, runnable })
     }
 
     /// The kernel's three figures about one thread.
@@ -167,9 +200,10 @@ impl Kernel {
         self.proc.join(format!("{tgid}/task/{tid}/{name}"))
     }
 
-    pub(super) fn task_file<T: FromRead>(&self, tgid: u32, tid: u32, name: &str) -> io::Result<T> {
-        let text = text(&self.task_path(tgid, tid, name))?;
-        T::from_read(text.as_bytes()).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+    pub(super) fn task_stat(&self, tgid: u32, tid: u32) -> io::Result<TaskStat> {
+        let mut text = [0; STAT_BYTES];
+        let length = File::open(self.task_path(tgid, tid, "stat"))?.read(&mut text)?;
+        TaskStat::parse(&text[..length]).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 
@@ -213,6 +247,42 @@ mod tests {
         assert_eq!(role("worker", false), ThreadRole::Worker);
         assert_eq!(role("CPU x/KVM", false), ThreadRole::Worker);
         assert_eq!(role("CPU 1/KVM", true), ThreadRole::Emulator, "a main thread named like a vcpu");
+    }
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let text = b"77 (a) R (b 1) S 1 2 3 4 5 6 7 8 9 10 110 120 13 14 15 16 17 18 220 19 20 21 22 23 24 25 26 27 28 29 \
+            30 31 32 33 34 35 36 37 38 330 39 40\n";
+        let stat = TaskStat {
+            comm: "a) R (b 1".to_owned(),
+            state: 'S',
+            flags: 6,
+            user_ticks: 110,
+            system_ticks: 120,
+            start_ticks: 220,
+            guest_ticks: Some(330),
+        };
+        assert_eq!(TaskStat::parse(text), Some(stat.clone()));
+        // Before 2.6.24 there was no guest time.
+        let old = &text[..text.len() - 20];
+        assert_eq!(TaskStat::parse(old), Some(TaskStat { guest_ticks: None, ..stat }));
+        for bad in ["", "77", "77 (a", "77 (a) S 1 2 3", "77 )a( S"] {
+            assert_eq!(TaskStat::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_parser_agrees_with_another_one() {
+        let (pid, tid) = (std::process::id(), nix::unistd::gettid().as_raw().unsigned_abs());
+        let ours = Kernel::default().task_stat(pid, tid).unwrap();
+        let own = procfs::process::Process::myself().unwrap().task_from_tid(tid.try_into().unwrap()).unwrap();
+        let theirs = own.stat().unwrap();
+        assert_eq!((ours.comm, ours.start_ticks), (theirs.comm, theirs.starttime));
+        assert!(
+            ours.guest_ticks.is_some()
+                && ours.user_ticks <= theirs.utime
+                && ours.system_ticks <= theirs.stime
+        );
     }
 
     #[test]

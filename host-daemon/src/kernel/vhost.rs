@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 
 use kvmpilot_core::sample::ThreadRole;
-use procfs::process::Stat;
 
 use super::thread::{ThreadInfo, numbered};
 use super::{Kernel, Unreads, text};
@@ -44,13 +43,13 @@ impl Kernel {
         for tid in numbered(&self.proc, &mut Unreads::default()) {
             let file = |name: &str| -> PathBuf { self.proc.join(tid.to_string()).join(name) };
             if text(&file("comm")).is_ok_and(|comm| comm.trim_end() == name)
-                && let Ok(stat) = self.task_file::<Stat>(tid, tid, "stat")
+                && let Ok(stat) = self.task_stat(tid, tid)
                 && stat.flags & PF_KTHREAD != 0
             {
                 found.push(ThreadInfo {
                     tid,
                     tgid: tid,
-                    start_ticks: stat.starttime,
+                    start_ticks: stat.start_ticks,
                     comm: stat.comm,
                     role: ThreadRole::Vhost,
                     runnable: stat.state == 'R',

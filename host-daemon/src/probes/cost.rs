@@ -1,9 +1,9 @@
 //! What the probes themselves cost the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
-use aya::programs::{ProgramError, ProgramInfo};
+use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
 use aya::sys::{Stats, enable_stats};
 use kvmpilot_core::sample::ProgramSample;
 
@@ -19,6 +19,20 @@ pub(super) const PROGRAMS: [&str; 3] = ["sched_process_exit", "sched_process_for
 pub struct CostWindow {
     stats: OwnedFd,
     begin: BTreeMap<&'static str, (u128, u64)>,
+}
+
+/// Measured time in ns and measured runs of all programs on the host with these names, by name: only runs within a
+/// [`CostWindow`] are measured.
+#[must_use]
+pub fn run_times(names: &BTreeSet<String>) -> BTreeMap<String, (u128, u64)> {
+    let mut sums = BTreeMap::new();
+    for info in loaded_programs().flatten() {
+        let Some(name) = info.name_as_str().filter(|name| names.contains(*name)) else { continue };
+        let (ns, runs) = sums.entry(name.to_owned()).or_insert((0, 0));
+        *ns += info.run_time().as_nanos();
+        *runs += info.run_count();
+    }
+    sums
 }
 
 /// How much work a program is, in a measure that does not depend on the machine.

@@ -31,7 +31,7 @@ use kvmpilot_ebpf_common::pcpu::UNKNOWN;
 use kvmpilot_ebpf_common::sched::Slot;
 
 pub use census::{Census, census};
-pub use cost::{CostWindow, ProgramSize};
+pub use cost::{CostWindow, ProgramSize, run_times};
 use cpus::Cpus;
 pub use error::{ProbeError, WatchError};
 use groups::Groups;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{DomainSample, InterfaceSample, OwnSample, Sample};
+use kvmpilot_core::sample::{DomainSample, InterfaceSample, ProgramSample, Sample};
 use kvmpilot_core::topology::Topology;
 use tokio::time::Instant;
 
 use super::inventory::{Entries, InventoryEntry};
+use super::own::Meter;
 use super::qemu::Qemus;
 use super::thread::Depth;
 use crate::kernel::{Kernel, Shared};
@@ -32,6 +33,7 @@ pub struct HostSense {
     topology: Topology,
     looked_at_topology: Option<Instant>,
     cycles: usize,
+    meter: Meter,
     /// What the detailed readings of all QEMUs have in common.
     shared: Shared,
 }
@@ -57,6 +59,7 @@ impl HostSense {
             topology: Topology { pcpus: Vec::new() },
             looked_at_topology: None,
             cycles: 0,
+            meter: Meter::default(),
             shared: Shared::default(),
         }
     }
@@ -86,7 +89,9 @@ impl HostSense {
         }
         let (taps, trouble) = self.kernel.interfaces();
         note(trouble);
-        let (changed, trouble) = self.qemus.refresh(&self.kernel, inventory, now);
+        // Births are counted for threads that are watched, and some are not where the table is full.
+        let counting = self.probes.is_some() && self.unwatched.is_empty();
+        let (changed, trouble) = self.qemus.refresh(&self.kernel, inventory, counting, now);
         note(trouble);
         self.watch(changed);
         unread.extend_from_slice(&self.unwatched);
@@ -98,17 +103,13 @@ impl HostSense {
             let changed = changed_at(*uuid);
             domains.extend(self.domain(*uuid, entry, changed, &taps, cadence, &mut turn));
         }
-        (Sample { host, topology: self.topology.clone(), domains, own: self.own() }, unread)
+        let own = self.meter.sample(&self.kernel, self.probes.as_mut(), now);
+        (Sample { host, topology: self.topology.clone(), domains, own }, unread)
     }
 
-    /// What we ourselves cost.
-    fn own(&self) -> OwnSample {
-        let own = self.kernel.own_use().ok();
-        OwnSample {
-            cpu_ns: own.and_then(|own| u64::try_from(own.cpu.as_nanos()).ok()),
-            rss_kib: own.map(|own| own.rss_kib),
-            programs: Vec::new(),
-        }
+    /// What programs have counted that are not the scheduler probe's: they are in the next sample.
+    pub fn note_programs(&mut self, others: Vec<ProgramSample>) {
+        self.meter.note(others);
     }
 
     /// Lets the probes watch exactly the threads that are there.
@@ -147,7 +148,12 @@ impl HostSense {
             let check = turn.is_multiple_of(CHECK_ONE_OF);
             let depth = Depth { detail: cadence == Cadence::Detail, check };
             match thread.read(&self.kernel, self.probes.as_ref(), depth) {
-                Some(sample) => domain.threads.push(sample),
+                Some(sample) => {
+                    domain.threads.push(sample);
+                    if thread.gave_birth() {
+                        qemu.listings = 2;
+                    }
+                }
                 // Gone, or not the one that we know any more.
                 None => qemu.listings = 2,
             }

@@ -9,6 +9,7 @@ mod flows;
 mod guests;
 mod host;
 mod inventory;
+mod own;
 mod qemu;
 mod thread;
 

@@ -65,6 +65,7 @@ impl Qemus {
         &mut self,
         kernel: &Kernel,
         inventory: &Entries,
+        counting: bool,
         now: Instant,
     ) -> (bool, Vec<crate::kernel::Unread>) {
         let before = self.by_domain.len();
@@ -72,7 +73,7 @@ impl Qemus {
         let mut changed = self.by_domain.len() != before;
         let mut unread = self.find(kernel, inventory, now);
         for qemu in self.by_domain.values_mut() {
-            if qemu.is_due(kernel, now) {
+            if qemu.is_due(kernel, counting, now) {
                 let (mut threads, trouble) = kernel.threads(qemu.pid);
                 unread.extend(trouble);
                 let kthreads = kernel.vhost_kthreads(qemu.pid, &threads);
@@ -148,14 +149,15 @@ impl Qemu {
         })
     }
 
-    /// Whether the threads must be listed.
-    fn is_due(&mut self, kernel: &Kernel, now: Instant) -> bool {
+    /// Whether the threads must be listed. Births are counted by the probe if it is `counting`, and ends are noticed when a
+    /// thread is read; otherwise the kernel tells the number of threads.
+    fn is_due(&mut self, kernel: &Kernel, counting: bool, now: Instant) -> bool {
         if self.listings > 0 {
             return true;
         }
         let own = || self.threads.iter().filter(|thread| thread.is_of(self.pid));
-        let count = self.held.as_ref().and_then(|held| held.thread_count().ok());
-        if count.is_none_or(|count| count != own().count()) {
+        let count = || self.held.as_ref().and_then(|held| held.thread_count().ok());
+        if !counting && count().is_none_or(|count| count != own().count()) {
             self.listings = 2;
         } else if now >= self.due {
             let same = kernel.has_threads(self.pid, own().map(|thread| thread.key().tid));
@@ -185,13 +187,19 @@ impl Qemu {
                 }
             }
         }
+        if changed {
+            // Births of a new thread are counted only from now on.
+            self.listings = self.listings.max(1);
+        }
         changed || !known.is_empty()
     }
 
     /// Where its vcpus' time goes.
     pub(super) fn detail(&mut self, kernel: &Kernel, kvm: bool, shared: &mut Shared) -> DetailSample {
         let vcpus: Vec<_> = self.threads.iter().filter_map(Followed::vcpu).collect();
-        let process = QemuProcess { pid: self.pid, held: self.held.as_ref(), vcpus: &vcpus, kvm };
+        let asleep: Vec<_> = self.threads.iter().filter_map(Followed::asleep).collect();
+        let process =
+            QemuProcess { pid: self.pid, held: self.held.as_ref(), vcpus: &vcpus, kvm, asleep: &asleep };
         self.detail.read(kernel, process, shared)
     }
 

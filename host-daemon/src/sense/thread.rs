@@ -20,6 +20,11 @@ pub(super) struct Followed {
     /// The probe has not met the thread yet, and the kernel's file told the same twice: it sleeps. The switch that wakes it
     /// up is one that the probe meets it at.
     quiet: bool,
+    /// The last figures are the probe's, of a thread that sleeps.
+    asleep: bool,
+    /// Threads that it has started, as the probe counts them, and whether there are more than at the reading before.
+    births: u64,
+    gave_birth: bool,
     /// The last figures that were given out: two sources that take turns must never go back.
     last: Schedstat,
 }
@@ -35,7 +40,16 @@ pub(super) struct Depth {
 
 impl Followed {
     pub(super) fn new(info: ThreadInfo) -> Self {
-        Self { info, schedstat: None, lost_at: None, quiet: false, last: Schedstat::default() }
+        Self {
+            info,
+            schedstat: None,
+            lost_at: None,
+            quiet: false,
+            asleep: false,
+            births: 0,
+            gave_birth: false,
+            last: Schedstat::default(),
+        }
     }
 
     /// What names the thread for ever.
@@ -57,6 +71,16 @@ impl Followed {
         self.info.tgid == pid
     }
 
+    /// Its totals, if it sleeps: they hold until it wakes up.
+    pub(super) fn asleep(&self) -> Option<(u32, Schedstat)> {
+        self.asleep.then_some((self.info.tid, self.last))
+    }
+
+    /// Whether it was seen at the last reading to have started a thread.
+    pub(super) const fn gave_birth(&self) -> bool {
+        self.gave_birth
+    }
+
     /// The same thread with the name that it has now.
     pub(super) fn renamed(self, now: Self) -> Self {
         Self { info: now.info, ..self }
@@ -73,6 +97,9 @@ impl Followed {
             let totals = self.file(kernel, true).ok()?;
             return Some(self.sample(totals));
         };
+        self.asleep = false;
+        let births = probes.forks(self.key()).unwrap_or(self.births);
+        self.gave_birth = births != std::mem::replace(&mut self.births, births);
         // Probe first: what runs while we look can then only be ahead, never behind.
         let Some(glance) = probes.glance(self.key()) else {
             if !self.quiet || depth.check {
@@ -110,6 +137,7 @@ impl Followed {
         let Totals { on_cpu_ns, runq_wait_ns, arrivals } = glance.totals;
         self.lost_at = self.lost_at.filter(|totals| *totals == glance.totals);
         if !glance.running && !check && self.lost_at.is_none() {
+            self.asleep = true;
             return Ok(Schedstat { on_cpu_ns, runq_wait_ns, arrivals });
         }
         let file = self.file(kernel, false)?;

@@ -13,9 +13,7 @@ use crate::policy::OverheadPolicy;
 
 /// Ticks in a row over the budget before something is given up.
 const PATIENCE: u32 = 3;
-/// Calm before something comes back for the first time.
-const FIRST_PAUSE: Duration = Duration::from_secs(60);
-/// Longest calm that is asked for.
+/// Longest calm that is asked for, unless the configured one is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// Calm is a cost below this part of the budget: what comes back costs something too.
 const CALM: f64 = 0.7;
@@ -128,8 +126,8 @@ impl Overhead {
 
     /// Calm that is asked for before something comes back.
     #[must_use]
-    pub fn pause(&self) -> Duration {
-        self.pause.unwrap_or(FIRST_PAUSE)
+    pub fn pause(&self, policy: &OverheadPolicy) -> Duration {
+        self.pause.unwrap_or(policy.calm)
     }
 
     /// Looks at one tick. `present` is what could be given up, because it is switched on. A tick without figures changes
@@ -145,15 +143,21 @@ impl Overhead {
             *self = Self { shed: std::mem::take(&mut self.shed), ..Self::default() };
             return (back, None);
         }
-        let Some(daemon) = model.own.daemon else { return (None, self.finding()) };
+        let Some(daemon) = model.own.daemon else { return (None, self.finding(policy)) };
         let vcpus = model.domains.iter().map(|domain| domain.vcpus.len()).sum();
         let bill = Bill { daemon, programs: model.own.programs_cpu(), budget: budget(vcpus, policy) };
         self.bill = Some(bill);
-        let step = self.step(model.at, bill, present);
-        (step, self.finding())
+        let step = self.step(model.at, bill, policy, present);
+        (step, self.finding(policy))
     }
 
-    fn step(&mut self, now: Duration, bill: Bill, present: &[Shed]) -> Option<OverheadStep> {
+    fn step(
+        &mut self,
+        now: Duration,
+        bill: Bill,
+        policy: &OverheadPolicy,
+        present: &[Shed],
+    ) -> Option<OverheadStep> {
         self.over = if bill.total() > bill.budget { self.over.saturating_add(1) } else { 0 };
         if bill.total() > bill.budget * CALM {
             self.calm_since = None;
@@ -162,16 +166,17 @@ impl Overhead {
             let next = Shed::ALL.into_iter().find(|what| !self.is_shed(*what) && present.contains(what))?;
             // The next step waits for ticks that show what this one has done.
             self.over = 0;
-            let pause = self.pause();
+            let pause = self.pause(policy);
             let blamed = self.came_back.is_some_and(|at| now.saturating_sub(at) < pause * BLAME);
-            self.pause = Some(if blamed { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE });
+            self.pause =
+                Some(if blamed { (pause * 2).min(LONGEST_PAUSE.max(policy.calm)) } else { policy.calm });
             self.came_back = None;
             self.shed.push(next);
             return Some(OverheadStep::Shed(next));
         }
         if bill.total() <= bill.budget * CALM {
             let since = *self.calm_since.get_or_insert(now);
-            if now.saturating_sub(since) >= self.pause()
+            if now.saturating_sub(since) >= self.pause(policy)
                 && let Some(back) = self.shed.pop()
             {
                 self.calm_since = Some(now);
@@ -182,7 +187,7 @@ impl Overhead {
         None
     }
 
-    fn finding(&self) -> Option<Finding> {
+    fn finding(&self, policy: &OverheadPolicy) -> Option<Finding> {
         let bill = self.bill?;
         if self.shed.is_empty() && self.over == 0 {
             return None;
@@ -202,7 +207,7 @@ impl Overhead {
                 input("daemon_percent", format!("{:.3}", bill.daemon * 100.0)),
                 input("programs_percent", format!("{:.3}", bill.programs * 100.0)),
                 input("budget_percent", format!("{:.3}", bill.budget * 100.0)),
-                input("comes_back_after_calm_s", self.pause().as_secs()),
+                input("comes_back_after_calm_s", self.pause(policy).as_secs()),
             ],
         })
     }
@@ -263,7 +268,7 @@ mod tests {
         for pause in [60, 120, 240, 480, 960, 1920, 3600, 3600] {
             run(&mut overhead, n, &[0.02; 3], &[Shed::Flows]);
             n += 3;
-            assert_eq!(overhead.pause(), Duration::from_secs(pause));
+            assert_eq!(overhead.pause(&OverheadPolicy::default()), Duration::from_secs(pause));
             assert_eq!(overhead.shed(), [Shed::Flows]);
             let calm = usize::try_from(pause / 5).unwrap();
             let steps = run(&mut overhead, n, &vec![0.001; calm + 1], &[Shed::Flows]);
@@ -273,7 +278,7 @@ mod tests {
         }
         // Long after, it is another story.
         run(&mut overhead, n + 4 * 3600, &[0.02; 3], &[Shed::Flows]);
-        assert_eq!(overhead.pause(), FIRST_PAUSE);
+        assert_eq!(overhead.pause(&OverheadPolicy::default()), OverheadPolicy::default().calm);
     }
 
     #[test]
@@ -301,7 +306,7 @@ mod tests {
             let (mut overhead, policy) = (Overhead::default(), OverheadPolicy::default());
             let mut known = Vec::new();
             for (n, cost) in (0..).zip(costs) {
-                let (before, pause) = (overhead.shed().to_vec(), overhead.pause());
+                let (before, pause) = (overhead.shed().to_vec(), overhead.pause(&policy));
                 let (step, _) = overhead.tick(&at(n, cost), &policy, &Shed::ALL);
                 known.extend(cost.map(|cost| (n, cost)));
                 let mut expected = before.clone();
@@ -319,7 +324,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(overhead.shed(), expected.as_slice());
-                prop_assert!((FIRST_PAUSE..=LONGEST_PAUSE).contains(&overhead.pause()));
+                prop_assert!((policy.calm..=LONGEST_PAUSE).contains(&overhead.pause(&policy)));
             }
         }
     }

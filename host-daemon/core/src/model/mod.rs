@@ -32,7 +32,7 @@ pub use role::{RoleKind, RoleModel};
 pub use steal::{DomainSteal, StealModel, VcpuSteal};
 pub use watch::{ExitModel, ExitReasonModel, LatencyModel, VcpuExitModel, WatchWhat};
 
-use crate::sample::Sample;
+use crate::sample::{DomainSample, Sample};
 use crate::topology::Topology;
 
 /// Host and domains over one window.
@@ -61,8 +61,11 @@ impl Model {
         let domains = end
             .domains
             .iter()
-            .map(|domain| {
-                let earlier = begin.domains.iter().find(|other| other.uuid == domain.uuid);
+            .enumerate()
+            .map(|(n, domain)| {
+                // Both are in the same order unless a domain came or went.
+                let same = |other: &&DomainSample| other.uuid == domain.uuid;
+                let earlier = begin.domains.get(n).filter(same).or_else(|| begin.domains.iter().find(same));
                 DomainModel::new(earlier, domain, elapsed, wall_unix_s)
             })
             .collect();

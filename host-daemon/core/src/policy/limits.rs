@@ -144,11 +144,14 @@ pub struct OverheadPolicy {
     pub enabled: bool,
     /// Part of one pcpu for each hundred vcpus that run, but for one hundred at least. Default 0.01.
     pub budget: f64,
+    /// Time well below the budget before something comes back, the last one first. Default 60 s; doubles when it was too
+    /// early.
+    pub calm: Duration,
 }
 
 impl Default for OverheadPolicy {
     fn default() -> Self {
-        Self { enabled: true, budget: 0.01 }
+        Self { enabled: true, budget: 0.01, calm: Duration::from_secs(60) }
     }
 }
 

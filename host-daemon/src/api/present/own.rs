@@ -41,10 +41,11 @@ pub(super) fn tiers(scene: &Scene<'_>) -> Vec<TierView> {
             3 => Shed::Flows,
             _ => return tier.clone(),
         };
-        if !tier.on || !scene.overhead.is_shed(what) {
+        // What was given up was on: flows say that they are off by now.
+        if !scene.overhead.is_shed(what) {
             return tier.clone();
         }
-        let back = scene.overhead.pause().as_secs();
+        let back = scene.overhead.pause(&scene.policy.overhead).as_secs();
         let why = format!("shed: {bill}; back after {back} s of calm");
         if what == Shed::Detail {
             return TierView {
