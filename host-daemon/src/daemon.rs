@@ -146,7 +146,8 @@ impl Daemon {
         let changed_at = |uuid| {
             if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
         };
-        self.host.note_programs(self.flows.as_ref().map(Flows::programs).unwrap_or_default());
+        let flows = self.flows.as_ref().map(Flows::programs).unwrap_or_default();
+        self.host.note_programs(flows.into_iter().chain(self.desk.programs()).collect());
         let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at, plan.cadence));
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());

@@ -1,6 +1,7 @@
 //! Watches of one domain on demand (tier 2): who may have one, and how much they may cost altogether. How one runs is
 //! in `run.rs`; what is attached is `probes`' business, what the figures mean is the model's.
 
+mod bill;
 mod run;
 
 use std::collections::BTreeSet;
@@ -10,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::model::WatchWhat;
-use kvmpilot_core::sample::{ThreadLatencySample, ThreadRole, VcpuExitSample};
+use kvmpilot_core::sample::{ProgramSample, ThreadLatencySample, ThreadRole, VcpuExitSample};
 use tokio::sync::{oneshot, watch};
 
 use crate::kernel::Kernel;
 use crate::probes::{Watch, WatchKind};
+use bill::Bill;
 use run::End;
 
 /// The longest watch.
@@ -120,6 +122,7 @@ pub struct Desk {
     running: Arc<Mutex<BTreeSet<Uuid>>>,
     stop: Arc<AtomicBool>,
     rest: Arc<Rest>,
+    bill: Arc<Bill>,
 }
 
 /// When the next window of any watch may open: windows of all domains take turns, so that something is attached for at
@@ -159,6 +162,7 @@ impl Desk {
             running: Arc::default(),
             stop: Arc::default(),
             rest: Arc::new(Rest(Mutex::new(Instant::now()))),
+            bill: Arc::default(),
         }
     }
 
@@ -171,12 +175,19 @@ impl Desk {
         });
     }
 
+    /// What the programs of all watches have cost so far.
+    #[must_use]
+    pub fn programs(&self) -> Vec<ProgramSample> {
+        self.bill.programs()
+    }
+
     /// Begins a watch in the background and answers when it is over. It ends early when nobody waits for the answer any
     /// more, when the domain stops, and when it is not allowed any more. Must be called inside a tokio runtime.
     pub fn begin(&self, ask: Ask, reply: Reply) {
         let answer = match self.admit(&ask) {
             Ok(place) => {
-                let job = run::Job { kernel: self.kernel.clone(), rest: Arc::clone(&self.rest), ask };
+                let (rest, bill) = (Arc::clone(&self.rest), Arc::clone(&self.bill));
+                let job = run::Job { kernel: self.kernel.clone(), rest, bill, ask };
                 let (allowed, stop) = (self.allowed.subscribe(), Arc::clone(&self.stop));
                 tokio::task::spawn_blocking(move || {
                     let end = || {

@@ -92,7 +92,14 @@ fn wake_latencies(daemon: &Daemon<'_>) -> Result<()> {
     let page = daemon.text(&["domain", "web", "--watch", "wake-latency", "--for", "2s"])?;
     println!("{page}");
     ensure!(page.contains("AFTER A WAKE-UP") && page.contains("###"), "{page}");
-    Ok(())
+    wait_for("the watch in the daemon's own cost", PATIENCE, || {
+        let status = daemon.json(&["status"])?;
+        let programs = status["own_cost"]["programs"].as_array().context("no programs")?;
+        let switch = programs.iter().find(|program| program["name"] == "watch_switch");
+        let switch = switch.with_context(|| format!("no watch_switch in {programs:?}"))?;
+        ensure!(number(switch, "/ns_per_run")? > 0.0 && switch["attached"] == 0, "{switch}");
+        Ok(())
+    })
 }
 
 fn exits(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {

@@ -1,13 +1,16 @@
 //! Tier 2, on demand: measures one domain in windows that the caller opens and closes. Between windows nothing is
 //! attached, and dropping a [`Watch`] takes programs and maps away. How long and how often is the caller's business.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap};
 use aya::programs::tp_btf::BtfTracePointLink;
 use aya::programs::trace_point::TracePointLink;
 use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
+use aya::sys::{Stats, enable_stats};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use kvmpilot_core::sample::{
     ExitReasonSample, LatencyBucket, LatencySample, ThreadLatencySample, VcpuExitSample,
@@ -29,6 +32,7 @@ const WAKE: [(&str, &str); 3] = [
     ("watch_wakeup", "sched_wakeup"),
     ("watch_newborn", "sched_wakeup_new"),
 ];
+const WAKE_PROGRAMS: [&str; 3] = [WAKE[0].0, WAKE[1].0, WAKE[2].0];
 const EXIT: &str = "watch_exit";
 const ENTRY: &str = "watch_entry";
 /// Threads of one QEMU that are told apart; a busy one has a few dozen.
@@ -99,6 +103,11 @@ pub struct Watch {
     opened: Option<Instant>,
     counted: Duration,
     links: Vec<Link>,
+    /// Lets the kernel time each run of each eBPF program while a window is open: two readings of the clock more, for a
+    /// tenth of the time at most.
+    timing: Option<OwnedFd>,
+    /// What [`Watch::spent`] has told.
+    told: BTreeMap<&'static str, (u64, u64)>,
 }
 
 /// Detaches its program when it is dropped.
@@ -123,7 +132,8 @@ impl Watch {
             WatchKind::Exits(pair) => load_exits(tgid, pair, confidential)?,
         };
         let (opened, counted, links) = (None, Duration::ZERO, Vec::new());
-        Ok(Self { ebpf, kind, confidential, window: 0, opened, counted, links })
+        let (timing, told) = (None, BTreeMap::new());
+        Ok(Self { ebpf, kind, confidential, window: 0, opened, counted, links, timing, told })
     }
 
     /// Attaches. What happens from now on until [`Watch::close`] is counted, except what began before.
@@ -132,13 +142,15 @@ impl Watch {
     /// As [`Watch::load`]; nothing is attached then.
     pub fn open(&mut self) -> Result<(), ProbeError> {
         self.close()?;
+        // Before Linux 5.8 there is none, and the cost stays unknown.
+        self.timing = enable_stats(Stats::RunTime).ok();
         let opened = self.attach().and_then(|()| self.set_window(self.window + 1));
         match opened {
             Ok(()) => {
                 self.window += 1;
                 self.opened = Some(Instant::now());
             }
-            Err(_) => self.links.clear(),
+            Err(_) => self.detach(),
         }
         opened
     }
@@ -153,8 +165,37 @@ impl Watch {
             self.counted += opened.elapsed();
             closed
         });
-        self.links.clear();
+        self.detach();
         closed.unwrap_or(Ok(()))
+    }
+
+    fn detach(&mut self) {
+        self.links.clear();
+        self.timing = None;
+    }
+
+    /// Names of the programs, as `bpftool prog` shows them.
+    #[must_use]
+    pub fn programs(&self) -> &'static [&'static str] {
+        match self.kind {
+            WatchKind::WakeLatency(_) => &WAKE_PROGRAMS,
+            WatchKind::Exits(_) => &[EXIT, ENTRY],
+        }
+    }
+
+    /// Runs of each program in the windows since the last call, and how long they took in ns, the kernel's own clock
+    /// reads included.
+    pub fn spent(&mut self) -> Vec<(&'static str, u64, u64)> {
+        let mut spent = Vec::new();
+        for &name in self.programs() {
+            let Some(info) = self.ebpf.program(name).and_then(|program| program.info().ok()) else {
+                continue;
+            };
+            let ns = u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
+            let (runs_before, ns_before) = self.told.insert(name, (info.run_count(), ns)).unwrap_or_default();
+            spent.push((name, info.run_count().saturating_sub(runs_before), ns.saturating_sub(ns_before)));
+        }
+        spent
     }
 
     fn set_window(&mut self, window: u32) -> Result<(), ProbeError> {

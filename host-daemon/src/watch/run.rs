@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kvmpilot_core::model::WatchWhat;
 use kvmpilot_core::sample::ThreadRole;
 
+use super::bill::Bill;
 use super::{Ask, Outcome, Refusal, Rest, Seen, Thread};
 use crate::kernel::{Kernel, TraceEventError};
 use crate::probes::{EventPair, TraceEventName, Watch, WatchKind};
@@ -34,6 +35,7 @@ pub(super) enum End {
 pub(super) struct Job {
     pub(super) kernel: Kernel,
     pub(super) rest: Arc<Rest>,
+    pub(super) bill: Arc<Bill>,
     pub(super) ask: Ask,
 }
 
@@ -46,7 +48,7 @@ struct Qemu {
 
 /// Watches until the time is over or `end` gives a reason.
 pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Refusal> {
-    let Job { kernel, rest, ask } = job;
+    let Job { kernel, rest, bill, ask } = job;
     let began = Instant::now();
     let qemu = find(&kernel, &ask)?;
     let kind = match ask.what {
@@ -75,10 +77,12 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
         }
         let opened = Instant::now();
         watch.open().map_err(unavailable)?;
+        bill.attached(watch.programs());
         let ran = vcpu_time(&kernel, qemu);
         ended = pause(Instant::now() + length, &end);
         tally.ran(ran, vcpu_time(&kernel, qemu));
         let closed = watch.close();
+        bill.detached(watch.spent());
         rest.spent(opened, opened.elapsed());
         closed.map_err(unavailable)?;
         tally.note_threads(&kernel, qemu);

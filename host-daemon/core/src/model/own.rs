@@ -26,6 +26,8 @@ pub struct ProgramModel {
     pub tier: u8,
     /// Instances that are attached.
     pub attached: u32,
+    /// Runs since the daemon started.
+    pub runs: Option<u64>,
     /// Runs a second.
     pub runs_per_s: Option<f64>,
     /// Mean time of one run when it was measured last.
@@ -72,6 +74,7 @@ impl ProgramModel {
             name: end.name.clone(),
             tier: end.tier,
             attached: end.attached,
+            runs: end.runs,
             runs_per_s: per_second(runs, elapsed),
             ns_per_run: end.ns_per_run,
             cpu: ns.and_then(|ns| part_of(ns, elapsed)),

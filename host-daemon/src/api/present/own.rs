@@ -25,6 +25,7 @@ fn program(program: &ProgramModel) -> ProgramView {
         name: program.name.clone(),
         tier: u32::from(program.tier),
         attached: program.attached,
+        runs: program.runs,
         runs_per_s: program.runs_per_s,
         ns_per_run: program.ns_per_run,
         cpu_percent: program.cpu.map(|part| part * 100.0),

@@ -153,6 +153,9 @@ pub struct ProgramView {
     pub tier: u32,
     /// Instances that are attached.
     pub attached: u32,
+    /// Runs since the daemon started.
+    #[serde(default)]
+    pub runs: Option<u64>,
     /// Runs a second over the last tick.
     pub runs_per_s: Option<f64>,
     /// Mean time of one run when it was measured last.
