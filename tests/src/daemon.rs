@@ -17,7 +17,7 @@ use crate::paths::target_dir;
 use crate::run::{output_of, wait_for};
 
 /// How long the daemon may take until it answers.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// How long it may take to stop: it puts everything back first.
 const STOP: Duration = Duration::from_secs(30);
 

@@ -125,8 +125,6 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let (recorders, recordings) = mpsc::channel(4);
     let context = ApiContext { views: shown.clone(), commands, watches, recorders, store: store.clone() };
     let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
-    let server = api::serve(socket, context).await?;
-
     let mut daemon = Daemon {
         config_path: options.config_path,
         config_problem: None,
@@ -167,9 +165,11 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         libvirt,
         config,
     };
+    // Whoever asks gets an answer: there is something to show before there is a socket.
+    daemon.publish();
+    let server = api::serve(socket, context).await?;
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
-    daemon.publish();
     daemon.run(requests, asked, recordings, signals).await;
     if let Some(wanted) = daemon.wanted.take() {
         report(&shown.borrow(), &wanted);
