@@ -364,11 +364,12 @@ fn each_wait_is_what_perf_says() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("perf.data");
     let (recorded, said, tid) = in_tracefs(|| {
-        // Three threads on one pcpu that sleep and run, so that some find it idle and some have to wait.
+        // Three threads on one pcpu that sleep and run, so that some find it idle and some have to wait: perf tells whole
+        // microseconds, and a wake-up that finds an idle pcpu may take less than one.
         let naps = [
             (Duration::from_micros(300), 60),
-            (Duration::from_micros(700), 150),
-            (Duration::from_micros(1300), 400),
+            (Duration::from_micros(400), 300),
+            (Duration::from_micros(700), 500),
         ];
         let workers: Vec<_> = naps
             .iter()
@@ -380,36 +381,38 @@ fn each_wait_is_what_perf_says() {
             })
             .collect();
         let watched = &workers[0];
+        // The pcpu is never idle: a 6.18 has been seen that, from some moment on, handed perf no event any more that came
+        // while the idle task was on, although BPF programs got them.
+        let filler = Worker::start(pcpu(), || spin(Duration::from_millis(1)));
+        // A batch thread that wakes up preempts nobody but an idle one.
+        for (policy, tid) in [("--batch", watched.tid), ("--idle", filler.tid)] {
+            let arguments = [policy, "--pid", "0", &tid.to_string()];
+            assert!(Command::new("chrt").args(arguments).status().unwrap().success());
+        }
         let mut watch = load(WatchKind::WakeLatency(Some(Recorder { tid: watched.tid, events: EVENTS })));
-        // The events of `perf sched record` that matter here. It asks for the monotonic clock, as the probe does.
-        let mut perf = Command::new("perf")
-            .args([
-                "record",
-                "--quiet",
-                "--all-cpus",
-                "--clockid",
-                "CLOCK_MONOTONIC",
-                "--count",
-                "1",
-                "-m",
-                "2048",
-            ])
-            .args([
-                "-e",
-                "sched:sched_switch",
-                "-e",
-                "sched:sched_wakeup",
-                "-e",
-                "sched:sched_wakeup_new",
-                "--output",
-            ])
+        // The events of `perf sched record` that matter here, of this thread alone: on a busy machine perf does not keep up
+        // with everybody's, and loses some. It asks for the monotonic clock, as the probe does.
+        let tid = watched.tid;
+        let switches = format!("prev_pid == {tid} || next_pid == {tid}");
+        let wakeups = format!("pid == {tid}");
+        let mut perf = Command::new("perf");
+        perf.args(["record", "--quiet", "--all-cpus", "--clockid", "CLOCK_MONOTONIC", "--count", "1"]);
+        for (event, filter) in [
+            ("sched:sched_switch", &switches),
+            ("sched:sched_wakeup", &wakeups),
+            ("sched:sched_wakeup_new", &wakeups),
+        ] {
+            perf.args(["-e", event, "--filter", filter]);
+        }
+        let mut perf = perf
+            .arg("--output")
             .arg(&data)
             .args(["--", "sleep", "2.5"])
             .stdin(Stdio::null())
             .spawn()
             .expect("perf (linux-perf) is missing: cargo xtask setup installs it");
         watch.open().unwrap();
-        workers.iter().for_each(|worker| worker.go(Duration::from_secs(4)));
+        workers.iter().chain([&filler]).for_each(|worker| worker.go(Duration::from_secs(4)));
         let status = perf.wait().unwrap();
         assert!(status.success(), "perf record: {status}");
         watch.close().unwrap();
@@ -430,12 +433,11 @@ fn each_wait_is_what_perf_says() {
 struct Run {
     /// When it got its pcpu.
     begin_us: f64,
-    /// How long it had waited since it was woken; 0 if it was not woken.
+    /// How long it had waited since it was woken, cut to whole microseconds; 0 also if it was not woken.
     delay_us: f64,
 }
 
-/// `2156.818612 [0001]  name[tid/pid]   wait   delay   run`, the last three in ms. All are cut to whole microseconds,
-/// so half of one is added on average.
+/// `2156.818612 [0001]  name[tid/pid]   wait   delay   run`, the last three in ms.
 fn runs(said: &str, tid: u32) -> Vec<Run> {
     let run = |line: &str| {
         if !line.contains(&format!("[{tid}")) {
@@ -443,41 +445,45 @@ fn runs(said: &str, tid: u32) -> Vec<Run> {
         }
         let words: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let (end_s, [.., delay_ms, run_ms]) = (words.first()?, words.as_slice()) else { return None };
-        let half = |us: f64| if us > 0.0 { us + 0.5 } else { 0.0 };
-        Some(Run { begin_us: end_s * 1e6 - run_ms * 1e3, delay_us: half(delay_ms * 1e3) })
+        Some(Run { begin_us: end_s * 1e6 - run_ms * 1e3, delay_us: delay_ms * 1e3 })
     };
     said.lines().filter_map(run).collect()
 }
 
 fn compare(recorded: &[WaitRecord], runs: &[Run]) {
+    /// What perf cuts off on average.
+    const CUT_US: f64 = 0.5;
     let us = |ns: u64| ns as f64 / 1e3;
     let (first, last) = (runs[0].begin_us, runs[runs.len() - 1].begin_us);
     // At the edges one of the two may have missed the beginning.
     let inside = |at_us: f64| (first + 1e4..last - 1e4).contains(&at_us);
     let ours: Vec<_> = recorded.iter().filter(|event| event.woken && inside(us(event.at_ns))).collect();
-    let theirs: Vec<_> = runs.iter().filter(|run| run.delay_us > 0.0 && inside(run.begin_us)).collect();
-    let (mut close, mut matched, mut sum_ours, mut sum_theirs, mut worst) = (0, 0, 0.0, 0.0, 0.0_f64);
+    let theirs: Vec<_> = runs.iter().filter(|run| inside(run.begin_us)).collect();
+    let woken = theirs.iter().filter(|run| run.delay_us > 0.0).count();
+    let (mut matched, mut matched_woken, mut close) = (0, 0, 0);
+    let (mut sum_ours, mut sum_theirs, mut worst) = (0.0, 0.0, 0.0_f64);
     let mut candidates = theirs.iter().peekable();
     for event in &ours {
         let at = us(event.at_ns);
         while candidates.next_if(|run| run.begin_us < at - 10.0).is_some() {}
         let Some(run) = candidates.next_if(|run| run.begin_us <= at + 10.0) else { continue };
-        let difference = (us(event.wait_ns) - run.delay_us).abs();
+        let delay_us = run.delay_us + CUT_US;
+        let difference = (us(event.wait_ns) - delay_us).abs();
         matched += 1;
+        matched_woken += usize::from(run.delay_us > 0.0);
         close += usize::from(difference <= 2.0);
         worst = worst.max(difference);
         sum_ours += us(event.wait_ns);
-        sum_theirs += run.delay_us;
+        sum_theirs += delay_us;
     }
     println!(
-        "A3: {} waits after wake-ups by the probe, {} by perf, {matched} matched, {close} of them within 2 us, at worst \
-         {worst:.1} us apart; sums {sum_ours:.0} and {sum_theirs:.0} us: {:.3} %",
+        "A3: {} waits after wake-ups by the probe, {woken} of 1 us and more by perf, {matched} matched, {close} of them within \
+         2 us, at worst {worst:.1} us apart; sums {sum_ours:.0} and {sum_theirs:.0} us: {:.3} %",
         ours.len(),
-        theirs.len(),
         (sum_ours / sum_theirs - 1.0).abs() * 100.0
     );
     assert!(ours.len() > 1000, "only {} waits in {} runs", ours.len(), runs.len());
-    assert!(matched * 100 >= ours.len().max(theirs.len()) * 99, "not the same waits");
+    assert!(matched * 100 >= ours.len() * 99 && matched_woken * 100 >= woken * 99, "not the same waits");
     assert!(close * 100 >= matched * 99, "not the same lengths");
     assert!((sum_ours / sum_theirs - 1.0).abs() <= 0.01, "not the same sum");
 }
