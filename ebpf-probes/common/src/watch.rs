@@ -97,6 +97,22 @@ pub struct ExitCounts {
     pub max_ns: u64,
 }
 
+/// The programs, as indices of their run counters.
+pub mod program {
+    /// `watch_switch`
+    pub const SWITCH: u32 = 0;
+    /// `watch_wakeup`
+    pub const WAKEUP: u32 = 1;
+    /// `watch_newborn`
+    pub const NEWBORN: u32 = 2;
+    /// `watch_exit`
+    pub const EXIT: u32 = 3;
+    /// `watch_entry`
+    pub const ENTRY: u32 = 4;
+    /// How many there are.
+    pub const COUNT: u32 = 5;
+}
+
 /// Why something was not counted; index into the map `LOST`.
 pub mod lost {
     /// No room for one more thread or reason.

@@ -11,10 +11,10 @@ mod wake;
 use aya_ebpf::{
     Global,
     macros::{btf_tracepoint, map, tracepoint},
-    maps::Array,
+    maps::{Array, PerCpuArray},
     programs::{BtfTracePointContext, TracePointContext},
 };
-use kvmpilot_ebpf_common::watch::lost;
+use kvmpilot_ebpf_common::watch::{lost, program};
 
 /// Process id of the domain's QEMU.
 #[unsafe(no_mangle)]
@@ -29,9 +29,14 @@ static WINDOW: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static LOST: Array<u64> = Array::with_max_entries(lost::CAUSES, 0);
 
+/// Runs of each program.
+#[map]
+static RUNS: PerCpuArray<u64> = PerCpuArray::with_max_entries(program::COUNT, 0);
+
 /// `(task)`
 #[btf_tracepoint(function = "sched_wakeup")]
 fn watch_wakeup(ctx: BtfTracePointContext) -> i32 {
+    ran(program::WAKEUP);
     wake::woken(wake::Task::arg(&ctx, 0));
     0
 }
@@ -39,6 +44,7 @@ fn watch_wakeup(ctx: BtfTracePointContext) -> i32 {
 /// `(task)`
 #[btf_tracepoint(function = "sched_wakeup_new")]
 fn watch_newborn(ctx: BtfTracePointContext) -> i32 {
+    ran(program::NEWBORN);
     wake::woken(wake::Task::arg(&ctx, 0));
     0
 }
@@ -46,6 +52,7 @@ fn watch_newborn(ctx: BtfTracePointContext) -> i32 {
 /// `(preempt, prev, next, prev_state)`
 #[btf_tracepoint(function = "sched_switch")]
 fn watch_switch(ctx: BtfTracePointContext) -> i32 {
+    ran(program::SWITCH);
     wake::switched(&ctx, wake::Task::arg(&ctx, 1), wake::Task::arg(&ctx, 2));
     0
 }
@@ -53,6 +60,7 @@ fn watch_switch(ctx: BtfTracePointContext) -> i32 {
 /// `kvm:kvm_exit`, or whatever event the daemon attaches it to.
 #[tracepoint]
 fn watch_exit(ctx: TracePointContext) -> u32 {
+    ran(program::EXIT);
     exits::left(&ctx);
     0
 }
@@ -60,8 +68,18 @@ fn watch_exit(ctx: TracePointContext) -> u32 {
 /// `kvm:kvm_entry`, or whatever event ends what the other one begins.
 #[tracepoint]
 fn watch_entry(_ctx: TracePointContext) -> u32 {
+    ran(program::ENTRY);
     exits::entered();
     0
+}
+
+/// Tracepoints of one pcpu may nest (an interrupt between two events of a thread): then one run may be missing.
+#[inline(always)]
+fn ran(program: u32) {
+    if let Some(runs) = RUNS.get_ptr_mut(program) {
+        // SAFETY: this pcpu's own entry of our own array.
+        unsafe { *runs += 1 };
+    }
 }
 
 /// The present window, if one is open.

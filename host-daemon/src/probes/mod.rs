@@ -41,7 +41,7 @@ use rows::Rows;
 use slots::Slots;
 use table::Table;
 pub use table::ThreadKey;
-pub use watch::{EventPair, Recorder, TraceEventName, WaitRecord, Watch, WatchKind};
+pub use watch::{EventPair, Recorder, Spent, TraceEventName, WaitRecord, Watch, WatchKind};
 
 /// What this room must know of the host and does not read itself.
 #[derive(Clone, Copy)]

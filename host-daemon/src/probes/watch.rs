@@ -6,7 +6,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap};
+use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::tp_btf::BtfTracePointLink;
 use aya::programs::trace_point::TracePointLink;
 use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
@@ -17,6 +17,7 @@ use kvmpilot_core::sample::{
 };
 use kvmpilot_ebpf_common::watch::{
     ExitCounts, ExitKey, Latencies, VcpuThread, WOKEN, WaitEvent, WatchedThread, latency_bucket_end, lost,
+    program,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
@@ -32,7 +33,6 @@ const WAKE: [(&str, &str); 3] = [
     ("watch_wakeup", "sched_wakeup"),
     ("watch_newborn", "sched_wakeup_new"),
 ];
-const WAKE_PROGRAMS: [&str; 3] = [WAKE[0].0, WAKE[1].0, WAKE[2].0];
 const EXIT: &str = "watch_exit";
 const ENTRY: &str = "watch_entry";
 /// Threads of one QEMU that are told apart; a busy one has a few dozen.
@@ -69,6 +69,17 @@ pub struct WaitRecord {
     pub woken: bool,
 }
 
+/// What one program has cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Its name, as `bpftool prog` shows it.
+    pub program: &'static str,
+    /// Runs.
+    pub runs: u64,
+    /// Mean time of one, where it was measured.
+    pub ns_per_run: Option<u64>,
+}
+
 /// Two events of a thread and the time between them. In earnest `kvm:kvm_exit` and `kvm:kvm_entry`.
 #[derive(Clone, Debug)]
 pub struct EventPair {
@@ -103,11 +114,11 @@ pub struct Watch {
     opened: Option<Instant>,
     counted: Duration,
     links: Vec<Link>,
-    /// Lets the kernel time each run of each eBPF program while a window is open: two readings of the clock more, for a
-    /// tenth of the time at most.
+    /// Lets the kernel time each run of each eBPF program while the first window is open: that costs each of them two
+    /// readings of the clock, which no other window shall have in its figures.
     timing: Option<OwnedFd>,
-    /// What [`Watch::spent`] has told.
-    told: BTreeMap<&'static str, (u64, u64)>,
+    /// Runs that [`Watch::spent`] has told.
+    told: BTreeMap<&'static str, u64>,
 }
 
 /// Detaches its program when it is dropped.
@@ -143,7 +154,7 @@ impl Watch {
     pub fn open(&mut self) -> Result<(), ProbeError> {
         self.close()?;
         // Before Linux 5.8 there is none, and the cost stays unknown.
-        self.timing = enable_stats(Stats::RunTime).ok();
+        self.timing = (self.window == 0).then(|| enable_stats(Stats::RunTime).ok()).flatten();
         let opened = self.attach().and_then(|()| self.set_window(self.window + 1));
         match opened {
             Ok(()) => {
@@ -174,28 +185,34 @@ impl Watch {
         self.timing = None;
     }
 
-    /// Names of the programs, as `bpftool prog` shows them.
-    #[must_use]
-    pub fn programs(&self) -> &'static [&'static str] {
-        match self.kind {
-            WatchKind::WakeLatency(_) => &WAKE_PROGRAMS,
-            WatchKind::Exits(_) => &[EXIT, ENTRY],
+    /// Of each program the runs since the last call, and the mean time of one in ns, the kernel's own clock reads included,
+    /// as measured in the first window.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn spent(&mut self) -> Result<Vec<Spent>, ProbeError> {
+        let counters: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(map_ref(&self.ebpf, "RUNS")?).map_err(load_error)?;
+        let mut spent = Vec::new();
+        for &(name, index) in self.numbered() {
+            let runs: u64 = counters.get(&index, 0).map_err(load_error)?.iter().sum();
+            let info = self.ebpf.program(name).and_then(|program| program.info().ok());
+            let mean = info.and_then(|info| info.run_time().as_nanos().checked_div(info.run_count().into()));
+            let before = self.told.insert(name, runs).unwrap_or_default();
+            let ns_per_run = mean.and_then(|mean| u64::try_from(mean).ok());
+            spent.push(Spent { program: name, runs: runs.saturating_sub(before), ns_per_run });
         }
+        Ok(spent)
     }
 
-    /// Runs of each program in the windows since the last call, and how long they took in ns, the kernel's own clock
-    /// reads included.
-    pub fn spent(&mut self) -> Vec<(&'static str, u64, u64)> {
-        let mut spent = Vec::new();
-        for &name in self.programs() {
-            let Some(info) = self.ebpf.program(name).and_then(|program| program.info().ok()) else {
-                continue;
-            };
-            let ns = u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
-            let (runs_before, ns_before) = self.told.insert(name, (info.run_count(), ns)).unwrap_or_default();
-            spent.push((name, info.run_count().saturating_sub(runs_before), ns.saturating_sub(ns_before)));
+    /// Names of the programs, as `bpftool prog` shows them, with the indices of their counters.
+    const fn numbered(&self) -> &'static [(&'static str, u32)] {
+        match self.kind {
+            WatchKind::WakeLatency(_) => {
+                &[(WAKE[0].0, program::SWITCH), (WAKE[1].0, program::WAKEUP), (WAKE[2].0, program::NEWBORN)]
+            }
+            WatchKind::Exits(_) => &[(EXIT, program::EXIT), (ENTRY, program::ENTRY)],
         }
-        spent
     }
 
     fn set_window(&mut self, window: u32) -> Result<(), ProbeError> {

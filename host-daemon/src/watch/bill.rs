@@ -5,31 +5,26 @@ use std::sync::{Mutex, PoisonError};
 
 use kvmpilot_core::sample::ProgramSample;
 
+use crate::probes::Spent;
+
 /// Added up over all watches since the daemon started, by program.
 #[derive(Debug, Default)]
 pub(super) struct Bill(Mutex<BTreeMap<&'static str, Item>>);
 
 #[derive(Debug, Default)]
 struct Item {
-    attached: u32,
     runs: u64,
     ns_per_run: Option<u64>,
 }
 
 impl Bill {
-    /// These programs are attached from now on.
-    pub(super) fn attached(&self, names: &[&'static str]) {
-        self.with(|items| names.iter().for_each(|name| items.entry(name).or_default().attached += 1));
-    }
-
-    /// They are not any more; what each of them ran, and for how many ns.
-    pub(super) fn detached(&self, spent: Vec<(&'static str, u64, u64)>) {
+    /// What the programs of a watch have cost in a window that is over: nothing is attached any more.
+    pub(super) fn add(&self, spent: &[Spent]) {
         self.with(|items| {
-            for (name, runs, ns) in spent {
-                let item = items.entry(name).or_default();
-                item.attached = item.attached.saturating_sub(1);
+            for Spent { program, runs, ns_per_run } in spent {
+                let item = items.entry(program).or_default();
                 item.runs += runs;
-                item.ns_per_run = ns.checked_div(runs).or(item.ns_per_run);
+                item.ns_per_run = ns_per_run.or(item.ns_per_run);
             }
         });
     }
@@ -40,7 +35,8 @@ impl Bill {
             let sample = |(name, item): (&&str, &Item)| ProgramSample {
                 name: (*name).to_owned(),
                 tier: 2,
-                attached: item.attached,
+                // In windows only, which are over when they are counted.
+                attached: 0,
                 runs: Some(item.runs),
                 ns_per_run: item.ns_per_run,
             };
@@ -58,15 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn watches_add_up_and_an_idle_window_keeps_the_mean() {
+    fn watches_add_up_and_a_time_that_is_not_known_changes_none() {
         let bill = Bill::default();
         assert!(bill.programs().is_empty());
-        bill.attached(&["watch_exit"]);
-        bill.attached(&["watch_exit"]);
-        bill.detached(vec![("watch_exit", 10, 1000)]);
-        let seen = |bill: &Bill| bill.programs().iter().map(|p| (p.attached, p.runs, p.ns_per_run)).next();
-        assert_eq!(seen(&bill), Some((1, Some(10), Some(100))));
-        bill.detached(vec![("watch_exit", 0, 0)]);
-        assert_eq!(seen(&bill), Some((0, Some(10), Some(100))));
+        let spent = |runs, ns_per_run| Spent { program: "watch_exit", runs, ns_per_run };
+        bill.add(&[spent(10, Some(100))]);
+        bill.add(&[spent(5, None)]);
+        let seen: Vec<_> = bill.programs().iter().map(|program| (program.runs, program.ns_per_run)).collect();
+        assert_eq!(seen, [(Some(15), Some(100))]);
     }
 }

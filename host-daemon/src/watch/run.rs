@@ -77,14 +77,13 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
         }
         let opened = Instant::now();
         watch.open().map_err(unavailable)?;
-        bill.attached(watch.programs());
         let ran = vcpu_time(&kernel, qemu);
         ended = pause(Instant::now() + length, &end);
         tally.ran(ran, vcpu_time(&kernel, qemu));
         let closed = watch.close();
-        bill.detached(watch.spent());
         rest.spent(opened, opened.elapsed());
         closed.map_err(unavailable)?;
+        bill.add(&watch.spent().map_err(unavailable)?);
         tally.note_threads(&kernel, qemu);
         // An emulator never fires KVM's tracepoints. One window shows it; more would only keep people waiting.
         if ask.what == WatchWhat::Exits && ask.accel != "kvm" {
