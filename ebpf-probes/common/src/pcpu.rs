@@ -1,7 +1,7 @@
 //! What the `sched_switch` probe keeps about one pcpu: who was on it lately, in groups of threads.
 
 /// Runs that a pcpu's timeline remembers. Neighbours of one group count as one run.
-pub const RUNS: usize = 64;
+pub const RUNS: usize = 256;
 
 /// Group of every thread that is not watched.
 pub const HOST: u32 = 0;
@@ -41,7 +41,7 @@ pub struct Cpu {
     pub runs: [Run; RUNS],
 }
 
-const _: () = assert!(size_of::<Cpu>() == 576);
+const _: () = assert!(size_of::<Cpu>() == 2112);
 
 #[cfg(feature = "user")]
 // SAFETY: repr(C), integers only, and the size assertion above leaves no room for padding.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::workers::*;
 
 /// Most instructions that the kernel may make of each program, and most that its verifier may have to look at: a steady
-/// proxy for what a run costs and for whether an old kernel takes the program.
+/// proxy for what a run costs and for whether an old kernel takes the program (5.10 and later stop at a million).
 const BUDGET: [(&str, u32, u32); 3] =
-    [("sched_process_exit", 800, 90_000), ("sched_process_fork", 80, 200), ("sched_switch", 1000, 100_000)];
+    [("sched_process_exit", 800, 250_000), ("sched_process_fork", 80, 200), ("sched_switch", 1000, 250_000)];
 
 #[test]
 fn programs_stay_small() {
