@@ -110,14 +110,42 @@ impl Object {
     }
 }
 
+/// Whether this kernel considers programs at the ends of its functions (fexit) at all. Linux as it is released does;
+/// some builds refuse every one of them, whoever asks, before they look at the program.
+///
+/// # Errors
+/// When the answer is none of the two.
+pub fn may_trace_functions() -> Result<bool> {
+    const PROG_LOAD: libc::c_int = 5;
+    const TRACING: u32 = 26;
+    const FEXIT: u32 = 25;
+    // r0 = 0; exit
+    let mut program = [0x0000_0000_0000_00b7_u64, 0x95];
+    let mut license = *b"GPL\0";
+    let mut attr = Attr::default();
+    attr.word(0, TRACING).word(4, 2).pointer(8, program.as_mut_ptr().cast());
+    // Type 1 of the kernel is no function: a kernel that gets so far says EINVAL.
+    attr.pointer(16, license.as_mut_ptr().cast()).word(68, FEXIT).word(108, 1);
+    match attr.call(PROG_LOAD).map_err(|error| error.raw_os_error()) {
+        Err(Some(libc::EPERM)) => Ok(false),
+        Err(Some(libc::EINVAL)) => Ok(true),
+        other => anyhow::bail!("a program at no function: {other:?}"),
+    }
+}
+
 fn raw(fd: &OwnedFd) -> Result<u32> {
     Ok(u32::try_from(fd.as_raw_fd())?)
 }
 
 /// `union bpf_attr`, as far as these calls use it.
-#[derive(Default)]
 #[repr(C, align(8))]
-struct Attr([u8; 32]);
+struct Attr([u8; 112]);
+
+impl Default for Attr {
+    fn default() -> Self {
+        Self([0; 112])
+    }
+}
 
 impl Attr {
     fn word(&mut self, at: usize, value: u32) -> &mut Self {

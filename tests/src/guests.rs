@@ -26,6 +26,8 @@ pub struct GuestSpec {
 pub enum Work {
     /// `httpd` on port 80; each request of `/cgi-bin/work` costs some 15 ms of vcpu time.
     Http,
+    /// `answer` on port 7000: a few bytes for each connection, of which it can take thousands a minute.
+    Answer,
     /// A process of this name that burns CPU and says nothing.
     Hog(String),
     /// A process of this name that does nothing.
@@ -36,6 +38,7 @@ impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http => write!(f, "http:httpd"),
+            Self::Answer => write!(f, "answer:answer"),
             Self::Hog(name) => write!(f, "hog:{name}"),
             Self::Sleeper(name) => write!(f, "sleeper:{name}"),
         }

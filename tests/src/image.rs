@@ -17,6 +17,7 @@ const INIT: &str = include_str!("../guest/init");
 const HOG: &str = include_str!("../guest/hog");
 const SLEEPER: &str = include_str!("../guest/sleeper");
 const CGI: &str = include_str!("../guest/cgi");
+const ANSWER: &str = include_str!("../guest/answer.c");
 
 /// In this order: any other fails with "unknown symbol". Those built into the kernel are left out.
 const MODULES: [&str; 10] = [
@@ -64,12 +65,13 @@ pub(crate) fn image() -> Result<Image> {
     let kernel = only_file(&root.join("boot"), "vmlinuz-")?;
     let mut hasher = DefaultHasher::new();
     // The archive's own code is an input, too.
-    (INIT, HOG, SLEEPER, CGI, MODULES, include_str!("image.rs"), include_str!("cpio.rs")).hash(&mut hasher);
+    (INIT, HOG, SLEEPER, CGI, ANSWER, MODULES, include_str!("image.rs"), include_str!("cpio.rs"))
+        .hash(&mut hasher);
     root.hash(&mut hasher);
     let initramfs = cache.join(format!("initramfs-{:016x}", hasher.finish()));
     if !initramfs.exists() {
         let partial = cache.join("initramfs.partial");
-        fs::write(&partial, make_initramfs(&root)?)?;
+        fs::write(&partial, make_initramfs(&root, &cache)?)?;
         fs::rename(&partial, &initramfs)?;
     }
     Ok(Image { kernel, initramfs })
@@ -121,7 +123,7 @@ fn real_kernel_package() -> Result<String> {
     Ok(format!("linux-image-{package}"))
 }
 
-fn make_initramfs(root: &Path) -> Result<Vec<u8>> {
+fn make_initramfs(root: &Path, cache: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["proc", "sys", "dev", "run", "tmp", "var/run", "bin"] {
         archive.directory(directory);
@@ -130,6 +132,7 @@ fn make_initramfs(root: &Path) -> Result<Vec<u8>> {
     archive.file("init", INIT.as_bytes());
     archive.file("lab/hog", HOG.as_bytes());
     archive.file("lab/sleeper", SLEEPER.as_bytes());
+    archive.copy("lab/answer", &answer(cache)?)?;
     archive.file("www/cgi-bin/work", CGI.as_bytes());
     archive.file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n");
     archive.file("etc/os-release", b"ID=kvmpilot-lab\nPRETTY_NAME=\"kvmpilot lab guest\"\n");
@@ -154,6 +157,15 @@ fn make_initramfs(root: &Path) -> Result<Vec<u8>> {
     }
     archive.file("modules/order", order.as_bytes());
     Ok(archive.finish())
+}
+
+/// The guests' smallest server, built now: the image has no libraries for it.
+fn answer(cache: &Path) -> Result<PathBuf> {
+    let (source, program) = (cache.join("answer.c"), cache.join("answer"));
+    fs::write(&source, ANSWER)?;
+    run(Command::new("gcc").args(["-std=c11", "-O2", "-static", "-s", "-o"]).arg(&program).arg(&source))
+        .context("the guests' server cannot be built: run `cargo xtask setup`")?;
+    Ok(program)
 }
 
 /// The shared libraries of a program, as the host's dynamic linker finds them.

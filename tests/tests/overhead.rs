@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kvmpilot::probes::flows::remains;
 use kvmpilot_tests::{Lab, LabOptions, guests, wait_for};
 use serde_json::Value;
 
@@ -28,6 +29,8 @@ fn tier(status: &Value, number: u64) -> Result<&Value> {
 fn what_costs_too_much_is_given_up_in_order_and_comes_back() -> Result<()> {
     let lab = Lab::start(&LabOptions { guests: vec![guests::web()] })?;
     lab.wait_agents(BOOT)?;
+    let flow_programs = || anyhow::Ok(remains("lo")?.1);
+    let none = flow_programs()?;
     let daemon = lab.start_daemon("d", &config("enabled = false"))?;
 
     // What it costs is known: its own time, and the scheduler probe's, once that was timed.
@@ -43,6 +46,8 @@ fn what_costs_too_much_is_given_up_in_order_and_comes_back() -> Result<()> {
         ensure!((percent - runs * ns / 1e7).abs() <= 0.01 * percent, "{cost}");
         ensure!(of(&cost["daemon_percent"])? > 0.0 && of(&cost["programs_percent"])? >= percent, "{cost}");
         ensure!(shed(&daemon.json(&["status"])?).is_empty(), "{cost}");
+        let watched = flow_programs()?;
+        ensure!(watched == none + 2, "{watched} programs see flows, {none} before");
         Ok(())
     })
     .with_context(|| daemon.log())?;
@@ -56,6 +61,7 @@ fn what_costs_too_much_is_given_up_in_order_and_comes_back() -> Result<()> {
             let reason = tier(&status, number)?["reason"].as_str().unwrap_or_default();
             ensure!(reason.contains("shed: own cost") && reason.contains("budget 0.01 %"), "{reason}");
         }
+        ensure!(flow_programs()? == none, "{} flow programs are left", flow_programs()?);
         ensure!(tier(&status, 1)?["on"] == true && tier(&status, 2)?["on"] == false, "{status}");
         let found = status["findings"].as_array().context("no findings")?;
         ensure!(found.iter().any(|finding| finding["name"] == "overhead"), "{found:?}");
@@ -84,6 +90,7 @@ fn what_costs_too_much_is_given_up_in_order_and_comes_back() -> Result<()> {
         ensure!(tier(&status, 2)?["on"] == true, "{status}");
         let flows = tier(&status, 3)?;
         ensure!(flows["on"] == true && !flows["reason"].to_string().contains("shed"), "{flows}");
+        ensure!(flow_programs()? == none + 2, "{} programs see flows", flow_programs()?);
         Ok(())
     })
     .with_context(|| daemon.log())?;

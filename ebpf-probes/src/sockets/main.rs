@@ -21,7 +21,7 @@ mod sock;
 use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
-    Global,
+    EbpfContext, Global,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_ns},
     macros::{btf_tracepoint, fexit, map},
     maps::{HashMap, LruHashMap},
@@ -91,14 +91,26 @@ fn sent(ctx: &FExitContext) {
 /// `(sk, msg, len, [nonblock,] flags, [addr_len]) -> ret`.
 #[inline(always)]
 fn received(ctx: &FExitContext) {
-    let (flags, returned): (u32, i32) = match RECEIVE_ARGUMENTS.load() {
-        4 => (ctx.arg(3), ctx.arg(4)),
-        5 => (ctx.arg(3), ctx.arg(5)),
-        _ => (ctx.arg(4), ctx.arg(6)),
+    let (flags, returned) = match RECEIVE_ARGUMENTS.load() {
+        4 => (word::<3>(ctx), word::<4>(ctx)),
+        5 => (word::<3>(ctx), word::<5>(ctx)),
+        _ => (word::<4>(ctx), word::<6>(ctx)),
     };
-    if flags & MSG_PEEK == 0 {
-        count(Sock::new(ctx.arg(0)), returned, false);
+    if flags as u32 & MSG_PEEK == 0 {
+        count(Sock::new(ctx.arg(0)), returned as i32, false);
     }
+}
+
+/// A word of the context. From plain reads in branches LLVM makes one read at a computed place, which older verifiers
+/// do not allow.
+#[inline(always)]
+fn word<const N: u64>(ctx: &FExitContext) -> u64 {
+    let word: u64;
+    // SAFETY: within the context of a function with N arguments or more, which the verifier proves.
+    unsafe {
+        asm!("{0} = *(u64 *)({1} + {2})", out(reg) word, in(reg) ctx.as_ptr(), const N * 8, options(nostack, readonly));
+    }
+    word
 }
 
 /// `(sk, oldstate, newstate)` of any TCP socket: those that are in the table learn theirs.

@@ -21,6 +21,17 @@ pub struct CostWindow {
     begin: BTreeMap<&'static str, (u128, u64)>,
 }
 
+impl CostWindow {
+    /// As [`Probes::begin_cost`], for the sake of other programs than tier 1's: dropping it ends it.
+    ///
+    /// # Errors
+    /// As [`Probes::begin_cost`].
+    pub fn of_others() -> std::io::Result<Self> {
+        let stats = enable_stats(Stats::RunTime).map_err(|err| err.io_error)?;
+        Ok(Self { stats, begin: BTreeMap::new() })
+    }
+}
+
 /// Measured time in ns and measured runs of all programs on the host with these names, by name: only runs within a
 /// [`CostWindow`] are measured.
 #[must_use]
@@ -82,8 +93,8 @@ impl Probes {
     /// # Errors
     /// Before Linux 5.8, or where it is not permitted.
     pub fn begin_cost(&self) -> std::io::Result<CostWindow> {
-        let stats = enable_stats(Stats::RunTime).map_err(|err| err.io_error)?;
-        Ok(CostWindow { stats, begin: self.run_times() })
+        let window = CostWindow::of_others()?;
+        Ok(CostWindow { begin: self.run_times(), ..window })
     }
 
     /// Ends the measurement and keeps the mean time of a run for [`Probes::programs`]. A program that did not run

@@ -37,6 +37,11 @@ pub enum ProbeError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// EPERM for a program at a function, although others were taken.
+    #[error(
+        "this kernel permits BPF, but lets nobody trace its functions (fexit), at which sockets are counted before Linux 6.3"
+    )]
+    NoFunctions(#[source] Box<dyn Error + Send + Sync>),
     /// The verifier said no.
     #[error("the kernel's verifier refused the probe {program}; its last words: {log}")]
     Refused {

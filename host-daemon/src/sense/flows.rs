@@ -15,6 +15,9 @@ use crate::probes::flows::{DomainNetwork, FlowProbes, Hook};
 
 /// Pause between two looks for new devices and full tables.
 const TURN: Duration = Duration::from_secs(1);
+/// The same while a table fills: it is emptied before its kernel has to throw flows out unread, up to a thousand
+/// connections a second with tables of the default size.
+const SHORT_TURN: Duration = Duration::from_millis(250);
 /// Time between two readings of every table: the window of all rates.
 const PERIOD: Duration = Duration::from_secs(5);
 /// A table with so many flows is read each turn, because short connections fill it. Part of its size: 1 / this.
@@ -158,11 +161,12 @@ impl Worker {
     fn run(mut self) {
         let mut due = Duration::ZERO;
         let mut wanted = BTreeMap::new();
+        let mut pause = TURN;
         loop {
             let state = self.shared.lock();
             let idle =
                 |state: &mut State| !state.stop && state.wanted == wanted && state.enabled == self.enabled;
-            let waited = self.shared.changed.wait_timeout_while(state, TURN, idle);
+            let waited = self.shared.changed.wait_timeout_while(state, pause, idle);
             let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if state.stop {
                 return;
@@ -175,6 +179,8 @@ impl Worker {
                 self.enabled = enabled;
             }
             due = self.turn(&wanted, due);
+            let fills = self.probes.domains().any(|(_, flows)| flows >= self.busy);
+            pause = if fills { SHORT_TURN } else { TURN };
         }
     }
 

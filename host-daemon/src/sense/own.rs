@@ -35,11 +35,7 @@ impl Meter {
     /// One reading.
     pub(super) fn sample(&mut self, kernel: &Kernel, probes: Option<&mut Probes>, now: Instant) -> OwnSample {
         let own = kernel.own_use().ok();
-        let mut programs = Vec::new();
-        if let Some(probes) = probes {
-            self.measure(probes, now);
-            programs = probes.programs();
-        }
+        let mut programs = self.measure(probes, now);
         programs.extend(self.others.iter().cloned().map(|mut program| {
             program.ns_per_run = program.ns_per_run.or_else(|| self.ns_per_run.get(&program.name).copied());
             program
@@ -51,13 +47,16 @@ impl Meter {
         }
     }
 
-    /// Ends a measurement under way, or begins one that is due.
-    fn measure(&mut self, probes: &mut Probes, now: Instant) {
+    /// Ends a measurement under way, or begins one that is due; returns tier 1's programs.
+    fn measure(&mut self, mut probes: Option<&mut Probes>, now: Instant) -> Vec<ProgramSample> {
         let names: BTreeSet<String> = self.others.iter().map(|program| program.name.clone()).collect();
         let times = || if names.is_empty() { Times::new() } else { run_times(&names) };
         if let Some((window, begin)) = self.window.take() {
             let end = times();
-            probes.end_cost(window);
+            match &mut probes {
+                Some(probes) => probes.end_cost(window),
+                None => drop(window),
+            }
             for (name, (ns, runs)) in end {
                 let (ns_before, runs_before) = begin.get(&name).copied().unwrap_or_default();
                 // An instance that ended meanwhile takes its figures along: then there is nothing to tell.
@@ -65,12 +64,13 @@ impl Meter {
                 let mean = ns.checked_div(u128::from(runs)).and_then(|mean| u64::try_from(mean).ok());
                 self.ns_per_run.extend(mean.map(|mean| (name, mean)));
             }
-        } else if self.due.is_none_or(|due| now >= due) {
+        } else if (probes.is_some() || !names.is_empty()) && self.due.is_none_or(|due| now >= due) {
             self.due = Some(now + PERIOD);
-            match probes.begin_cost() {
+            match probes.as_ref().map_or_else(CostWindow::of_others, |probes| probes.begin_cost()) {
                 Ok(window) => self.window = Some((window, times())),
                 Err(error) => tracing::debug!(%error, "the kernel does not time eBPF programs"),
             }
         }
+        probes.map(|probes| probes.programs()).unwrap_or_default()
     }
 }

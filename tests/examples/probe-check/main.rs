@@ -4,6 +4,7 @@
 //! offline, which only a machine of its own should suffer.
 
 mod hotplug;
+mod sockets;
 mod subjects;
 mod tier0;
 mod tier1;

@@ -1,7 +1,10 @@
-//! Tier 3: the socket programs on a tap of our own, in a network namespace of our own, against the tap's statistics.
+//! Tier 3: the programs on a tap of our own, in a network namespace of our own, against the tap's statistics; and those at
+//! the host's sockets, both ways: at tracepoints (Linux 6.3), and at functions, as before.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,9 +12,14 @@ use kvmpilot::kernel::Kernel;
 use kvmpilot::probes::flows::{DomainNetwork, FlowOptions, FlowProbes, Hook};
 use kvmpilot_core::Uuid;
 use kvmpilot_core::sample::Traffic;
+use kvmpilot_tests::bpf::may_trace_functions;
 use kvmpilot_tests::probe_report::{TierOutcome, TierReport};
+use kvmpilot_tests::run;
 use kvmpilot_tests::tap::{Tap, own_network};
 
+use crate::sockets;
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
 const DEVICE: &str = "kpcheck0";
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
@@ -29,11 +37,32 @@ pub(crate) fn check(kernel: &Kernel) -> TierReport {
     };
     match FlowProbes::new(options) {
         Err(error) => report(TierOutcome::Off, format!("{:#}", anyhow::Error::from(error))),
-        Ok(probes) => match count(probes) {
+        // The host's sockets first: then this thread goes to a network of its own.
+        Ok(probes) => match count_sockets(options).and_then(|note| Ok(format!("{}; {note}", count(probes)?)))
+        {
             Ok(note) => report(TierOutcome::Ok, note),
             Err(error) => report(TierOutcome::Wrong, format!("{error:#}")),
         },
     }
+}
+
+fn count_sockets(options: FlowOptions) -> Result<String> {
+    run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    let native = match sockets::check(options) {
+        // Taps need no type information, sockets do.
+        Err(error) if !Path::new(BTF).exists() && format!("{error:#}").contains("no type information") => {
+            return Ok("sockets are not counted: no type information".to_owned());
+        }
+        counted => counted.context("sockets, as this kernel has it")?,
+    };
+    if !may_trace_functions()? {
+        return Ok(format!(
+            "{native}; at functions they cannot be counted: this kernel lets nobody trace them"
+        ));
+    }
+    let functions = FlowOptions { without_tracepoints: true, ..options };
+    let functions = sockets::check(functions).context("sockets at functions")?;
+    Ok(format!("{native}; at functions: {functions}"))
 }
 
 fn count(mut probes: FlowProbes) -> Result<String> {

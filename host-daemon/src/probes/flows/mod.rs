@@ -290,7 +290,7 @@ impl FlowProbes {
         self.hook
     }
 
-    /// The programs; each packet is a run.
+    /// The programs; each packet is a run. What a run takes is not known here: see [`run_times`](super::run_times).
     #[must_use]
     pub fn programs(&self) -> Vec<ProgramSample> {
         let attached = self.domains.values().map(Instance::attached).sum::<usize>();
@@ -298,9 +298,7 @@ impl FlowProbes {
         let runs = [moved.sent_packets, moved.received_packets];
         let of_taps = PROGRAMS.iter().zip(runs).map(|((name, _), runs)| (*name, attached, Some(runs)));
         // They run at every call of every process, and do not count those.
-        let sockets = usize::from(self.sockets.is_some());
-        let of_sockets =
-            sockets::TRACEPOINTS.iter().filter(|_| sockets > 0).map(|(name, _)| (*name, sockets, None));
+        let of_sockets = self.sockets.iter().flat_map(Sockets::programs).map(|name| (*name, 1, None));
         of_taps
             .chain(of_sockets)
             .map(|(name, attached, runs)| ProgramSample {

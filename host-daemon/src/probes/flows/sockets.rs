@@ -23,7 +23,7 @@ const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kvm
 const TABLE: &str = "SOCKETS";
 const STATE: (&str, &str) = ("kvmpilot_state", "inet_sock_set_state");
 /// Programs and where they are attached, from 6.3.
-pub(super) const TRACEPOINTS: [(&str, &str); 2] =
+const TRACEPOINTS: [(&str, &str); 2] =
     [("kvmpilot_ssent", "sock_send_length"), ("kvmpilot_srcvd", "sock_recv_length")];
 /// The same before.
 const FUNCTIONS: [(&str, &str); 6] = [
@@ -38,6 +38,8 @@ const FUNCTIONS: [(&str, &str); 6] = [
 pub(super) struct Sockets {
     /// Owns the programs and their links.
     _ebpf: Ebpf,
+    /// Names of those that are attached.
+    programs: Vec<&'static str>,
     owners: HashMap<MapData, u32, Totals>,
     table: HashMap<MapData, FlowKey, Flow>,
     batch_fd: OwnedFd,
@@ -72,16 +74,24 @@ impl Sockets {
         }
         let mut ebpf = loader.load(OBJECT).map_err(|err| ProbeError::sort("object", confidential, err))?;
         let tracepoints = if by_tracepoint { &TRACEPOINTS[..] } else { &[] };
+        let mut programs = Vec::new();
         for (program, at) in tracepoints.iter().chain([&STATE]) {
             attach_tracepoint(&mut ebpf, program, at, &btf)
                 .map_err(|err| ProbeError::sort(at, confidential, err))?;
+            programs.push(*program);
         }
         for (program, at) in if by_tracepoint { &[] } else { &FUNCTIONS[..] } {
             match attach_function(&mut ebpf, program, at, &btf) {
-                Ok(()) => {}
+                Ok(()) => programs.push(*program),
                 // IPv6 may be a module, or not there at all.
                 Err(error) if at.contains("v6") => tracing::info!(at, %error, "not counted"),
-                Err(error) => return Err(ProbeError::sort(at, confidential, error)),
+                Err(error) => {
+                    return Err(match ProbeError::sort(at, confidential, error) {
+                        // The same was permitted for the tracepoint just now.
+                        ProbeError::NotPermitted { source, .. } => ProbeError::NoFunctions(source),
+                        other => other,
+                    });
+                }
             }
         }
         let map = |map: Option<Map>| map.ok_or_else(|| ProbeError::Load("the object lacks a map".into()));
@@ -93,7 +103,12 @@ impl Sockets {
         let batch_fd = table.fd().as_fd().try_clone_to_owned().map_err(|err| ProbeError::Load(err.into()))?;
         let table =
             Map::LruHashMap(table).try_into().map_err(|err: MapError| ProbeError::Load(err.into()))?;
-        Ok(Self { _ebpf: ebpf, owners, table, batch_fd, processes: BTreeMap::new() })
+        Ok(Self { _ebpf: ebpf, programs, owners, table, batch_fd, processes: BTreeMap::new() })
+    }
+
+    /// Names of the programs that are attached.
+    pub(super) fn programs(&self) -> &[&'static str] {
+        &self.programs
     }
 
     /// Counts for exactly these processes from now on.
