@@ -9,6 +9,10 @@ use uuid::Uuid;
 
 use super::error::ErrorKind;
 
+/// Namespace of our element in the metadata of domains.
+pub(super) const POLICY_NAMESPACE: &str = "https://kvmpilot.dev/policy/1";
+/// Its name.
+pub(super) const POLICY_ELEMENT: &str = "policy";
 /// The agent's channel.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 
@@ -27,6 +31,10 @@ pub(super) struct Facts {
     pub(super) user_networking: bool,
     /// Numbers of the vcpus that are online.
     pub(super) vcpus: Vec<u32>,
+    /// How many iothreads it was given.
+    pub(super) iothreads: u32,
+    /// Attributes of `<kvmpilot:policy>` in the metadata.
+    pub(super) policy: Option<Vec<(String, String)>>,
 }
 
 impl Facts {
@@ -57,6 +65,17 @@ impl Facts {
                 interface.attribute("type") == Some("user") && backend != Some("passt")
             }),
             vcpus: online_vcpus(domain),
+            iothreads: child(domain, "iothreads")
+                .and_then(|iothreads| iothreads.text()?.trim().parse().ok())
+                .unwrap_or(0),
+            policy: child(domain, "metadata")
+                .and_then(|metadata| {
+                    metadata.children().find(|node| node.has_tag_name((POLICY_NAMESPACE, POLICY_ELEMENT)))
+                })
+                .map(|policy| {
+                    let attributes = policy.attributes();
+                    attributes.map(|at| (at.name().to_owned(), at.value().to_owned())).collect()
+                }),
         })
     }
 }
@@ -176,7 +195,9 @@ mod tests {
 
     #[test]
     fn reads_a_live_domain() {
-        let xml = "<domain type='qemu' id='3'><vcpu placement='static' current='2'>4</vcpu><devices>\
+        let xml = "<domain type='qemu' id='3'><metadata>\
+            <k:policy xmlns:k='https://kvmpilot.dev/policy/1' class='latency'/></metadata>\
+            <iothreads>2</iothreads><vcpu placement='static' current='2'>4</vcpu><devices>\
             <interface type='bridge'><source bridge='br0'/><target dev='vnet7'/></interface>\
             <interface type='user'/>\
             <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>\
@@ -189,6 +210,8 @@ mod tests {
             taps: vec!["vnet7".to_owned()],
             user_networking: true,
             vcpus: vec![0, 1],
+            iothreads: 2,
+            policy: Some(vec![("class".to_owned(), "latency".to_owned())]),
         };
         assert_eq!(facts, expected);
     }

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::{DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of};
 use crate::CpuSet;
 use crate::sample::{
-    BalloonSample, DomainSample, DomainState, InterfaceSample, ThreadRole, ThreadSample, ThreadSource,
+    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, ThreadRole, ThreadSample,
+    ThreadSource,
 };
 use crate::units::{KiB, Ratio};
 
@@ -30,6 +31,10 @@ pub struct DomainModel {
     pub threads: Vec<ThreadModel>,
     /// Pin of the emulator threads.
     pub emulator_pin: Option<CpuSet>,
+    /// iothreads with their live pins.
+    pub iothreads: Vec<IothreadSample>,
+    /// What its metadata says about kvmpilot, name and value.
+    pub policy: Option<Vec<(String, String)>>,
     /// CPU weight.
     pub cpu_shares: Option<u64>,
     /// Largest memory without a restart.
@@ -179,6 +184,8 @@ impl DomainModel {
             incarnation: incarnation_of(end),
             vcpus,
             emulator_pin: end.emulator_pin.clone(),
+            iothreads: end.iothreads.clone(),
+            policy: end.policy.clone(),
             cpu_shares: end.cpu_shares,
             memory_maximum: KiB(end.memory_maximum_kib),
             balloon: end.balloon.map(|balloon| {

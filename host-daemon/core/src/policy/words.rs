@@ -60,6 +60,8 @@ pub enum Actuator {
     Placement,
     /// Memory balloon.
     Balloon,
+    /// What this host cannot do alone: more vcpus, a larger maximum of memory, another host. Never more than recommended.
+    Resize,
 }
 
 /// The ladder: five priority levels of a guest process, lowest first.
@@ -169,7 +171,7 @@ impl Class {
 
 impl Actuator {
     /// All of them, in the order of means: reversible and cheap first.
-    pub const ALL: [Self; 4] = [Self::Ladder, Self::Weight, Self::Placement, Self::Balloon];
+    pub const ALL: [Self; 5] = [Self::Ladder, Self::Weight, Self::Placement, Self::Balloon, Self::Resize];
 
     /// The actuator's name as configured and shown.
     #[must_use]
@@ -179,6 +181,7 @@ impl Actuator {
             Self::Weight => "weight",
             Self::Placement => "placement",
             Self::Balloon => "balloon",
+            Self::Resize => "resize",
         }
     }
 }
