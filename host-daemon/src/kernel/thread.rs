@@ -16,7 +16,7 @@ const MOST_THREADS: usize = 2048;
 pub(super) const SCHEDSTAT_BYTES: usize = 64;
 
 /// More than the kernel ever writes into `stat`: 52 numbers and a name of at most 64 bytes.
-const STAT_BYTES: usize = 2048;
+pub(super) const STAT_BYTES: usize = 2048;
 
 /// What we want of `/proc/PID/task/TID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(super) struct TaskStat {
 
 impl TaskStat {
     /// The text of the file. A name may hold spaces and brackets, so it ends at the last one.
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let open = text.iter().position(|byte| *byte == b'(')?;
         let close = text.iter().rposition(|byte| *byte == b')')?;
         let comm = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();

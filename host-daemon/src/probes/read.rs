@@ -51,6 +51,25 @@ pub struct ThreadCounters {
     pub pcpu: u32,
 }
 
+impl ThreadCounters {
+    /// All but the waits.
+    #[must_use]
+    pub const fn glance(&self) -> Glance {
+        Glance {
+            totals: self.totals,
+            running: self.running,
+            exited: self.exited,
+            preempted: self.preempted,
+            blocked: self.blocked,
+            migrations: self.migrations,
+            migrations_llc: self.migrations_llc,
+            migrations_node: self.migrations_node,
+            forks: self.forks,
+            pcpu: self.pcpu,
+        }
+    }
+}
+
 /// What changes from cycle to cycle: [`ThreadCounters`] without the waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is explained there")]
@@ -146,6 +165,12 @@ impl Probes {
             }
         }
         Some(row)
+    }
+
+    /// Rises whenever a column of the steal matrix goes to another domain: rows read before are void.
+    #[must_use]
+    pub const fn columns_given_away(&self) -> u64 {
+        self.columns_given_away
     }
 
     /// How many threads a watched thread has started since then: whether its process has new ones, without a look
