@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvmpilot_core::sample::{CgroupSample, DetailSample, TimesSample, VcpuDetailSample};
 use nix::time::{ClockId, clock_gettime};
@@ -18,6 +18,8 @@ use super::{Kernel, NS_PER_TICK, Process, Schedstat};
 /// cgroups are looked for again at every reading at first, because libvirt moves the threads of a QEMU that has just
 /// started, and after so many readings later.
 const SETTLED: u32 = 12;
+/// Time after which mounts are looked for again.
+const MOUNTS_AGE: Duration = Duration::from_mins(1);
 /// Readings of a new QEMU that look again each time.
 const YOUNG: u32 = 4;
 
@@ -52,8 +54,9 @@ pub struct VcpuThread {
 pub struct Shared {
     /// Of KVM's statistics.
     layout: Option<Arc<Layout>>,
-    /// Mounts hardly ever change, and there may be thousands. Looked for again when a cgroup is not where it should be.
-    hierarchies: Option<Hierarchies>,
+    /// Mounts hardly ever change, and there may be thousands. Looked for again when a cgroup is not where it should be, and
+    /// when this has been known for [`MOUNTS_AGE`].
+    hierarchies: Option<(Hierarchies, Instant)>,
 }
 
 /// The open files of one QEMU. An open statistics file keeps the VM in the kernel: drop this when QEMU has ended.
@@ -142,7 +145,7 @@ impl Detail {
         Ok(())
     }
 
-    fn find_groups(&mut self, kernel: &Kernel, pid: u32, known: &mut Option<Hierarchies>) {
+    fn find_groups(&mut self, kernel: &Kernel, pid: u32, known: &mut Option<(Hierarchies, Instant)>) {
         self.missing_groups.clear();
         if self.broken {
             // A group may have come back under the same name.
@@ -150,14 +153,18 @@ impl Detail {
             self.vcpus.iter_mut().for_each(|vcpu| vcpu.bandwidth = None);
         }
         let (groups, pressure) = (std::mem::take(&mut self.groups), self.pressure.take());
+        let mut misplaced = false;
         let mut note = |what: &str, err: io::Error| {
+            misplaced |= err.raw_os_error().is_some();
             let text = format!("{what}: {err}");
             if !self.missing_groups.contains(&text) {
                 self.missing_groups.push(text);
             }
         };
-        let found = known.take().map_or_else(|| kernel.hierarchies(), Ok);
-        let (hierarchies, main) = match found.and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
+        let now = Instant::now();
+        let found = known.take().filter(|(_, at)| now - *at < MOUNTS_AGE);
+        let found = found.map_or_else(|| Ok((kernel.hierarchies()?, now)), Ok);
+        let ((hierarchies, at), main) = match found.and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
             Ok(both) => both,
             Err(err) => return note("cgroups", err),
         };
@@ -180,8 +187,8 @@ impl Detail {
                 }
             };
         }
-        if self.missing_groups.is_empty() {
-            *known = Some(hierarchies);
+        if !misplaced {
+            *known = Some((hierarchies, at));
         }
     }
 

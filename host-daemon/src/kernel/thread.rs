@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kvmpilot_core::sample::{ThreadRole, ThreadSample, ThreadSource};
 
@@ -60,7 +61,7 @@ pub struct ThreadInfo {
     /// Start time in clock ticks since boot.
     pub start_ticks: u64,
     /// The kernel's name of the thread, at most 15 bytes.
-    pub comm: String,
+    pub comm: Arc<str>,
     /// What QEMU uses it for, told from its name.
     pub role: ThreadRole,
     /// On a pcpu or waiting for one (state `R`) when it was looked at.
@@ -183,7 +184,7 @@ impl Kernel {
         let stat = self.task_stat(tgid, tid)?;
         let role = role(&stat.comm, tid == tgid);
         let runnable = stat.state == 'R';
-        Ok(ThreadInfo { tid, tgid, start_ticks: stat.start_ticks, comm: stat.comm, role, runnable })
+        Ok(ThreadInfo { tid, tgid, start_ticks: stat.start_ticks, comm: stat.comm.into(), role, runnable })
     }
 
     /// The kernel's three figures about one thread.

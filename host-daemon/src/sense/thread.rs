@@ -2,6 +2,7 @@
 //! the kernel's file if it may be on a pcpu.
 
 use std::io;
+use std::sync::Arc;
 
 use kvmpilot_core::sample::{StolenSample, ThreadRole, ThreadSample, ThreadSource};
 
@@ -20,7 +21,7 @@ pub(super) struct Followed {
     /// The probe has not met the thread yet, and the kernel's file told the same twice: it sleeps. The switch that wakes it
     /// up is one that the probe meets it at.
     quiet: bool,
-    /// The last figures are the probe's, of a thread that sleeps.
+    /// The last figures are those of a thread that sleeps.
     asleep: bool,
     /// Threads that it has started, as the probe counts them, and whether there are more than at the reading before.
     births: u64,
@@ -36,8 +37,8 @@ pub(super) struct Followed {
 struct Waits {
     at: Glance,
     columns_given_away: u64,
-    histogram: Vec<u64>,
-    stolen: Option<Vec<StolenSample>>,
+    histogram: Arc<[u64]>,
+    stolen: Option<Arc<[StolenSample]>>,
 }
 
 /// How much of a thread is read.
@@ -110,15 +111,19 @@ impl Followed {
             return Some(self.sample(totals));
         };
         self.asleep = false;
-        let births = probes.forks(self.key()).unwrap_or(self.births);
-        self.gave_birth = births != std::mem::replace(&mut self.births, births);
         // Probe first: what runs while we look can then only be ahead, never behind.
-        let Some(glance) = probes.glance(self.key()) else {
+        let glance = probes.glance(self.key());
+        let births = glance.map_or_else(|| probes.forks(self.key()), |glance| Some(glance.forks));
+        let births = births.unwrap_or(self.births);
+        self.gave_birth = births != std::mem::replace(&mut self.births, births);
+        let Some(glance) = glance else {
             if !self.quiet || depth.check {
                 let totals = self.file(kernel).ok()?;
                 self.quiet = totals == self.last;
+                self.asleep = self.quiet;
                 return Some(self.sample(totals));
             }
+            self.asleep = true;
             return Some(self.sample(self.last));
         };
         if glance.exited {
@@ -146,25 +151,26 @@ impl Followed {
         if let Some(waits) = self.waits.as_ref().filter(same) {
             // No wait has ended since the window began.
             sample.runq_wait_max_ns = Some(0);
-            sample.runq_wait_histogram = Some(waits.histogram.clone());
+            sample.runq_wait_histogram = Some(Arc::clone(&waits.histogram));
             sample.stolen.clone_from(&waits.stolen);
             return;
         }
         self.waits = None;
         // Counters before the row: a row can then only be newer than they say, and is read again.
         let Some(counters) = probes.read(self.key()) else { return };
-        let stolen = probes.stolen(self.key());
+        let stolen: Option<Arc<[StolenSample]>> = probes.stolen(self.key()).map(Into::into);
+        let histogram: Arc<[u64]> = counters.waits.into();
         probes.next_window(self.key());
         if !counters.running {
             self.waits = Some(Waits {
                 at: counters.glance(),
                 columns_given_away,
-                histogram: counters.waits.to_vec(),
+                histogram: Arc::clone(&histogram),
                 stolen: stolen.clone(),
             });
         }
         sample.runq_wait_max_ns = Some(counters.max_wait_ns);
-        sample.runq_wait_histogram = Some(counters.waits.to_vec());
+        sample.runq_wait_histogram = Some(histogram);
         sample.stolen = stolen;
     }
 

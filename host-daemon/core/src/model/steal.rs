@@ -94,7 +94,7 @@ impl VcpuSteal {
 fn row(begin: &ThreadSample, end: &ThreadSample) -> Option<Vec<(Runner, Duration)>> {
     let (before, after) = (begin.stolen.as_ref()?, end.stolen.as_ref()?);
     let mut row = BTreeMap::new();
-    for cell in after {
+    for cell in after.iter() {
         let earlier = before.iter().find(|other| other.by == cell.by).map_or(0, |other| other.ns);
         row.insert(cell.by, Duration::from_nanos(rise(earlier, cell.ns)?));
     }
