@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Highest pcpu number accepted plus one. Linux' `NR_CPUS` is 8192 at most on x86.
 const LIMIT: u32 = 8192;
 
-/// A set of pcpu numbers. Written and read as `0-3,8`. A copy costs nothing: each sample has one of each pin.
+/// A set of pcpu numbers. Written and read as `0-3,8`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
 #[schemars(with = "String")]
 pub struct CpuSet(Arc<BTreeSet<u32>>);
