@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use kvmpilot_tests::daemon::Daemon;
 use kvmpilot_tests::tap::link_counters;
 use kvmpilot_tests::{GuestSpec, Lab, LabOptions, Work, output_of, wait_for};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket};
 use serde_json::Value;
 
 const BOOT: Duration = Duration::from_secs(120);
@@ -22,13 +25,15 @@ const CONFIG: &str =
     "[modes]\ndefault = \"observe\"\n[loops]\ncycle = \"5s\"\nguest = \"5s\"\n[agent]\ntimeout = \"20s\"\n";
 /// Ethernet, IPv4, and TCP with its time stamps.
 const HEADERS: u64 = 14 + 20 + 32;
-/// Seconds between two readings.
-const READING: f64 = 5.0;
+/// More than a reading takes.
+const READING: Duration = Duration::from_millis(500);
 /// What a SYN, and the answer to it, has beyond that.
 const SYN_OPTIONS: u64 = 8;
 
 /// Where the guest's smallest server listens.
 const PORT: u16 = 7000;
+/// How long the daemon gets to show what went on a moment ago.
+const SHOWN: Duration = Duration::from_secs(20);
 /// Short connections that are tried, in so much time, by so many clients at once; and those that any guest can take.
 const MOST: u64 = 10_000;
 const RUSH: Duration = Duration::from_secs(60);
@@ -38,8 +43,8 @@ const LEAST: u64 = 2_000;
 const TABLE: usize = 1024;
 /// `BPF_MAP_TYPE_LRU_HASH`.
 const LRU_HASH: u32 = 9;
-/// Buffers may become larger once more, but this is less than 10 000 connections would leave.
-const GROWTH_KIB: u64 = 1024;
+/// A table may be fuller than before, and needs 1 MiB in all its forms; 20 000 flows that stay would need 3.
+const GROWTH_KIB: u64 = 2048;
 
 /// Both directions, from the guest's point of view.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -97,20 +102,32 @@ fn link(lab: &Lab, tap: &str) -> Result<Bytes> {
     })
 }
 
-/// What device and daemon say at a moment of which nobody can say that they were read at different times: nothing moved
+/// What device and daemon say of a moment of which nobody can say that they were read at different times: nothing moved
 /// around the daemon's reading.
 fn still(lab: &Lab, daemon: &Daemon<'_>, tap: &str) -> Result<(Bytes, Value)> {
+    // Begin and end of each look at the device, and what it showed.
+    let mut looks = Vec::new();
+    // A view is as old as the daemon's last tick: only one that has just become another tells when it was read.
+    let (mut last, mut found) = (None, None);
     wait_for("the tap to be still", PATIENCE, || {
-        let before = link(lab, tap)?;
-        let begin = daemon.json(&["flows", "web"])?["watched_s"].as_f64().context("not watched yet")?;
-        // What is shown next may have been read before we began; the one after it was not.
-        let flows = wait_for("two more readings", Duration::from_secs(25), || {
-            let flows = daemon.json(&["flows", "web"])?;
-            ensure!(flows["watched_s"].as_f64() > Some(begin + READING * 1.5), "not yet");
-            Ok(flows)
-        })?;
-        ensure!(before == link(lab, tap)?, "the tap moves");
-        Ok((before, flows))
+        let begin = Instant::now();
+        looks.push((begin, link(lab, tap)?, Instant::now()));
+        let asked = Instant::now();
+        let flows = daemon.json(&["flows", "web"])?;
+        let told = Instant::now();
+        let number = |name: &str| flows[name].as_f64().context("not watched yet");
+        let (age, reading) = (Duration::from_secs_f64(number("age_s")?), number("watched_s")?.to_bits());
+        let earlier = last.replace((reading, asked));
+        if let Some((_, earliest)) = earlier.filter(|(other, _)| *other != reading) {
+            found = Some((earliest, told, age, flows));
+        }
+        let (earliest, latest, age, flows) = found.as_ref().context("no reading yet")?;
+        let before = looks.iter().rev().find(|(_, _, end)| *end + *age + READING <= *earliest);
+        let after = looks.iter().find(|(begin, _, _)| *begin + *age >= *latest + READING);
+        let ((_, before, _), (_, after, _)) =
+            before.zip(after).context("no reading yet between two looks")?;
+        ensure!(before == after, "the tap moves");
+        Ok((*before, flows.clone()))
     })
 }
 
@@ -223,10 +240,10 @@ fn short_connections(lab: &Lab, daemon: &Daemon<'_>, tap: &str, begin: (Bytes, V
     let tables = tables_of(daemon)?;
     ensure!(tables.iter().any(|table| table.kind == LRU_HASH), "{tables:?}");
     let mut resident = vec![resident_kib(daemon)?];
-    // What the first rush has needed serves the second, too.
+    // What the first rush has needed serves the others, too.
     let mut made = 0;
-    for _ in 0..2 {
-        made += rush(lab, daemon)?;
+    for first_port in [20_000, 30_000, 40_000] {
+        made += rush(lab, daemon, first_port)?;
         wait_for("what has ended to leave the table", PATIENCE, || {
             let flows = daemon.json(&["flows", "web"])?;
             let left = flows["flows"].as_array().into_iter().flatten();
@@ -237,8 +254,8 @@ fn short_connections(lab: &Lab, daemon: &Daemon<'_>, tap: &str, begin: (Bytes, V
         resident.push(resident_kib(daemon)?);
     }
     ensure!(tables_of(daemon)? == tables, "{:?} instead of {tables:?}", tables_of(daemon)?);
-    println!("resident before, after the first and after the second rush: {resident:?} KiB");
-    ensure!(resident[2].saturating_sub(resident[1]) <= GROWTH_KIB, "the daemon grows: {resident:?} KiB");
+    println!("resident before the first rush and after each: {resident:?} KiB");
+    ensure!(resident[3].saturating_sub(resident[1]) <= GROWTH_KIB, "the daemon grows: {resident:?} KiB");
     let (link_after, after) = still(lab, daemon, tap)?;
 
     // The total is the device's, and all of it is in flows, in ended ones, or told as unseen.
@@ -249,8 +266,9 @@ fn short_connections(lab: &Lab, daemon: &Daemon<'_>, tap: &str, begin: (Bytes, V
     let (flows_made, evicted) = (grown("flows_made")?, grown("flows_evicted")?);
     let unseen = Bytes::of(&after["unseen"])?;
     println!("{flows_made} flows made, {evicted} evicted, unseen {unseen:?}");
-    // A client that uses its port again at once goes on with the flow that the table still holds.
-    ensure!(flows_made >= made - made / 100, "{flows_made} flows of {made} connections");
+    ensure!(flows_made >= made, "{flows_made} flows of {made} connections");
+    // A thousand a second is six times what a table of this size is for, and still most are read in time.
+    ensure!(evicted <= made / 4, "{evicted} of {flows_made} flows were evicted");
     ensure!(of_owner(&after, |_| true)?.plus(unseen) == Bytes::of(&after["total"])?, "lost: {after:#}");
     // No flow is lost either: what is neither there nor ended was evicted.
     let present = after["flows"].as_array().map_or(0, Vec::len) as u64;
@@ -291,17 +309,25 @@ fn cost(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
 }
 
 /// Up to [`MOST`] connections; returns how many it were.
-fn rush(lab: &Lab, daemon: &Daemon<'_>) -> Result<u64> {
+fn rush(lab: &Lab, daemon: &Daemon<'_>, first_port: u16) -> Result<u64> {
     let (mut largest, mut busy) = (0, None);
     let begin = Instant::now();
     let made = thread::scope(|scope| {
-        let client = scope.spawn(|| inside(lab, "web", || ask_often(begin + RUSH)));
-        while !client.is_finished() {
+        let client = scope.spawn(|| inside(lab, "web", || ask_often(begin + RUSH, first_port)));
+        let mut finished = None;
+        loop {
             let flows = daemon.json(&["flows", "web"])?;
             largest = largest.max(flows["flows"].as_array().map_or(0, Vec::len));
             let processes = daemon.json(&["processes", "web"])?;
             if serves_now(&processes).is_some_and(|rate| rate > 1000.0) {
                 busy = Some(processes.to_string());
+            }
+            if client.is_finished() {
+                // A rate is shown when its window is over, and a quick rush is over before that.
+                let finished = *finished.get_or_insert_with(Instant::now);
+                if busy.is_some() || finished.elapsed() > SHOWN {
+                    break;
+                }
             }
             thread::sleep(Duration::from_millis(500));
         }
@@ -318,13 +344,18 @@ fn rush(lab: &Lab, daemon: &Daemon<'_>) -> Result<u64> {
 }
 
 /// Asks the guest's smallest server again and again until `end` or [`MOST`]; returns how often it was answered. Any
-/// failure ends it.
-fn ask_often(end: Instant) -> Result<u64> {
+/// failure ends it. Each connection has a port of its own, from `first_port` on: one that comes again while the table still
+/// holds it would go on with that flow.
+fn ask_often(end: Instant, first_port: u16) -> Result<u64> {
     let begun = AtomicU64::new(0);
     let ask = || {
         let mut answered = 0;
-        while begun.fetch_add(1, Ordering::Relaxed) < MOST && Instant::now() < end {
-            let mut stream = TcpStream::connect(("10.77.0.11", PORT))?;
+        while Instant::now() < end {
+            let number = begun.fetch_add(1, Ordering::Relaxed);
+            if number >= MOST {
+                break;
+            }
+            let mut stream = connect_from(first_port + u16::try_from(number)?)?;
             stream.set_read_timeout(Some(Duration::from_secs(20)))?;
             stream.write_all(b"a short question\n")?;
             let mut answer = String::new();
@@ -338,6 +369,15 @@ fn ask_often(end: Instant) -> Result<u64> {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(ask)).collect();
         clients.into_iter().map(|client| client.join().map_err(|_| anyhow!("a client panicked"))?).sum()
     })
+}
+
+/// Connects to the guest's smallest server from this port.
+fn connect_from(port: u16) -> Result<TcpStream> {
+    let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&client, ReuseAddr, &true)?;
+    bind(client.as_raw_fd(), &SockaddrIn::new(10, 77, 0, 1, port))?;
+    connect(client.as_raw_fd(), &SockaddrIn::new(10, 77, 0, 11, PORT))?;
+    Ok(client.into())
 }
 
 fn is_answer(owner: &Value) -> bool {

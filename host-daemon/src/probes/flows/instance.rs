@@ -223,9 +223,11 @@ impl Instance {
         sample
     }
 
-    /// Flows in the table at the last reading.
+    /// Flows that are in the table now, or were pushed out of it since the last reading.
     pub(super) fn len(&self) -> usize {
-        self.books.len()
+        let now = sum(self.attached.keys().map(|device| self.totals_of(device.index)).chain([self.past]));
+        let made = now.flows_made.saturating_sub(self.total().flows_made);
+        self.books.len().saturating_add(usize::try_from(made).unwrap_or(usize::MAX))
     }
 
     /// Why some of its devices are not watched.

@@ -240,7 +240,8 @@ impl FlowProbes {
         self.past = self.past.plus(domain.moved());
     }
 
-    /// Domains that are watched, with the flows that their tables had at the last reading.
+    /// Domains that are watched, with the flows that are in their tables, as far as it can be told without reading them:
+    /// those of the last reading and those made since.
     pub fn domains(&self) -> impl Iterator<Item = (Uuid, usize)> + '_ {
         let without_taps = self.processes.keys().filter(|uuid| !self.domains.contains_key(uuid));
         let taps = self.domains.iter().map(|(uuid, instance)| (*uuid, instance.len()));
