@@ -303,15 +303,21 @@ fn membership(text: &str) -> Membership {
 
 /// `cpu.stat`: v1 counts throttled time in ns, v2 in us.
 fn bandwidth(text: &str) -> Option<BandwidthSample> {
-    let value = |name: &str| -> Option<u64> {
-        let words = text.lines().filter_map(|line| line.split_once(' '));
-        words.into_iter().find(|(key, _)| *key == name)?.1.trim().parse().ok()
-    };
-    let throttled_ns = value("throttled_time").or_else(|| value("throttled_usec")?.checked_mul(1000))?;
+    let [mut periods, mut throttled_periods, mut throttled_ns] = [None; 3];
+    for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
+        let value = || value.trim().parse::<u64>().ok();
+        match key {
+            "nr_periods" => periods = Some(value()?),
+            "nr_throttled" => throttled_periods = Some(value()?),
+            "throttled_time" => throttled_ns = Some(value()?),
+            "throttled_usec" => throttled_ns = Some(value()?.checked_mul(1000)?),
+            _ => {}
+        }
+    }
     Some(BandwidthSample {
-        periods: value("nr_periods")?,
-        throttled_periods: value("nr_throttled")?,
-        throttled_ns,
+        periods: periods?,
+        throttled_periods: throttled_periods?,
+        throttled_ns: throttled_ns?,
         quota_usec: None,
         period_usec: None,
     })
