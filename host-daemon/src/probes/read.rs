@@ -155,9 +155,12 @@ impl Probes {
     /// The sum is exact, so the row costs a look at each domain's column: read it less often than the counters.
     #[must_use]
     pub fn stolen(&self, key: ThreadKey) -> Option<Vec<StolenSample>> {
-        let (cells, retired_ns) = self.rows.read(self.table.slot(key)?, self.groups.used());
-        let mut row: Vec<StolenSample> =
-            cells.into_iter().map(|(group, ns)| StolenSample { by: self.groups.runner(group), ns }).collect();
+        let slot = self.table.slot(key)?;
+        let cells = self.rows.read(slot, self.groups.used());
+        let retired_ns = self.rows.retired_ns(slot);
+        // Counting is cheap against growing, of hundreds of cells.
+        let mut row = Vec::with_capacity(cells.clone().count() + usize::from(retired_ns > 0));
+        row.extend(cells.map(|(group, ns)| StolenSample { by: self.groups.runner(group), ns }));
         if retired_ns > 0 {
             match row.iter_mut().find(|part| part.by == Runner::Unknown) {
                 Some(unknown) => unknown.ns += retired_ns,

@@ -271,6 +271,10 @@ impl ThreadModel {
         };
         let waits: Option<Vec<u64>> = begin.and_then(|begin| {
             let (before, after) = (begin.runq_wait_histogram.as_ref()?, end.runq_wait_histogram.as_ref()?);
+            // Shared: no wait has ended, and there is no quantile of none.
+            if Arc::ptr_eq(before, after) {
+                return None;
+            }
             before.iter().zip(after.iter()).map(|(before, after)| rise(*before, *after)).collect()
         });
         let wait_quantile = |q| waits.as_ref().and_then(|waits| quantile(waits, q));
