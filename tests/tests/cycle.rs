@@ -19,7 +19,7 @@ const WAKE: Duration = Duration::from_millis(5);
 const RECORDING: &str = include_str!("../benches/domain.json");
 
 fn uuid(number: usize) -> Uuid {
-    Uuid::from_u128(0xfa12 << 64 | u128::try_from(number).unwrap())
+    Uuid::from_u128(farm::uuid(number))
 }
 
 fn inventory() -> Entries {
