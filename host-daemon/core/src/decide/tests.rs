@@ -21,7 +21,7 @@ fn thread(number: u32, run: f64, wait: f64) -> ThreadModel {
     ThreadModel {
         tid: 100 + number,
         role: ThreadRole::Vcpu(number),
-        comm: format!("CPU {number}/KVM"),
+        comm: format!("CPU {number}/KVM").into(),
         source: ThreadSource::Probe,
         pcpu: Some(0),
         run: Some(run),

@@ -1,5 +1,6 @@
 //! One domain over one window: what its vcpus ran and waited, what its taps moved, what its balloon holds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -76,7 +77,7 @@ pub struct ThreadModel {
     /// What it is for.
     pub role: ThreadRole,
     /// The kernel's name of it.
-    pub comm: String,
+    pub comm: Arc<str>,
     /// Where its counters came from.
     pub source: ThreadSource,
     /// pcpu that it ran on last.
@@ -277,7 +278,11 @@ impl ThreadModel {
         };
         let waits: Option<Vec<u64>> = begin.and_then(|begin| {
             let (before, after) = (begin.runq_wait_histogram.as_ref()?, end.runq_wait_histogram.as_ref()?);
-            before.iter().zip(after).map(|(before, after)| rise(*before, *after)).collect()
+            // Shared: no wait has ended, and there is no quantile of none.
+            if Arc::ptr_eq(before, after) {
+                return None;
+            }
+            before.iter().zip(after.iter()).map(|(before, after)| rise(*before, *after)).collect()
         });
         let wait_quantile = |q| waits.as_ref().and_then(|waits| quantile(waits, q));
         Self {

@@ -163,7 +163,7 @@ fn thread(thread: &ThreadModel) -> ThreadView {
     ThreadView {
         tid: thread.tid,
         role: thread.role,
-        comm: thread.comm.clone(),
+        comm: thread.comm.to_string(),
         source: thread.source,
         pcpu: thread.pcpu,
         run_ratio: thread.run,
