@@ -103,7 +103,7 @@ impl Witness {
             if !seen.insert((
                 domain.clone(),
                 kind.to_owned(),
-                action["vcpu"].as_u64().or(action["iothread"].as_u64()),
+                action["vcpu"].as_u64().or_else(|| action["iothread"].as_u64()),
                 action["application"].to_string(),
             )) {
                 continue;

@@ -69,7 +69,7 @@ impl Store {
                 outcome: String::new(),
                 trial: None,
                 decided_by_uid: None,
-                history: Vec::new(),
+                history: vec![OrderEvent { unix_ms, state, outcome: String::new() }],
             })
         })
     }
