@@ -237,7 +237,7 @@ impl Daemon {
     }
 
     fn may_change(&self) -> bool {
-        self.recovered && !self.paused && !self.restoring
+        self.recovered && !self.paused && !self.restoring && self.libvirt.status().is_up()
     }
 
     /// What the agents and the flow probes told, and what has become stale of it.
@@ -269,7 +269,7 @@ impl Daemon {
             .iter()
             .filter(|domain| domain.state == DomainState::Running && domain.agent_connected == Some(true))
             // An agent has its own opinion of jobs: guest-exec during a backup's freeze would hang (virtnbdbackup#59).
-            .filter(|domain| !domain.job_active)
+            .filter(|domain| !domain.job_active && domain.quarantine.is_none())
             .map(|domain| {
                 let cpu_ns = domain.threads.iter().map(|thread| thread.on_cpu_ns).sum();
                 (domain.uuid, (!domain.threads.is_empty()).then_some(cpu_ns))

@@ -10,6 +10,7 @@ mod level;
 mod restore;
 
 use kvmpilot_core::order::{Action, OrderState, WorkOrder};
+use kvmpilot_core::sample::Job;
 
 pub use ledger::Ledger;
 
@@ -52,6 +53,8 @@ enum Failure {
     NotTaken { what: String, wanted: String, live: String },
     #[error("libvirt does not tell the value of {0}")]
     Unreadable(String),
+    #[error("nothing was changed, because a {0} of the domain runs")]
+    Job(Job),
     #[error("this host cannot do it alone: a person or an orchestrator has to")]
     NotOurs,
 }
@@ -69,8 +72,19 @@ impl Executor {
         &self.ledger
     }
 
+    /// A job may have begun since the order was decided on. A call would wait for its end and come at a bad time.
+    async fn check_job(&self, order: &WorkOrder) -> Result<(), Failure> {
+        match self.libvirt.job(order.proposal.domain).await? {
+            Some(job) if !(job == Job::Backup && order.proposal.release) => Err(Failure::Job(job)),
+            _ => Ok(()),
+        }
+    }
+
     /// Carries out one order on the life of the domain that it was made for.
     pub async fn carry_out(&self, order: &WorkOrder, incarnation: &str) -> Outcome {
+        if let Err(failure) = self.check_job(order).await {
+            return Outcome { state: OrderState::Failed, text: failure.to_string() };
+        }
         let result = match &order.proposal.action {
             Action::SetLevel { processes, to, .. } => {
                 self.set_level(order, incarnation, processes, *to).await

@@ -13,6 +13,8 @@ use super::error::ErrorKind;
 pub(super) const POLICY_NAMESPACE: &str = "https://kvmpilot.dev/policy/1";
 /// Its name.
 pub(super) const POLICY_ELEMENT: &str = "policy";
+/// Namespace of libosinfo's element there, which virt-install and virt-manager write.
+const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
 /// The agent's channel.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 
@@ -33,6 +35,8 @@ pub(super) struct Facts {
     pub(super) vcpus: Vec<u32>,
     /// How many iothreads it was given.
     pub(super) iothreads: u32,
+    /// The guest's system, libosinfo's id.
+    pub(super) system: Option<String>,
     /// Attributes of `<kvmpilot:policy>` in the metadata.
     pub(super) policy: Option<Vec<(String, String)>>,
 }
@@ -68,6 +72,11 @@ impl Facts {
             iothreads: child(domain, "iothreads")
                 .and_then(|iothreads| iothreads.text()?.trim().parse().ok())
                 .unwrap_or(0),
+            system: domain
+                .descendants()
+                .find(|node| node.has_tag_name((LIBOSINFO_NAMESPACE, "os")))
+                .and_then(|system| system.attribute("id"))
+                .map(str::to_owned),
             policy: child(domain, "metadata")
                 .and_then(|metadata| {
                     metadata.children().find(|node| node.has_tag_name((POLICY_NAMESPACE, POLICY_ELEMENT)))
@@ -196,7 +205,9 @@ mod tests {
     #[test]
     fn reads_a_live_domain() {
         let xml = "<domain type='qemu' id='3'><metadata>\
-            <k:policy xmlns:k='https://kvmpilot.dev/policy/1' class='latency'/></metadata>\
+            <k:policy xmlns:k='https://kvmpilot.dev/policy/1' class='latency'/>\
+            <l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'>\
+            <l:os id='http://openbsd.org/openbsd/7.4'/></l:libosinfo></metadata>\
             <iothreads>2</iothreads><vcpu placement='static' current='2'>4</vcpu><devices>\
             <interface type='bridge'><source bridge='br0'/><target dev='vnet7'/></interface>\
             <interface type='user'/>\
@@ -211,6 +222,7 @@ mod tests {
             user_networking: true,
             vcpus: vec![0, 1],
             iothreads: 2,
+            system: Some("http://openbsd.org/openbsd/7.4".to_owned()),
             policy: Some(vec![("class".to_owned(), "latency".to_owned())]),
         };
         assert_eq!(facts, expected);

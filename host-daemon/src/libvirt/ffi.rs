@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 use std::os::raw::c_int;
 
 use kvmpilot_core::CpuSet;
+use kvmpilot_core::sample::Job;
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
@@ -97,8 +98,8 @@ pub(super) fn pin_iothread(
     if result < 0 { Err(Error::last_error().into()) } else { Ok(()) }
 }
 
-/// Whether a migration, backup or snapshot is under way.
-pub(super) fn job_active(domain: &Domain) -> Result<bool, ErrorKind> {
+/// The migration, backup or snapshot that is under way.
+pub(super) fn job(domain: &Domain) -> Result<Option<Job>, ErrorKind> {
     let mut info = MaybeUninit::<sys::virDomainJobInfo>::zeroed();
     // SAFETY: `info` is a writable virDomainJobInfo.
     if unsafe { sys::virDomainGetJobInfo(domain.as_ptr(), info.as_mut_ptr()) } < 0 {
@@ -106,7 +107,42 @@ pub(super) fn job_active(domain: &Domain) -> Result<bool, ErrorKind> {
     }
     // SAFETY: zeroed is valid for this struct of integers, and libvirt has filled it.
     let kind = unsafe { info.assume_init() }.type_;
-    Ok(matches!(u32::try_from(kind), Ok(sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED)))
+    let active =
+        matches!(u32::try_from(kind), Ok(sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED));
+    Ok(active.then(|| job_operation(domain)))
+}
+
+/// What the job under way is about. The binding's own call frees libvirt's memory as if it were Rust's.
+fn job_operation(domain: &Domain) -> Job {
+    let (mut kind, mut params, mut count, mut operation) = (0, std::ptr::null_mut(), 0, 0);
+    // SAFETY: all outputs are writable; libvirt puts an array into `params` that is ours to free.
+    let told = unsafe {
+        sys::virDomainGetJobStats(domain.as_ptr(), &raw mut kind, &raw mut params, &raw mut count, 0)
+    };
+    if told < 0 || params.is_null() {
+        return Job::Other;
+    }
+    // SAFETY: `params` holds `count` parameters, and is not used after it was freed.
+    let found = unsafe {
+        let name = sys::VIR_DOMAIN_JOB_OPERATION.as_ptr();
+        let found = sys::virTypedParamsGetInt(params, count, name, &raw mut operation);
+        sys::virTypedParamsFree(params, count);
+        found
+    };
+    match u32::try_from(operation) {
+        Ok(sys::VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN | sys::VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT) => {
+            Job::Migration
+        }
+        Ok(sys::VIR_DOMAIN_JOB_OPERATION_SAVE | sys::VIR_DOMAIN_JOB_OPERATION_RESTORE) => Job::Save,
+        Ok(
+            sys::VIR_DOMAIN_JOB_OPERATION_SNAPSHOT
+            | sys::VIR_DOMAIN_JOB_OPERATION_SNAPSHOT_REVERT
+            | sys::VIR_DOMAIN_JOB_OPERATION_SNAPSHOT_DELETE,
+        ) => Job::Snapshot,
+        Ok(sys::VIR_DOMAIN_JOB_OPERATION_DUMP) => Job::Dump,
+        Ok(sys::VIR_DOMAIN_JOB_OPERATION_BACKUP) if found == 1 => Job::Backup,
+        _ => Job::Other,
+    }
 }
 
 fn to_int(number: u32) -> Result<c_int, ErrorKind> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use kvmpilot_core::CpuSet;
 use kvmpilot_core::sample::{
-    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, VcpuSample,
+    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, Job, VcpuSample,
 };
 use uuid::Uuid;
 use virt::domain::{Domain, DomainInfo, DomainState as State};
@@ -150,6 +150,14 @@ impl Libvirt {
             .await
     }
 
+    /// The migration, backup or snapshot that is under way.
+    ///
+    /// # Errors
+    /// When the domain is gone or libvirt cannot be asked.
+    pub async fn job(&self, uuid: Uuid) -> Result<Option<Job>, Error> {
+        self.read("job", Some(uuid), move |session| ffi::job(&session.domain(uuid)?)).await
+    }
+
     /// Memory that the domain has now; while the balloon moves, where it has got to.
     ///
     /// # Errors
@@ -192,6 +200,9 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
         balloon_refusal: facts.balloon_refusal.clone(),
         agent_connected: facts.agent_connected,
         job_active: false,
+        job: None,
+        quarantine: None,
+        system: facts.system.clone(),
         interfaces: facts
             .taps
             .iter()
@@ -228,8 +239,8 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
         Ok(shares) => sample.cpu_shares = Some(shares),
         Err(kind) => note("cpu_shares", kind)?,
     }
-    match ffi::job_active(&domain) {
-        Ok(active) => sample.job_active = active,
+    match ffi::job(&domain) {
+        Ok(job) => (sample.job_active, sample.job) = (job.is_some(), job),
         Err(kind) => note("job", kind)?,
     }
     Ok((sample, missing))

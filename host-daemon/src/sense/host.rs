@@ -131,6 +131,8 @@ impl HostSense {
         turn: &mut usize,
     ) -> Option<DomainSample> {
         let mut domain = entry.domain.clone()?;
+        domain.quarantine = entry.quarantine(Instant::now());
+        domain.name.clone_from(&entry.name);
         let stale = changed.is_some_and(|changed| entry.read_at.is_none_or(|read| read <= changed));
         if stale || entry.failures > 0 {
             forget_allocation(&mut domain);
@@ -173,5 +175,8 @@ fn forget_allocation(domain: &mut DomainSample) {
     domain.balloon = None;
     for vcpu in &mut domain.vcpus {
         vcpu.pin = None;
+    }
+    for iothread in &mut domain.iothreads {
+        iothread.pin = None;
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{DomainSample, DomainState};
+use kvmpilot_core::sample::{DomainSample, DomainState, Job};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -17,6 +17,8 @@ use crate::libvirt::{ActiveDomain, DomainEvent, ErrorKind, Libvirt};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A reading older than this is not decided on. Domains are read each 5 s by default.
+const TOO_OLD: Duration = Duration::from_secs(30);
 
 /// The domains as libvirt last told.
 #[derive(Debug)]
@@ -48,7 +50,16 @@ pub struct InventoryEntry {
 struct Reading {
     uuid: Uuid,
     began: Instant,
-    result: Result<(DomainSample, Vec<String>), crate::libvirt::Error>,
+    result: Result<Told, crate::libvirt::Error>,
+}
+
+/// What libvirt told of a domain.
+struct Told {
+    domain: DomainSample,
+    /// What it did not tell, in words.
+    trouble: Vec<String>,
+    /// A call hangs, which says that QEMU does.
+    hangs: bool,
 }
 
 impl Inventory {
@@ -173,19 +184,24 @@ impl Keeper {
         self.reading.remove(&uuid);
         let mut entries = lock(&self.entries);
         match result {
-            Ok((domain, trouble)) => {
-                entries.insert(uuid, Arc::new(InventoryEntry::read(domain, began, trouble)));
+            Ok(Told { domain, trouble, hangs }) => {
+                let failures = entries.get(&uuid).map_or(0, |entry| entry.failures);
+                let mut entry = InventoryEntry::read(domain, began, trouble);
+                if hangs {
+                    entry.failures = failures;
+                    entry.fail();
+                }
+                entries.insert(uuid, Arc::new(entry));
             }
             Err(error) if error.kind == ErrorKind::DomainGone => {
                 entries.remove(&uuid);
             }
             Err(error) => {
                 if let Some(entry) = entries.get_mut(&uuid).map(Arc::make_mut) {
-                    let pause =
-                        FIRST_PAUSE.saturating_mul(1_u32.checked_shl(entry.failures).unwrap_or(u32::MAX));
-                    entry.failures = entry.failures.saturating_add(1);
-                    entry.retry_at = Some(Instant::now() + pause.min(LONGEST_PAUSE));
                     entry.trouble = vec![error.to_string()];
+                    if is_the_domains(&error.kind) {
+                        entry.fail();
+                    }
                 }
             }
         }
@@ -208,23 +224,57 @@ impl InventoryEntry {
         let name = domain.name.clone();
         Self { domain: Some(domain), name, read_at: Some(began), trouble, failures: 0, retry_at: None }
     }
+
+    /// It is left alone for a while, longer each time.
+    fn fail(&mut self) {
+        let pause = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+    }
+
+    /// Why nothing may be decided on it, in words: it could not be read, or only long ago.
+    #[must_use]
+    pub fn quarantine(&self, now: Instant) -> Option<String> {
+        let trouble = || self.trouble.join("; ");
+        if self.failures > 0 {
+            return Some(trouble());
+        }
+        let age = now.saturating_duration_since(self.read_at?);
+        let why = if self.trouble.is_empty() { "libvirt tells nothing".to_owned() } else { trouble() };
+        (age > TOO_OLD).then(|| format!("{why}; the last reading is {} s old", age.as_secs()))
+    }
+}
+
+/// Whether it is the domain that is in trouble, and not libvirt as a whole.
+const fn is_the_domains(kind: &ErrorKind) -> bool {
+    !matches!(
+        kind,
+        ErrorKind::NotConnected(_) | ErrorKind::Overloaded(_) | ErrorKind::Deadline { started: false, .. }
+    )
 }
 
 /// One domain with its balloon. A balloon that cannot be read is no reason to lose the rest.
-async fn read(libvirt: &Libvirt, uuid: Uuid) -> Result<(DomainSample, Vec<String>), crate::libvirt::Error> {
+async fn read(libvirt: &Libvirt, uuid: Uuid) -> Result<Told, crate::libvirt::Error> {
     let reading = libvirt.read_domain(uuid).await?;
     let mut domain = reading.sample;
     let mut trouble: Vec<String> = reading.missing.iter().map(ToString::to_string).collect();
-    // A paused QEMU answers, but its guest reports nothing new.
-    if domain.state == DomainState::Running {
+    let mut hangs = false;
+    // A paused QEMU answers, but its guest reports nothing new. While a job runs it may not answer before the job's end.
+    let answers = matches!(domain.job, None | Some(Job::Backup));
+    if answers && domain.state == DomainState::Running {
         match libvirt.read_balloon(uuid).await {
             Ok(balloon) => domain.balloon = Some(balloon),
-            Err(error) => trouble.push(error.to_string()),
+            Err(error) => {
+                hangs = matches!(
+                    error.kind,
+                    ErrorKind::Deadline { started: true, .. } | ErrorKind::Quarantined(_)
+                );
+                trouble.push(error.to_string());
+            }
         }
     }
-    Ok((domain, trouble))
+    Ok(Told { domain, trouble, hangs })
 }
-
 const fn domain_of(event: DomainEvent) -> Option<Uuid> {
     match event {
         DomainEvent::Lifecycle { domain, .. }

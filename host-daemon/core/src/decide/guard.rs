@@ -79,7 +79,10 @@ pub(super) fn hold_back(
                 && earlier.domain == proposal.domain
                 && earlier.action.target() == proposal.action.target()
         });
-        let refusal = if proposal.release {
+        let domain = model.domains.iter().find(|domain| domain.uuid == proposal.domain);
+        let refusal = if let Some(why) = domain.and_then(|domain| domain.hold(proposal.release)) {
+            Some(why)
+        } else if proposal.release {
             None
         } else if let Some(rest) = trials.rests(&proposal, model.at) {
             Some(format!("its last trial failed; it rests for another {} s", rest.as_secs()))
@@ -108,10 +111,6 @@ fn refusal(
     guard: &mut GuardHistory,
     domains: &BTreeMap<Uuid, DomainHistory>,
 ) -> Option<String> {
-    let domain = model.domains.iter().find(|domain| domain.uuid == proposal.domain)?;
-    if domain.job_active {
-        return Some("a migration, backup or snapshot of the domain runs".to_owned());
-    }
     let actuator = proposal.action.actuator();
     if matches!(actuator, Actuator::Ladder | Actuator::Resize) {
         return None;

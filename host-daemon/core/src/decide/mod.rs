@@ -51,8 +51,10 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
         return Decision::default();
     }
     history.observe(model);
-    let proposals =
-        running(model).filter_map(|domain| balloon::deflate(domain, model, policy, history)).collect();
+    let proposals = running(model)
+        .filter(|domain| domain.hold(true).is_none())
+        .filter_map(|domain| balloon::deflate(domain, model, policy, history))
+        .collect();
     Decision { proposals, ..Decision::default() }
 }
 
@@ -63,6 +65,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
         return Decision::default();
     }
     let mut findings = history.observe(model);
+    findings.extend(model.domains.iter().filter_map(quarantined));
     for domain in running(model) {
         class::infer(domain, policy, history);
     }
@@ -109,8 +112,15 @@ fn fresh(at: Duration, last: &mut Option<Duration>) -> bool {
     fresh
 }
 
+/// Domains to decide on. One in quarantine is none: what libvirt told of it is old, and no change would get there.
 fn running(model: &Model) -> impl Iterator<Item = &DomainModel> {
-    model.domains.iter().filter(|domain| domain.state == DomainState::Running)
+    model.domains.iter().filter(|domain| domain.state == DomainState::Running && domain.quarantine.is_none())
+}
+
+fn quarantined(domain: &DomainModel) -> Option<Finding> {
+    let why = domain.quarantine.as_deref()?;
+    let summary = format!("nothing is asked of it and nothing is changed on it: {why}");
+    Some(finding(domain, "quarantined", Severity::Warning, summary, vec![input("why", why)]))
 }
 
 fn propose(domain: &DomainModel, action: Action, reason: Reason, release: bool) -> Proposal {

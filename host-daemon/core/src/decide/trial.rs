@@ -148,6 +148,11 @@ pub(super) fn judge(model: &Model, pace: Pace, policy: &Policy, history: &mut Hi
             decision.verdicts.push(open.verdict(OrderState::Kept, "the domain has gone".to_owned()));
             continue;
         };
+        // It could not be undone now, and what is measured meanwhile says nothing.
+        if changed.hold(true).is_some() {
+            history.trials.open.insert(target, open);
+            continue;
+        }
         match open.measure(model, policy, history) {
             Some(value) => open.measured.push(value),
             None => open.empty += 1,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of};
 use crate::CpuSet;
 use crate::sample::{
-    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, ThreadRole, ThreadSample,
+    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, Job, ThreadRole, ThreadSample,
     ThreadSource,
 };
 use crate::units::{KiB, Ratio};
@@ -48,6 +48,12 @@ pub struct DomainModel {
     pub agent_connected: Option<bool>,
     /// A migration, backup or snapshot runs.
     pub job_active: bool,
+    /// Which one, where libvirt tells.
+    pub job: Option<Job>,
+    /// Why nothing is asked of it and nothing is changed on it, in words.
+    pub quarantine: Option<String>,
+    /// The guest's system as its XML says.
+    pub system: Option<String>,
     /// Taps.
     pub interfaces: Vec<InterfaceModel>,
     /// Where the vcpus' time went; `None` unless the window ended with a detailed reading.
@@ -195,6 +201,9 @@ impl DomainModel {
             balloon_refusal: end.balloon_refusal.clone(),
             agent_connected: end.agent_connected,
             job_active: end.job_active,
+            job: end.job,
+            quarantine: end.quarantine.clone(),
+            system: end.system.clone(),
             threads,
             interfaces,
             detail: end.detail.as_ref().map(|detail| {
@@ -203,6 +212,18 @@ impl DomainModel {
             guest: None,
             flows: None,
         }
+    }
+
+    /// Why nothing may be changed on it now, in words. `release`: it is about going back to safe, which a backup does not
+    /// keep anybody from; other jobs hold libvirt's lock on the domain, so that a call would only wait for their end.
+    #[must_use]
+    pub fn hold(&self, release: bool) -> Option<String> {
+        if let Some(why) = &self.quarantine {
+            return Some(format!("the domain is in quarantine: {why}"));
+        }
+        let job = self.job.unwrap_or(Job::Other);
+        let lets_go_back = release && job == Job::Backup;
+        (self.job_active && !lets_go_back).then(|| format!("a {job} of the domain runs"))
     }
 
     /// CPU time of all vcpus as a part of what they could have run: 0 to 1. `None` if one of them is unknown.

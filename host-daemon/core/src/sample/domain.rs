@@ -27,6 +27,37 @@ pub enum DomainState {
     Unknown,
 }
 
+/// What libvirt does with a domain as a whole, `virDomainJobOperation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// It leaves this host, or comes from another.
+    Migration,
+    /// Its memory is written to a file, or read from one.
+    Save,
+    /// A snapshot is made, taken back or deleted.
+    Snapshot,
+    /// Its memory is dumped for a debugger.
+    Dump,
+    /// Its disks are backed up. It may take hours, and the domain can be changed meanwhile.
+    Backup,
+    /// Another one.
+    Other,
+}
+
+impl std::fmt::Display for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Migration => "migration",
+            Self::Save => "save to disk",
+            Self::Snapshot => "snapshot",
+            Self::Dump => "memory dump",
+            Self::Backup => "backup",
+            Self::Other => "job of libvirt's",
+        })
+    }
+}
+
 /// One reading of a domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DomainSample {
@@ -62,6 +93,15 @@ pub struct DomainSample {
     pub agent_connected: Option<bool>,
     /// A job (migration, backup, snapshot) is running.
     pub job_active: bool,
+    /// Which one, where libvirt tells.
+    #[serde(default)]
+    pub job: Option<Job>,
+    /// Why nothing is asked of it and nothing is changed on it: a call for it hangs, or its reading is too old. In words.
+    #[serde(default)]
+    pub quarantine: Option<String>,
+    /// The guest's system as its XML says, libosinfo's id like `http://debian.org/debian/13`.
+    #[serde(default)]
+    pub system: Option<String>,
     /// Tap devices with their counters.
     pub interfaces: Vec<InterfaceSample>,
     /// Whether it has an interface whose network is QEMU's own (`type='user'`): then QEMU's sockets stand for the guest.

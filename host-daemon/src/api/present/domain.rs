@@ -6,6 +6,7 @@ use kvmpilot_core::decide::history::Managed;
 use kvmpilot_core::decide::{class_of, least_memory, need};
 use kvmpilot_core::model::{DomainModel, InterfaceModel, ThreadModel};
 use kvmpilot_core::policy::{Actuator, ClassSetting};
+use kvmpilot_core::sample::Job;
 use kvmpilot_core::units::{KiB, Ratio};
 
 use super::{Scene, seconds};
@@ -60,6 +61,8 @@ fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
         name: domain.name.clone(),
         uuid: domain.uuid,
         state: domain.state,
+        quarantine: domain.quarantine.clone(),
+        job: domain.job.or_else(|| domain.job_active.then_some(Job::Other)),
         accel: domain.accel.clone(),
         class: class_of(domain, scene.policy, scene.history),
         class_source: if inferred { ClassSource::Inferred } else { ClassSource::Configured },

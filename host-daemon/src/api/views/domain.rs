@@ -3,7 +3,7 @@
 use kvmpilot_core::decide::ResourceState;
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::policy::{Class, Mode};
-use kvmpilot_core::sample::{DomainState, ThreadRole, ThreadSource};
+use kvmpilot_core::sample::{DomainState, Job, ThreadRole, ThreadSource};
 use kvmpilot_core::{CpuSet, Uuid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,12 @@ pub struct DomainView {
     pub uuid: Uuid,
     /// State.
     pub state: DomainState,
+    /// Why nothing is asked of it and nothing is changed on it, in words; null if all is well.
+    #[serde(default)]
+    pub quarantine: Option<String>,
+    /// The migration, backup or snapshot that is under way: nothing is changed until it is over.
+    #[serde(default)]
+    pub job: Option<Job>,
     /// `kvm`, `qemu` (TCG) or another libvirt type.
     pub accel: String,
     /// What the domain is for.

@@ -18,7 +18,7 @@ pub(in super::super) fn domains(view: &DomainsView, screen: Screen) -> String {
     let rows = view.domains.iter().map(|domain| {
         vec![
             domain.name.clone(),
-            state(domain.state),
+            if domain.quarantine.is_some() { bad("quarantine") } else { state(domain.state) },
             domain.class.to_string(),
             resource(domain.states.cpu, &ratio(domain.cpu_use_ratio)),
             ratio(domain.wait_ratio),
@@ -147,6 +147,12 @@ fn facts(view: &DomainDetailView) -> Vec<(&str, String)> {
         ("need", format!("{}, off its optimum for {} cycles", number(row.need), row.cycles_off_optimum)),
         ("agent", agent(&row.agent)),
     ];
+    if let Some(why) = &row.quarantine {
+        facts.push(("quarantine", bad(why)));
+    }
+    if let Some(job) = row.job {
+        facts.push(("job", format!("a {job} runs; nothing is changed until it is over")));
+    }
     facts.extend(super::detail::facts(view));
     if let Some(guest) = &view.guest {
         let text = format!(
