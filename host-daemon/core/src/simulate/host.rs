@@ -381,6 +381,9 @@ impl Domain {
             balloon_refusal: None,
             agent_connected: None,
             job_active: false,
+            job: None,
+            quarantine: None,
+            system: None,
             interfaces: vec![InterfaceSample {
                 device: format!("vnet{}", self.uuid.as_u128()),
                 received_bytes: packets.map(|packets| packets * 500),
