@@ -17,6 +17,7 @@ pub mod policy;
 pub mod sample;
 pub mod topology;
 pub mod units;
+pub mod windows;
 
 pub use cpuset::CpuSet;
 pub use uuid::Uuid;
