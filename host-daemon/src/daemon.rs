@@ -5,6 +5,7 @@ mod command;
 pub mod insides;
 mod on_demand;
 mod overhead;
+mod pulse;
 mod recording;
 mod start;
 mod work;
@@ -27,6 +28,7 @@ use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use insides::{FlowReadings, Insides, Readings};
+use pulse::Pulse;
 use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
@@ -67,6 +69,7 @@ struct Daemon {
     tiers: Vec<TierView>,
     checks: Vec<CheckView>,
     store: Store,
+    pulse: Pulse,
     executor: Arc<Executor>,
     /// Watches on demand; the host's budget has a say through [`Desk::set_allowed`].
     desk: Desk,
@@ -79,6 +82,8 @@ struct Daemon {
     busy: BTreeSet<Uuid>,
     /// When we last changed a domain.
     changed: BTreeMap<Uuid, Instant>,
+    /// Domains with values that could not be put back yet, and when that is tried next.
+    leftovers: BTreeMap<Uuid, Instant>,
     /// When we last changed levels inside its guest.
     levelled: BTreeMap<Uuid, Instant>,
     /// What the last daemon left has been put back.
@@ -116,7 +121,9 @@ impl Daemon {
             tokio::select! {
                 _ = fast.tick() => {
                     self.turn();
-                    start::notify_alive();
+                    if self.pulse.silence().is_none() {
+                        start::notify_alive();
+                    }
                     if self.wanted.is_some() && self.cycles > 0 {
                         return;
                     }
@@ -158,7 +165,12 @@ impl Daemon {
             flows.follow(&sample);
             self.unread.extend(flows.trouble());
         }
+        self.follow_store();
         self.recover();
+        if plan.due.tick {
+            self.find_leftovers(&sample);
+        }
+        self.put_back_leftovers(&sample);
         let sample = Arc::new(sample);
         let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_ms() / 1000 };
         // What is recorded and what is decided on must be the same polls.
@@ -223,7 +235,8 @@ impl Daemon {
             return;
         }
         // A domain that is being changed is decided on again when its new values have been read.
-        proposals.retain(|proposal| !self.busy.contains(&proposal.domain));
+        let rests = |uuid: Uuid| self.busy.contains(&uuid) || self.leftovers.contains_key(&uuid);
+        proposals.retain(|proposal| !rests(proposal.domain));
         if proposals.is_empty() || !self.may_change() {
             return;
         }
@@ -239,7 +252,11 @@ impl Daemon {
     }
 
     fn may_change(&self) -> bool {
-        self.recovered && !self.paused && !self.restoring && self.libvirt.status().is_up()
+        self.recovered
+            && !self.paused
+            && !self.restoring
+            && self.libvirt.status().is_up()
+            && self.store_trouble().is_none()
     }
 
     /// What the agents and the flow probes told, and what has become stale of it.
@@ -263,21 +280,21 @@ impl Daemon {
     }
 
     fn poll_guests(&self, sample: &Sample) {
-        if !self.config.daemon.agent.enabled {
-            return;
-        }
+        let agent = &self.config.daemon.agent;
         let present: Vec<(Uuid, Option<u64>)> = sample
             .domains
             .iter()
             .filter(|domain| domain.state == DomainState::Running && domain.agent_connected == Some(true))
             // An agent has its own opinion of jobs: guest-exec during a backup's freeze would hang (virtnbdbackup#59).
             .filter(|domain| !domain.job_active && domain.quarantine.is_none())
+            .filter(|domain| agent.refusal(&domain.name, domain.system.as_deref()).is_none())
             .map(|domain| {
                 let cpu_ns = domain.threads.iter().map(|thread| thread.on_cpu_ns).sum();
                 (domain.uuid, (!domain.threads.is_empty()).then_some(cpu_ns))
             })
             .collect();
-        self.guests.poll(&present, self.config.policy.periods.guest);
+        let known = |uuid| sample.domains.iter().any(|domain| domain.uuid == uuid);
+        self.guests.poll(&present, known, self.config.policy.periods.guest);
     }
 
     fn expire(&mut self, model: &Model) {
@@ -338,6 +355,7 @@ impl Daemon {
             paused: self.paused,
             recovered: self.recovered,
             problem: self.config_problem.as_deref(),
+            store_trouble: self.store_trouble(),
             unread: &self.unread,
             findings: self.findings.values().flatten().cloned().collect(),
             cycles: self.cycles,

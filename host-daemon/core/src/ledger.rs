@@ -119,6 +119,8 @@ pub enum RestoreOutcome {
     Drift,
     /// The domain, guest or process that had it is gone, and the change with it.
     Gone,
+    /// The domain is saved to disk, and this value with it: it goes back when the domain runs again.
+    Saved,
     /// It could not be put back; it stays in the ledger.
     Failed,
 }
@@ -136,6 +138,14 @@ pub struct RestoredValue {
     pub outcome: RestoreOutcome,
     /// Details, for everything but plain success.
     pub message: Option<String>,
+}
+
+impl RestoreOutcome {
+    /// Whether the value stays in the ledger.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Saved | Self::Failed)
+    }
 }
 
 impl LedgerEntry {

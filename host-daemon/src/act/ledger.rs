@@ -30,10 +30,29 @@ impl Ledger {
         Ok(Self { store, entries: Mutex::new(entries) })
     }
 
+    /// Reads it again, from another database than before.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn reload(&self) -> Result<(), StoreError> {
+        let entries = self.store.ledger()?.into_iter();
+        *self.lock() = entries.map(|entry| ((entry.domain, entry.target.clone()), entry)).collect();
+        Ok(())
+    }
+
     /// Everything in it.
     #[must_use]
     pub fn entries(&self) -> Vec<LedgerEntry> {
         self.lock().values().cloned().collect()
+    }
+
+    /// The domains in it, with the life that each entry was made in.
+    #[must_use]
+    pub fn lives(&self) -> Vec<(Uuid, String)> {
+        let mut lives: Vec<_> =
+            self.lock().values().map(|entry| (entry.domain, entry.incarnation.clone())).collect();
+        lives.dedup();
+        lives
     }
 
     /// Those of one domain.

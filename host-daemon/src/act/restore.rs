@@ -14,13 +14,32 @@ use tokio::task::JoinSet;
 use super::Executor;
 use crate::agent::{NiceChange, NiceResult};
 
+/// What became of values of an earlier life.
+enum Fate {
+    /// The domain was stopped or started anew: its configured values are in force.
+    Void,
+    /// It went on where it was, with our values: they go back like those of this life.
+    Brought,
+    /// They stay in the ledger, for this reason.
+    Open(RestoreOutcome, String),
+}
+
 impl Executor {
     /// Puts every original back, all domains side by side. What cannot be put back stays in the ledger.
     pub async fn restore(self: &Arc<Self>) -> Vec<RestoredValue> {
+        self.restore_those(|_| true).await
+    }
+
+    /// Puts the originals of one domain back.
+    pub async fn restore_one(self: &Arc<Self>, domain: Uuid) -> Vec<RestoredValue> {
+        self.restore_those(|other| other == domain).await
+    }
+
+    async fn restore_those(self: &Arc<Self>, wanted: impl Fn(Uuid) -> bool) -> Vec<RestoredValue> {
         // Looked up once for all: it reads the command line of every process.
         let (processes, _) = self.kernel.qemu_processes();
         let mut by_domain: BTreeMap<Uuid, Vec<LedgerEntry>> = BTreeMap::new();
-        for entry in self.ledger.entries() {
+        for entry in self.ledger.entries().into_iter().filter(|entry| wanted(entry.domain)) {
             by_domain.entry(entry.domain).or_default().push(entry);
         }
         let mut tasks = JoinSet::new();
@@ -48,28 +67,40 @@ impl Executor {
         life: Option<&str>,
         entries: Vec<LedgerEntry>,
     ) -> Vec<RestoredValue> {
-        let (live, void): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| life == Some(entry.incarnation.as_str()));
+        let of_this_life = |entry: &LedgerEntry| life == Some(entry.incarnation.as_str());
         let mut values = Vec::new();
         let mut done = Vec::new();
-        for entry in void {
-            let why =
-                "the domain was stopped or restarted since; its configured value is in force".to_owned();
-            values.push(entry.outcome(RestoreOutcome::Gone, Some(why)));
-            done.push(entry.target);
+        let mut live = entries;
+        if !live.iter().all(of_this_life) {
+            match self.fate(domain, life.is_some()).await {
+                Fate::Brought => {}
+                Fate::Void => {
+                    let void = live.extract_if(.., |entry| !of_this_life(entry));
+                    for entry in void {
+                        let why =
+                            "the domain was stopped or restarted since; its configured value is in force";
+                        values.push(entry.outcome(RestoreOutcome::Gone, Some(why.to_owned())));
+                        done.push(entry.target);
+                    }
+                }
+                Fate::Open(outcome, why) => {
+                    let open = live.extract_if(.., |entry| !of_this_life(entry));
+                    values.extend(open.map(|entry| entry.outcome(outcome, Some(why.clone()))));
+                }
+            }
         }
         let (nices, others): (Vec<_>, Vec<_>) =
             live.into_iter().partition(|entry| matches!(entry.target, LedgerTarget::Nice { .. }));
         for entry in others {
             let (outcome, message) = self.restore_value(&entry).await;
             values.push(entry.outcome(outcome, message));
-            if outcome != RestoreOutcome::Failed {
+            if !outcome.is_open() {
                 done.push(entry.target);
             }
         }
         for (entry, outcome, message) in self.restore_nices(domain, nices).await {
             values.push(entry.outcome(outcome, message));
-            if outcome != RestoreOutcome::Failed {
+            if !outcome.is_open() {
                 done.push(entry.target);
             }
         }
@@ -77,6 +108,18 @@ impl Executor {
             tracing::error!(%error, "the values are back, but the ledger still has them");
         }
         values
+    }
+
+    /// What became of values that were changed in an earlier life of a domain.
+    async fn fate(&self, domain: Uuid, runs: bool) -> Fate {
+        let told = if runs {
+            self.libvirt.is_booted(domain).await.map(|booted| if booted { Fate::Void } else { Fate::Brought })
+        } else {
+            let saved = "the domain is saved to disk, and what kvmpilot had set with it".to_owned();
+            let is_saved = self.libvirt.is_saved(domain).await;
+            is_saved.map(|is| if is { Fate::Open(RestoreOutcome::Saved, saved) } else { Fate::Void })
+        };
+        told.unwrap_or_else(|error| Fate::Open(RestoreOutcome::Failed, error.to_string()))
     }
 
     async fn restore_value(&self, entry: &LedgerEntry) -> (RestoreOutcome, Option<String>) {

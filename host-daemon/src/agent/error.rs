@@ -35,6 +35,9 @@ pub enum AgentError {
         "guest agent: {0} is switched off in the guest (see block-rpcs and allow-rpcs in qemu-ga.conf there)"
     )]
     Forbidden(&'static str),
+    /// A backup or a snapshot has frozen the guest's file systems: a program that writes would hang.
+    #[error("guest agent: the guest's file systems are frozen; it is left alone until they are thawed")]
+    Frozen,
     /// The agent refused the command.
     #[error("guest agent: {command} refused: {message}")]
     Refused {

@@ -16,6 +16,7 @@ use super::{Agent, AgentError, Transport, TransportError};
 const INFO: &str = "guest-info";
 const EXEC: &str = "guest-exec";
 const STATUS: &str = "guest-exec-status";
+const FREEZE: &str = "guest-fsfreeze-status";
 
 /// Polling starts here and doubles. Each poll wakes the guest's agent (ansible's plugin took 20 % of a vcpu).
 const FIRST_POLL: Duration = Duration::from_millis(50);
@@ -82,7 +83,7 @@ impl<T: Transport> Agent<T> {
             let info: Info = self.send(INFO, &json!({}), deadline).await?;
             let abilities = self.abilities.insert(Abilities::new(&info));
             if !abilities.permits(EXEC) {
-                return Err(AgentError::Forbidden(EXEC));
+                return Err(self.frozen_or(AgentError::Forbidden(EXEC), deadline).await);
             }
             self.may_exec = true;
         }
@@ -90,7 +91,18 @@ impl<T: Transport> Agent<T> {
         arg.extend(arguments.iter().map(String::as_str));
         let exec = json!({"path": "/bin/sh", "arg": arg, "env": environment, "capture-output": true});
         let started: Result<Started, _> = self.send(EXEC, &exec, deadline).await;
-        let pid = started.inspect_err(|_| self.may_exec = false)?.pid;
+        let pid = match started {
+            Ok(Started { pid }) => pid,
+            Err(error) => {
+                self.may_exec = false;
+                return Err(match error {
+                    AgentError::Refused { .. } | AgentError::Forbidden(_) => {
+                        self.frozen_or(error, deadline).await
+                    }
+                    error => error,
+                });
+            }
+        };
         self.pending = Some(pid);
 
         let mut wait = FIRST_POLL;
@@ -105,6 +117,14 @@ impl<T: Transport> Agent<T> {
                 self.pending = None;
                 return self.output(status);
             }
+        }
+    }
+
+    /// While file systems are frozen the agent switches nearly everything off, as if an administrator had.
+    async fn frozen_or(&self, error: AgentError, deadline: Instant) -> AgentError {
+        match self.send::<String>(FREEZE, &json!({}), deadline).await {
+            Ok(status) if status == "frozen" => AgentError::Frozen,
+            Ok(_) | Err(_) => error,
         }
     }
 

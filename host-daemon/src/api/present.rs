@@ -48,6 +48,8 @@ pub struct Scene<'a> {
     pub recovered: bool,
     /// What is wrong with the configuration.
     pub problem: Option<&'a str>,
+    /// Why the store cannot be relied on.
+    pub store_trouble: Option<String>,
     /// What could not be read.
     pub unread: &'a [String],
     pub findings: Vec<Finding>,

@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kvmpilot_core::policy::Policy;
+use kvmpilot_core::policy::{Policy, matches_pattern};
 
 pub use diagnostic::Diagnostic;
 pub use scenario::{ScenarioError, load_scenario};
@@ -93,7 +93,7 @@ impl LogLevel {
 }
 
 /// How guest agents are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentConfig {
     /// Whether at all. Without, guests are seen from the outside only.
     pub enabled: bool,
@@ -101,6 +101,26 @@ pub struct AgentConfig {
     pub timeout: Duration,
     /// Most output that is taken from one command in a guest.
     pub max_output_bytes: u64,
+    /// Domains whose agent is never asked: names, with `*` for any run of characters.
+    pub off: Vec<String>,
+    /// Systems whose agent is never asked: parts of libosinfo's id in the domain's metadata.
+    pub off_systems: Vec<String>,
+}
+
+impl AgentConfig {
+    /// Why the agent of this domain is not asked, in words.
+    #[must_use]
+    pub fn refusal(&self, name: &str, system: Option<&str>) -> Option<String> {
+        if !self.enabled {
+            return Some("switched off in the configuration ([agent] enabled = false)".to_owned());
+        }
+        if self.off.iter().any(|pattern| matches_pattern(pattern, name)) {
+            return Some("switched off for this domain in the configuration ([agent] off)".to_owned());
+        }
+        let off =
+            self.off_systems.iter().find(|off| system.is_some_and(|system| system.contains(off.as_str())))?;
+        Some(format!("switched off for {off} in the configuration ([agent] off_systems)"))
+    }
 }
 
 /// How the scheduler probes are used.
@@ -131,7 +151,14 @@ impl Default for DaemonConfig {
             socket: DEFAULT_SOCKET.into(),
             socket_group: "kvmpilot".to_owned(),
             log_level: LogLevel::default(),
-            agent: AgentConfig { enabled: true, timeout: Duration::from_secs(5), max_output_bytes: 1 << 20 },
+            agent: AgentConfig {
+                enabled: true,
+                timeout: Duration::from_secs(5),
+                max_output_bytes: 1 << 20,
+                off: Vec::new(),
+                // Polling the agent has been seen to freeze OpenBSD guests (rcourtman/Pulse#692).
+                off_systems: vec!["openbsd".to_owned()],
+            },
             probes: ProbesConfig { enabled: true, max_threads: 4096, max_domains: 512 },
             flows: FlowsConfig { enabled: true, max_per_domain: 1024 },
             store: Limits::default(),

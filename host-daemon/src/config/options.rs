@@ -48,6 +48,8 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("agent", "timeout", sets!(daemon.agent.timeout, |v| v.duration(SECOND..=SECOND * 60))),
     option("agent", "max_output", sets!(daemon.agent.max_output_bytes,
         |v| v.size(KiB(64)..=KiB::from_mib(16)).map(|size| size.0 * 1024))),
+    option("agent", "off", sets!(daemon.agent.off, |v| v.names())),
+    option("agent", "off_systems", sets!(daemon.agent.off_systems, |v| v.names())),
     option("probes", "enabled", sets!(daemon.probes.enabled, |v| v.boolean())),
     option("probes", "max_threads", sets!(daemon.probes.max_threads, |v| v.whole(64..=1 << 18))),
     option("probes", "max_domains", sets!(daemon.probes.max_domains, |v| v.whole(1..=4096))),

@@ -22,6 +22,13 @@ impl Daemon {
         tracing::info!(?command, by_uid, "command");
         let now = self.began.elapsed();
         let order = match command {
+            Command::Restore if self.store.is_spare() => {
+                let trouble = self.store.trouble().unwrap_or_default();
+                return send(
+                    reply,
+                    Err(CommandError::Failed(format!("the originals are not known: {trouble}"))),
+                );
+            }
             Command::Restore => {
                 self.paused = true;
                 self.restore_replies.push(reply);
@@ -71,10 +78,13 @@ impl Daemon {
     }
 
     fn check_free(&self, domain: Uuid) -> Result<(), CommandError> {
-        if self.busy.contains(&domain) {
+        if self.busy.contains(&domain) || self.leftovers.contains_key(&domain) {
             return Err(CommandError::Failed(
                 "the domain is being changed; try again in a few seconds".to_owned(),
             ));
+        }
+        if let Some(trouble) = self.store_trouble() {
+            return Err(CommandError::Failed(format!("nothing is changed: {trouble}")));
         }
         if !self.recovered || self.restoring {
             return Err(CommandError::Failed(

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::pulse::Pulse;
 use super::recording::Recordings;
 use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
@@ -104,7 +105,10 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         config.policy.domains.iter_mut().for_each(|domain| domain.mode = None);
         config.policy.periods.cycle = config.policy.periods.cycle.min(ONCE_CYCLE);
     }
-    let store = Store::open(&config.daemon.state_directory, config.daemon.store)?;
+    let store = Store::open_or_spare(&config.daemon.state_directory, config.daemon.store)?;
+    if let Some(trouble) = store.trouble() {
+        tracing::error!(trouble, "nothing is changed on any domain until this is mended; looking goes on");
+    }
     let kernel = Kernel::default();
     // Some are kept open for each QEMU. With fewer, files are opened anew each time.
     if let Err(error) = Kernel::raise_file_limit() {
@@ -139,6 +143,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         kernel,
         tiers,
         book: OrderBook::open(store.clone(), wall_unix_ms())?,
+        pulse: Pulse::start(store.clone()),
         store,
         executor: Arc::new(executor),
         desk,
@@ -148,6 +153,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         work: JoinSet::new(),
         busy: BTreeSet::new(),
         changed: BTreeMap::new(),
+        leftovers: BTreeMap::new(),
         levelled: BTreeMap::new(),
         recovered: false,
         paused: false,
@@ -321,11 +327,13 @@ impl Daemon {
         if timeout(FINISH, finish).await.is_err() {
             tracing::warn!("orders under way did not end in time; the ledger knows what they touched");
         }
+        let mut saved = 0;
         if !self.executor.ledger().is_empty() && self.libvirt.status().is_up() {
             match timeout(RESTORE, self.executor.restore()).await {
                 Ok(values) => {
                     let back = values.iter().filter(|value| value.outcome != RestoreOutcome::Failed).count();
                     tracing::info!(back, of = values.len(), "put back");
+                    saved = values.iter().filter(|value| value.outcome == RestoreOutcome::Saved).count();
                     for value in values.iter().filter(|value| value.outcome == RestoreOutcome::Failed) {
                         tracing::error!(?value, "not put back");
                     }
@@ -333,7 +341,7 @@ impl Daemon {
                 Err(_) => tracing::error!("putting everything back took too long"),
             }
         }
-        match self.executor.ledger().len() {
+        match self.executor.ledger().len().saturating_sub(saved) {
             0 => Ok(()),
             left => Err(DaemonError::NotRestored(left)),
         }

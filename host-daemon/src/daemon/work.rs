@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
+use kvmpilot_core::model::incarnation_of;
 use kvmpilot_core::order::{OrderState, WorkOrder};
 use kvmpilot_core::policy::Actuator;
+use kvmpilot_core::sample::{DomainSample, Sample};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
@@ -14,12 +17,17 @@ use super::{Daemon, wall_unix_ms};
 use crate::act::{Outcome, crash_point};
 use crate::record::Event;
 
+/// Pause between two tries to put back what could not be.
+const REST: Duration = Duration::from_secs(10);
+
 /// What a task reports when it is done.
 pub(super) enum Done {
     /// The orders of one domain.
     Orders(Uuid, Vec<(WorkOrder, Outcome)>),
     /// Everything in the ledger.
     Restored(Vec<RestoredValue>),
+    /// What one domain had left in it.
+    PutBack(Uuid, Vec<RestoredValue>),
 }
 
 impl Daemon {
@@ -80,6 +88,7 @@ impl Daemon {
                 self.inventory.refresh(domain);
             }
             Ok(Done::Restored(values)) => self.restored(values),
+            Ok(Done::PutBack(domain, values)) => self.put_back(domain, &values),
             Err(error) => {
                 // Which domain it was is not known any more; what it changed is in the ledger.
                 tracing::error!(%error, "carrying out orders ended early");
@@ -126,15 +135,9 @@ impl Daemon {
     }
 
     fn restored(&mut self, values: Vec<RestoredValue>) {
-        for value in &values {
-            let RestoredValue { domain, target, original, outcome, message } = value;
-            let message = message.as_deref().unwrap_or_default();
-            if *outcome == RestoreOutcome::Failed {
-                tracing::error!(domain, target, original, message, "not put back; it stays in the ledger");
-            } else {
-                tracing::info!(domain, target, original, ?outcome, message, "put back");
-            }
-        }
+        tell(&values);
+        let left = self.executor.ledger().lives().into_iter();
+        self.leftovers = left.map(|(domain, _)| (domain, Instant::now() + REST)).collect();
         self.restoring = false;
         self.recovered = true;
         self.history.restored();
@@ -147,9 +150,57 @@ impl Daemon {
         self.answer_restore(values);
     }
 
+    /// Looks for values that an earlier life of a domain has left in the ledger.
+    pub(super) fn find_leftovers(&mut self, sample: &Sample) {
+        if !self.recovered || self.restoring {
+            return;
+        }
+        for (domain, incarnation) in self.executor.ledger().lives() {
+            let now = sample.domains.iter().find(|other| other.uuid == domain).and_then(incarnation_of);
+            if now.is_some_and(|now| now != incarnation) {
+                self.leftovers.entry(domain).or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// Puts back what could not be put back before, domain by domain, as soon as each can be reached. Until then nothing
+    /// is changed on it.
+    pub(super) fn put_back_leftovers(&mut self, sample: &Sample) {
+        let now = Instant::now();
+        let ready = |uuid: &Uuid| {
+            let there = |domain: &&DomainSample| {
+                domain.uuid == *uuid && domain.quarantine.is_none() && !domain.job_active
+            };
+            !self.busy.contains(uuid) && sample.domains.iter().any(|domain| there(&domain))
+        };
+        let due = self.leftovers.iter().filter(|(uuid, at)| **at <= now && ready(uuid));
+        let due: Vec<Uuid> = due.map(|(uuid, _)| *uuid).collect();
+        if self.restoring || !self.libvirt.status().is_up() {
+            return;
+        }
+        for domain in due {
+            self.busy.insert(domain);
+            let executor = Arc::clone(&self.executor);
+            self.work.spawn(async move { Done::PutBack(domain, executor.restore_one(domain).await) });
+        }
+    }
+
+    fn put_back(&mut self, domain: Uuid, values: &[RestoredValue]) {
+        tell(values);
+        self.busy.remove(&domain);
+        self.changed.insert(domain, Instant::now());
+        self.inventory.refresh(domain);
+        if values.iter().any(|value| value.outcome.is_open()) {
+            self.leftovers.insert(domain, Instant::now() + REST);
+        } else {
+            self.leftovers.remove(&domain);
+        }
+    }
+
     /// Before the first change: puts back what a daemon that was killed has left.
     pub(super) fn recover(&mut self) {
-        if self.recovered || self.restoring {
+        // What a spare database knows of originals is nothing.
+        if self.recovered || self.restoring || self.store.is_spare() {
             return;
         }
         if self.executor.ledger().is_empty() {
@@ -160,6 +211,19 @@ impl Daemon {
                 "an earlier daemon left changed values; putting them back"
             );
             self.start_restore();
+        }
+    }
+}
+
+/// Writes into the log what came of putting values back.
+fn tell(values: &[RestoredValue]) {
+    for value in values {
+        let RestoredValue { domain, target, original, outcome, message } = value;
+        let message = message.as_deref().unwrap_or_default();
+        if *outcome == RestoreOutcome::Failed {
+            tracing::error!(domain, target, original, message, "not put back; it stays in the ledger");
+        } else {
+            tracing::info!(domain, target, original, ?outcome, message, "put back");
         }
     }
 }

@@ -98,6 +98,17 @@ pub(super) fn pin_iothread(
     if result < 0 { Err(Error::last_error().into()) } else { Ok(()) }
 }
 
+/// Whether libvirt says that the domain was booted. One that was paused meanwhile is not said to be.
+pub(super) fn is_booted(domain: &Domain) -> Result<bool, ErrorKind> {
+    let (mut state, mut reason) = (0, 0);
+    // SAFETY: both outputs are writable.
+    if unsafe { sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) } < 0 {
+        return Err(Error::last_error().into());
+    }
+    let is = |value: c_int, wanted: u32| u32::try_from(value) == Ok(wanted);
+    Ok(is(state, sys::VIR_DOMAIN_RUNNING) && is(reason, sys::VIR_DOMAIN_RUNNING_BOOTED))
+}
+
 /// The migration, backup or snapshot that is under way.
 pub(super) fn job(domain: &Domain) -> Result<Option<Job>, ErrorKind> {
     let mut info = MaybeUninit::<sys::virDomainJobInfo>::zeroed();

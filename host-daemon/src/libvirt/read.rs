@@ -150,6 +150,29 @@ impl Libvirt {
             .await
     }
 
+    /// Whether this life of the domain began with its stored configuration, and not with what it had in an earlier life:
+    /// one that comes from a file, a snapshot or another host brings its weight, pins and memory with it.
+    ///
+    /// # Errors
+    /// When the domain is gone or libvirt cannot be asked.
+    pub async fn is_booted(&self, uuid: Uuid) -> Result<bool, Error> {
+        self.read("state", Some(uuid), move |session| ffi::is_booted(&session.domain(uuid)?)).await
+    }
+
+    /// Whether the domain is saved to disk, in libvirt's own place, and will go on from there.
+    ///
+    /// # Errors
+    /// When libvirt cannot be asked.
+    pub async fn is_saved(&self, uuid: Uuid) -> Result<bool, Error> {
+        self.read("saved image", Some(uuid), move |session| {
+            match session.domain(uuid).and_then(|domain| Ok(domain.has_managed_save(0)?)) {
+                Err(ErrorKind::DomainGone) => Ok(false),
+                result => result,
+            }
+        })
+        .await
+    }
+
     /// The migration, backup or snapshot that is under way.
     ///
     /// # Errors

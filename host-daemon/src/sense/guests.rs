@@ -10,7 +10,7 @@ use kvmpilot_core::model::GuestReading;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::agent::Abilities;
+use crate::agent::{Abilities, AgentError};
 use crate::guest_channel::GuestChannel;
 
 /// Polls under way at the same time. Each may hold a libvirt connection for the agent's deadline.
@@ -39,8 +39,12 @@ pub struct GuestState {
     /// What the agent permits, as far as it said.
     pub abilities: Option<Abilities>,
     failures: u32,
+    /// When it was asked last.
+    asked: Option<Duration>,
     due: Duration,
     polling: bool,
+    /// Not there at the last look: paused, in a job, or no agent on the channel.
+    away: bool,
 }
 
 impl Guests {
@@ -56,16 +60,26 @@ impl Guests {
         self.lock().clone()
     }
 
-    /// Forgets guests that are not in `present` and starts polls of those that are due: each with the CPU time of its
-    /// domain's threads at this moment. Returns at once.
-    pub fn poll(&self, present: &[(Uuid, Option<u64>)], period: Duration) {
+    /// Starts polls of those guests in `present` that are due: each with the CPU time of its domain's threads at this
+    /// moment. Returns at once. Guests that are not `known` are forgotten; of one that is known and not present, only when
+    /// it may be asked again: an agent that comes and goes is not asked more often than one that stays.
+    pub fn poll(&self, present: &[(Uuid, Option<u64>)], known: impl Fn(Uuid) -> bool, period: Duration) {
         // An agent that comes back may be another one in another system: what was learned of the old one goes with it.
         self.channel.keep(|uuid| present.iter().any(|(other, _)| *other == uuid));
         let now = self.began.elapsed();
         let mut states = self.lock();
-        states.retain(|uuid, _| present.iter().any(|(other, _)| other == uuid));
+        states.retain(|uuid, _| known(*uuid));
+        for (uuid, state) in states.iter_mut() {
+            if !present.iter().any(|(other, _)| other == uuid) {
+                (state.away, state.latest, state.previous) = (true, None, None);
+            }
+        }
         for (uuid, host_cpu_ns) in present {
             let state = states.entry(*uuid).or_default();
+            if std::mem::take(&mut state.away) {
+                // What kept it from answering may be over.
+                state.due = state.asked.map_or(now, |asked| state.due.min(asked + period));
+            }
             if state.polling || state.due > now {
                 continue;
             }
@@ -87,14 +101,21 @@ impl Guests {
             let abilities = agent.abilities().await;
             let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(state) = states.get_mut(&uuid) else { return };
-            state.polling = false;
+            (state.polling, state.asked) = (false, Some(at));
             state.abilities = abilities;
+            if state.away {
+                return;
+            }
             match result {
                 Ok(sample) => {
                     state.previous = state.latest.replace(Arc::new(GuestReading { at, host_cpu_ns, sample }));
                     state.trouble = None;
                     state.failures = 0;
                     state.due = at + period;
+                }
+                Err(error @ AgentError::Frozen) => {
+                    state.due = began.elapsed() + period;
+                    state.trouble = Some(error.to_string());
                 }
                 Err(error) => {
                     state.failures = state.failures.saturating_add(1);

@@ -13,8 +13,9 @@ use super::StoreError;
 /// Each entry brings the schema from its index to the next version. Never change one that was released: append.
 const MIGRATIONS: &[M<'_>] = &[M::up(include_str!("schema.sql")), M::up(include_str!("orders.sql"))];
 
-/// Outside programs (backup, an administrator's sqlite3) may hold the file for moments.
-const BUSY: Duration = Duration::from_secs(5);
+/// Outside programs (backup, an administrator's sqlite3) may hold the file for moments. The fast loop may wait that long,
+/// once: afterwards nothing is written until the file is free.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Makes directory and file, readable by their owner only, and takes the lock that keeps a second daemon out.
 pub(super) fn prepare(directory: &Path, file: &Path) -> Result<File, StoreError> {

@@ -34,6 +34,20 @@ pub enum StoreError {
         .0.display()
     )]
     InUse(PathBuf),
+    /// Another program holds SQLite's lock.
+    #[error(
+        "{} is locked by another program for too long; nothing is changed until it lets go (`fuser -v` on the file names \
+         it)",
+        .0.display()
+    )]
+    Locked(PathBuf),
+    /// The file that was opened is not there any more.
+    #[error(
+        "{} was deleted or replaced while kvmpilotd runs, and with it the record of original values; nothing is changed \
+         any more. Restart kvmpilotd: it still knows them, and puts everything back as it stops",
+        .0.display()
+    )]
+    Gone(PathBuf),
     /// No space left.
     #[error(
         "no space left for {}; free some on its file system, or lower store.max_size in the configuration",
@@ -72,7 +86,7 @@ impl StoreError {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Corrupt { file, detail: source.to_string() }
             }
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::InUse(file),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked(file),
             Some(ErrorCode::DiskFull) => Self::Full(file),
             _ => Self::Failed { file, source },
         }

@@ -25,11 +25,11 @@ impl Store {
     /// # Errors
     /// When the file could not be written. Decisions do not depend on it, so that the daemon goes on.
     pub fn record(&self, record: CycleRecord) -> Result<(), StoreError> {
-        self.inner.writer.run(move |state| {
+        self.run(move |state| {
             let transaction = state.connection.transaction()?;
             insert(&transaction, &record)?;
             transaction.commit()?;
-            state.newest_unix_ms = state.newest_unix_ms.max(record.unix_ms);
+            state.note_time(record.unix_ms);
             state.prune = true;
             Ok(())
         })

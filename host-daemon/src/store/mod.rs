@@ -6,6 +6,7 @@
 
 mod database;
 mod error;
+mod health;
 mod history;
 mod ledger;
 mod orders;
@@ -17,13 +18,15 @@ mod tests;
 mod writer;
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rusqlite::Connection;
 
 pub use error::StoreError;
+use health::{Health, SpareDirectory};
 pub use history::HistoryRange;
 pub use orders::{OrderCounts, OrderFilter};
 pub use rows::{ConnectionRow, CycleRecord, Dated, DomainRow, ProcessRow};
@@ -50,16 +53,42 @@ impl Default for Limits {
 /// The database of one state directory. Clones share it; the last one to go waits for the writer and closes it.
 #[derive(Clone, Debug)]
 pub struct Store {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
 }
 
+#[derive(Debug)]
+struct Shared {
+    current: RwLock<Arc<Inner>>,
+    health: Health,
+    /// The real database, whether it can be used or not.
+    file: PathBuf,
+    limits: Limits,
+}
+
+/// One open database.
 #[derive(Debug)]
 struct Inner {
     // Field order is drop order: the writer ends before the lock goes.
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
     file: PathBuf,
+    /// Device and inode of the file that was opened.
+    identity: (u64, u64),
     _lock: File,
+    spare: Option<SpareDirectory>,
+}
+
+impl Inner {
+    fn open(directory: &Path, limits: Limits) -> Result<Self, StoreError> {
+        let file = directory.join(FILE);
+        let lock = database::prepare(directory, &file)?;
+        let connection = database::open(&file)?;
+        let found =
+            std::fs::metadata(&file).map_err(|source| StoreError::File { file: file.clone(), source })?;
+        let identity = (found.dev(), found.ino());
+        let writer = Writer::start(connection, &file, limits)?;
+        Ok(Self { writer, readers: Mutex::default(), file, identity, _lock: lock, spare: None })
+    }
 }
 
 impl Store {
@@ -69,11 +98,7 @@ impl Store {
     /// When another process has it open, when it is corrupt or of a newer version, or on any failure of the file
     /// system. Each error names the file and the way out; nothing is ever recreated over an unreadable file.
     pub fn open(directory: &Path, limits: Limits) -> Result<Self, StoreError> {
-        let file = directory.join(FILE);
-        let lock = database::prepare(directory, &file)?;
-        let connection = database::open(&file)?;
-        let writer = Writer::start(connection, &file, limits)?;
-        Ok(Self { inner: Arc::new(Inner { writer, readers: Mutex::default(), file, _lock: lock }) })
+        Ok(Self::of(directory, limits, Inner::open(directory, limits)?))
     }
 
     /// Whether there is a database in `directory`, which [`Store::open`] would otherwise make.
@@ -88,7 +113,7 @@ impl Store {
     /// The database file.
     #[must_use]
     pub fn file(&self) -> &Path {
-        &self.inner.file
+        &self.shared.file
     }
 
     /// Changes how much history is kept, from the next record on.
@@ -96,7 +121,7 @@ impl Store {
     /// # Errors
     /// When the writer has ended.
     pub fn set_limits(&self, limits: Limits) -> Result<(), StoreError> {
-        self.inner.writer.run(move |state| {
+        self.run(move |state| {
             state.limits = limits;
             Ok(())
         })
@@ -106,20 +131,34 @@ impl Store {
         &self,
         job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.inner.writer.run(move |state| job(&mut state.connection))
+        self.run(move |state| job(&mut state.connection))
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut writer::State) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let result = self.current().writer.run(job);
+        self.shared.health.note(&result);
+        result
+    }
+
+    fn current(&self) -> Arc<Inner> {
+        Arc::clone(&self.shared.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Runs a query on a read connection, which goes back to the pool afterwards.
     fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         // Four is what the API's readers can use on a busy host; more are opened when needed and then dropped.
         const POOL: usize = 4;
-        let pool = || self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.current();
+        let pool = || inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let pooled = pool().pop();
         let connection = match pooled {
             Some(connection) => connection,
-            None => database::open_reader(&self.inner.file)?,
+            None => database::open_reader(&inner.file)?,
         };
-        let result = query(&connection).map_err(|error| StoreError::from_sqlite(&self.inner.file, error));
+        let result = query(&connection).map_err(|error| StoreError::from_sqlite(&inner.file, error));
         let mut pool = pool();
         if pool.len() < POOL {
             pool.push(connection);

@@ -230,7 +230,7 @@ fn history_comes_back_by_domain_and_time() {
 
 #[test]
 fn old_history_goes_and_the_ledger_and_open_orders_stay() {
-    let (_directory, store) = store();
+    let (directory, store) = store();
     store.ledger_put(&entry(LedgerTarget::CpuShares, Value::Shares(1024))).unwrap();
     let day = 24 * 3600 * 1000;
     for state in [OrderState::Proposed, OrderState::Verified, OrderState::Applied] {
@@ -239,7 +239,15 @@ fn old_history_goes_and_the_ledger_and_open_orders_stay() {
     // More than one bite.
     store.record(record(day, 2500)).unwrap();
     store.record(record(day * 8, 1)).unwrap();
-    assert_eq!(store.process_history(WEB, ALL).unwrap().last().unwrap().unix_ms, day);
+    store.record(record(day, 0)).unwrap();
+    assert_eq!(
+        store.process_history(WEB, ALL).unwrap().last().unwrap().unix_ms,
+        day,
+        "a step of the clock made everything look old"
+    );
+    let state = directory.path().join("state");
+    drop(store);
+    let store = Store::open(&state, Limits::default()).unwrap();
     store.record(record(day * 8 + 1, 1)).unwrap();
     wait_until(&store, "old rows go", |store| {
         store.process_history(WEB, ALL).unwrap().len() == 2

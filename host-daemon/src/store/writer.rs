@@ -16,10 +16,22 @@ type Job = Box<dyn FnOnce(&mut State) + Send>;
 pub(super) struct State {
     pub(super) connection: Connection,
     pub(super) limits: Limits,
-    /// Time of the newest record, which age is measured from.
+    /// Time of the newest record, which age is measured from; a step of the clock into the future does not count.
     pub(super) newest_unix_ms: u64,
     /// Whether there may be something to prune.
     pub(super) prune: bool,
+}
+
+/// Records come every few minutes: a longer way into the future is a step of the clock.
+const CLOCK_STEP_MS: u64 = 24 * 3600 * 1000;
+
+impl State {
+    /// Takes note of a record's time. A wrong clock must not make everything look old.
+    pub(super) const fn note_time(&mut self, unix_ms: u64) {
+        if self.newest_unix_ms == 0 || unix_ms < self.newest_unix_ms + CLOCK_STEP_MS {
+            self.newest_unix_ms = unix_ms;
+        }
+    }
 }
 
 /// Handle of the thread. Dropping it lets the thread finish its jobs and waits for it.

@@ -281,7 +281,9 @@ pub fn incarnation(pid: u32, start_ticks: u64) -> String {
     format!("{pid}:{start_ticks}")
 }
 
-fn incarnation_of(domain: &DomainSample) -> Option<String> {
+/// Names the life of the domain that was read.
+#[must_use]
+pub fn incarnation_of(domain: &DomainSample) -> Option<String> {
     let pid = domain.qemu_pid?;
     let main = domain.threads.iter().find(|thread| thread.tid == pid)?;
     Some(incarnation(pid, main.start_ticks))

@@ -20,7 +20,9 @@ mod watch;
 use std::time::Duration;
 
 pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
-pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
+pub use domain::{
+    BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation, incarnation_of,
+};
 pub use exit_reason::{Isa, exit_reason};
 pub use flow::{DeviceModel, EndedModel, FlowModel, FlowsModel, TrafficRate};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};

@@ -44,6 +44,27 @@ async fn waits_for_the_end_of_the_program() {
     assert_eq!(asked.iter().filter(|command| *command == "guest-exec-status").count(), 5);
 }
 
+#[tokio::test]
+async fn frozen_file_systems_are_not_taken_for_an_administrators_will() {
+    let frozen_info = json!({"version": "10.0.2", "supported_commands": [
+        {"name": "guest-exec", "enabled": false, "success-response": true}]});
+    for (info, status, frozen) in [
+        (frozen_info.clone(), json!("frozen"), true),
+        (frozen_info, json!("thawed"), false),
+        // It froze after it was asked what it permits.
+        (info(), json!("frozen"), true),
+        (info(), json!({"lies": []}), false),
+    ] {
+        let answer = |command: &str, _: &Value| match command {
+            "guest-info" => ok(&info),
+            "guest-fsfreeze-status" => ok(&status),
+            _ => Err(TransportError::Refused("Command guest-exec has been disabled".to_owned())),
+        };
+        let error = run(answer).await.unwrap_err();
+        assert_eq!(error == AgentError::Frozen, frozen, "{error}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_program_that_does_not_end_is_collected_before_the_next() {
     let ended = Mutex::new(false);
@@ -98,8 +119,8 @@ async fn guest_exec_may_be_forbidden() {
     let none = json!({"supported_commands": []});
     for info in [off, none] {
         let answer = move |command: &str, _: &Value| {
-            assert_eq!(command, "guest-info", "asked for what is switched off");
-            ok(&info)
+            assert_ne!(command, "guest-exec", "asked for what is switched off");
+            if command == "guest-info" { ok(&info) } else { ok(&json!("thawed")) }
         };
         assert_eq!(run(answer).await.unwrap_err(), AgentError::Forbidden("guest-exec"));
     }

@@ -119,10 +119,8 @@ fn agent(domain: &DomainModel, scene: &Scene<'_>) -> AgentView {
     let state = scene.guests.get(&domain.uuid);
     let latest = state.and_then(|state| state.latest.as_ref());
     let trouble = state.and_then(|state| state.trouble.clone());
-    let message = trouble.clone().or_else(|| match domain.agent_connected {
-        _ if !scene.daemon.agent.enabled => {
-            Some("switched off in the configuration ([agent] enabled = false)".to_owned())
-        }
+    let refusal = scene.daemon.agent.refusal(&domain.name, domain.system.as_deref());
+    let message = refusal.or_else(|| trouble.clone()).or_else(|| match domain.agent_connected {
         None => Some("the domain has no agent channel (org.qemu.guest_agent.0)".to_owned()),
         Some(false) => Some("no agent is connected; is qemu-guest-agent running in the guest?".to_owned()),
         Some(true) => None,

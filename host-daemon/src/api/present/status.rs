@@ -77,7 +77,9 @@ fn health(scene: &Scene<'_>) -> HealthView {
     if !scene.libvirt.is_up() {
         problems.push(format!("libvirt: {}", scene.libvirt));
     }
-    if !scene.recovered {
+    if let Some(trouble) = &scene.store_trouble {
+        problems.push(format!("nothing is changed: {trouble}"));
+    } else if !scene.recovered {
         problems.push(
             "values that an earlier daemon changed are not put back yet; nothing is changed until they are"
                 .to_owned(),

@@ -95,6 +95,7 @@ pub(in super::super) fn reply(reply: &CommandReply, screen: Screen) -> String {
                 RestoreOutcome::AlreadyOriginal => "was original".to_owned(),
                 RestoreOutcome::Drift => doubtful("left alone"),
                 RestoreOutcome::Gone => "gone".to_owned(),
+                RestoreOutcome::Saved => doubtful("saved with it"),
                 RestoreOutcome::Failed => bad("failed"),
             };
             let message = value.message.clone().unwrap_or_default();
