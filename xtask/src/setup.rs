@@ -20,9 +20,19 @@ const HYPERVISOR: [&str; 6] = [
     "qemu-system-x86",
     "qemu-utils",
 ];
-/// To compile and link, to unpack guest kernels, to make the lab's network and its load, to check the probes by.
-const TOOLS: [&str; 8] =
-    ["gcc", "libc6-dev", "pkg-config", "ca-certificates", "xz-utils", "iproute2", "wrk", "linux-perf"];
+/// To compile and link, to unpack guest kernels, to make the lab's network and its load, to check the probes by, to step
+/// a daemon's clock.
+const TOOLS: [&str; 9] = [
+    "gcc",
+    "libc6-dev",
+    "pkg-config",
+    "ca-certificates",
+    "xz-utils",
+    "iproute2",
+    "wrk",
+    "linux-perf",
+    "faketime",
+];
 /// A Rust with its library source, for the eBPF programs, where rustup has none. Same in both releases.
 const RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
 const BPF_LINKER: &str = "0.13.0";

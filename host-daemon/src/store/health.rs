@@ -10,6 +10,8 @@ use super::{FILE, Inner, Limits, Shared, Store, StoreError};
 
 /// A spare lives as long as the daemon at most, and shows the last hours.
 const SPARE_BYTES: u64 = 32 << 20;
+/// Free space that there must be for a change: a ledger entry has less than 1 KiB.
+const RESERVE: u64 = 1 << 20;
 /// Names tried for the spare's directory. They are taken only by daemons that were killed.
 const SPARE_NAMES: u32 = 100;
 
@@ -126,7 +128,7 @@ impl Store {
             };
         }
         let in_trouble = self.trouble().is_some();
-        let checked = self.is_there().and_then(|()| {
+        let checked = self.is_there().and_then(|()| self.has_room()).and_then(|()| {
             let inner = self.current();
             // All is well until a write fails; then only a write that succeeds says that it is well again.
             inner.writer.run(move |state| {
@@ -140,6 +142,15 @@ impl Store {
         });
         self.shared.health.set(checked.err().as_ref());
         false
+    }
+
+    /// What is changed must be written down, now and when it goes back: that is not begun on the last bytes.
+    fn has_room(&self) -> Result<(), StoreError> {
+        let file = &self.shared.file;
+        let told = nix::sys::statvfs::statvfs(file.parent().unwrap_or(file));
+        let told = told.map_err(|error| StoreError::File { file: file.clone(), source: error.into() })?;
+        let free = u64::from(told.blocks_available()).saturating_mul(told.fragment_size());
+        if free < RESERVE { Err(StoreError::Full(file.clone())) } else { Ok(()) }
     }
 
     /// A file that was deleted or replaced can still be written, but nobody will find it again.
