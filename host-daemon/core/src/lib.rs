@@ -16,8 +16,10 @@ mod pairs;
 pub mod policy;
 pub mod rules;
 pub mod sample;
+pub mod simulate;
 pub mod topology;
 pub mod units;
+pub mod windows;
 
 pub use cpuset::CpuSet;
 pub use uuid::Uuid;
