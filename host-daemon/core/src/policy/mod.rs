@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rules::RuleSet;
+
 pub use limits::{
     BalloonPolicy, GuardPolicy, LadderPolicy, OverheadPolicy, PlacementPolicy, StatePolicy, WeightPolicy,
 };
@@ -37,6 +39,9 @@ pub struct Policy {
     /// What kvmpilot itself may cost.
     #[serde(default)]
     pub overhead: OverheadPolicy,
+    /// When what is wanted.
+    #[serde(default)]
+    pub rules: RuleSet,
     /// Per domain; the first entry whose name matches counts.
     pub domains: Vec<DomainPolicy>,
 }

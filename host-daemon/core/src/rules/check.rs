@@ -107,7 +107,9 @@ fn leftmost(expression: &IdedExpr) -> &IdedExpr {
 /// What is wrong with a path that is no field, and what could be meant.
 fn unknown(path: &str) -> (String, String) {
     let root = path.split('.').next().unwrap_or_default();
-    if let Some(field) = fields().iter().find(|field| path.strip_prefix(field.path).is_some_and(|rest| rest.starts_with('.'))) {
+    if let Some(field) =
+        fields().iter().find(|field| path.strip_prefix(field.path).is_some_and(|rest| rest.starts_with('.')))
+    {
         return (format!("{} has no parts", field.path), format!("it is {}", field.kind));
     }
     let inside: Vec<&str> = fields()
@@ -120,9 +122,15 @@ fn unknown(path: &str) -> (String, String) {
     }
     let near = nearest(path, fields().iter().map(|field| field.path));
     if groups().any(|group| group == root) {
-        let fields: Vec<&str> =
-            fields().iter().map(|field| field.path).filter(|path| path.split('.').next() == Some(root)).collect();
-        let help = near.map_or_else(|| format!("there are {}", fields.join(", ")), |near| format!("did you mean {near}?"));
+        let fields: Vec<&str> = fields()
+            .iter()
+            .map(|field| field.path)
+            .filter(|path| path.split('.').next() == Some(root))
+            .collect();
+        let help = near.map_or_else(
+            || format!("there are {}", fields.join(", ")),
+            |near| format!("did you mean {near}?"),
+        );
         return (format!("there is no field {path}"), help);
     }
     let near = near.or_else(|| nearest(root, groups()));
@@ -131,7 +139,11 @@ fn unknown(path: &str) -> (String, String) {
 }
 
 /// Evaluates each part on the example.
-pub(super) fn types(expression: &IdedExpr, source: &SourceInfo, text: &str) -> Result<(), Vec<ConditionError>> {
+pub(super) fn types(
+    expression: &IdedExpr,
+    source: &SourceInfo,
+    text: &str,
+) -> Result<(), Vec<ConditionError>> {
     let example = Example;
     let mut context = context();
     context.set_variable_resolver(&example);
@@ -176,7 +188,8 @@ impl Types<'_> {
         if let Expr::Comprehension(all) = &expression.expr {
             self.walk(&all.iter_range, context)?;
             let Ok(Value::List(list)) = Value::resolve(&all.iter_range, context) else { return Ok(()) };
-            let (Some(first), Ok(accumulated)) = (list.first(), Value::resolve(&all.accu_init, context)) else {
+            let (Some(first), Ok(accumulated)) = (list.first(), Value::resolve(&all.accu_init, context))
+            else {
                 return Ok(());
             };
             let mut inner = context.new_inner_scope();
@@ -221,16 +234,30 @@ impl Types<'_> {
                     _ => None,
                 });
                 let columns: Vec<&str> = columns.flatten().collect();
-                let help = nearest(name, columns.iter().copied())
-                    .map_or_else(|| format!("there are {}", columns.join(", ")), |near| format!("did you mean {near}?"));
+                let help = nearest(name, columns.iter().copied()).map_or_else(
+                    || format!("there are {}", columns.join(", ")),
+                    |near| format!("did you mean {near}?"),
+                );
                 (format!("there is no field {name}"), help)
             }
             ExecutionError::UndeclaredReference(name) => {
                 const FUNCTIONS: [&str; 11] = [
-                    "size", "startsWith", "endsWith", "contains", "like", "exists", "exists_one", "all", "map", "filter", "has",
+                    "size",
+                    "startsWith",
+                    "endsWith",
+                    "contains",
+                    "like",
+                    "exists",
+                    "exists_one",
+                    "all",
+                    "map",
+                    "filter",
+                    "has",
                 ];
-                let help = nearest(name, FUNCTIONS)
-                    .map_or_else(|| format!("there are {}", FUNCTIONS.join(", ")), |near| format!("did you mean {near}?"));
+                let help = nearest(name, FUNCTIONS).map_or_else(
+                    || format!("there are {}", FUNCTIONS.join(", ")),
+                    |near| format!("did you mean {near}?"),
+                );
                 (format!("there is no function {name}"), help)
             }
             other => (explain(other), "both sides must be of one type; all numbers are doubles".to_owned()),

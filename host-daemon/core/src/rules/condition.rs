@@ -77,9 +77,10 @@ impl Condition {
     pub fn new(text: &str) -> Result<Self, Vec<ConditionError>> {
         check_bounds(text).map_err(|error| vec![error])?;
         let parsed = with_room(|| {
-            let (expression, source) = ENVIRONMENT.parser().parse_with_source_info(text).map_err(|errors| {
-                errors.errors.iter().map(|error| syntax_error(text, error)).collect::<Vec<_>>()
-            })?;
+            let (expression, source) =
+                ENVIRONMENT.parser().parse_with_source_info(text).map_err(|errors| {
+                    errors.errors.iter().map(|error| syntax_error(text, error)).collect::<Vec<_>>()
+                })?;
             if depth(&expression) > MAX_DEPTH {
                 let message = "the condition is nested too deeply".to_owned();
                 let help = "make two rules of it, or leave parentheses out".to_owned();
@@ -137,7 +138,7 @@ pub(super) fn evaluate(
     variables: &dyn VariableResolver,
 ) -> Result<Value, cel::ExecutionError> {
     let mut context = context();
-    context.set_variable_resolver(&variables);
+    context.set_variable_resolver(variables);
     Value::resolve(expression, &context)
 }
 
@@ -236,11 +237,8 @@ fn prepared(expression: Expression) -> Expression {
             return name;
         }
         let null = Expression { id, expr: Expr::Literal(LiteralValue::Null) };
-        let call = CallExpr {
-            func_name: operators::NOT_EQUALS.to_owned(),
-            target: None,
-            args: vec![name, null],
-        };
+        let call =
+            CallExpr { func_name: operators::NOT_EQUALS.to_owned(), target: None, args: vec![name, null] };
         return Expression { id, expr: Expr::Call(call) };
     }
     let expr = match expr {
@@ -297,9 +295,9 @@ impl Datum<'_> {
             Datum::Text(text) => CowVal::owned(CelString::from(text.into_owned())),
             Datum::Records(records) => {
                 let record = |record: Vec<(&'static str, Option<f64>)>| {
-                    let entries = record.into_iter().map(|(name, number)| {
-                        (name.to_owned(), number.map_or(Value::Null, Value::Float))
-                    });
+                    let entries = record
+                        .into_iter()
+                        .map(|(name, number)| (name.to_owned(), number.map_or(Value::Null, Value::Float)));
                     Value::from(entries.collect::<std::collections::HashMap<_, _>>())
                 };
                 let list = Value::List(Arc::new(records.into_iter().map(record).collect()));

@@ -11,10 +11,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::wide;
 use super::condition::Condition;
+use super::nearest;
 use super::set::Rule;
 use super::text::to_file;
 use super::then::{Means, Scope, Then, Veto};
-use super::nearest;
 use crate::finding::Severity;
 
 /// Most rules in one file.
@@ -111,8 +111,10 @@ impl Reader<'_> {
         let Some(table) = entry.get_ref().as_table() else { return };
         for (key, _) in table {
             if !KEYS.contains(&key.get_ref().as_ref()) {
-                let help = nearest(key.get_ref(), KEYS)
-                    .map_or_else(|| format!("the keys are {}", KEYS.join(", ")), |near| format!("did you mean {near}?"));
+                let help = nearest(key.get_ref(), KEYS).map_or_else(
+                    || format!("the keys are {}", KEYS.join(", ")),
+                    |near| format!("did you mean {near}?"),
+                );
                 let message = format!("a rule has no {}", key.get_ref());
                 self.wrong.push(Fault { span: key.span(), message, help });
             }
@@ -150,7 +152,10 @@ impl Reader<'_> {
         let when = match table.get("when") {
             Some(value) => self.condition(value),
             None => {
-                self.wrong.push(missing("when", "write when = \"a condition\", or enabled = false to switch it off"));
+                self.wrong.push(missing(
+                    "when",
+                    "write when = \"a condition\", or enabled = false to switch it off",
+                ));
                 None
             }
         };
@@ -249,7 +254,11 @@ fn scope(
     if let (Some((on, span)), Some(needed)) = (&on, needed)
         && *on != needed
     {
-        return fault(span.clone(), format!("{then} is about a {needed}"), format!("write on = \"{needed}\""));
+        return fault(
+            span.clone(),
+            format!("{then} is about a {needed}"),
+            format!("write on = \"{needed}\""),
+        );
     }
     let written = on.as_ref().map(|(on, _)| *on);
     let scope = written.or(needed).unwrap_or(if reads_process { Scope::Process } else { Scope::Domain });
@@ -261,7 +270,11 @@ fn scope(
     if let (Scope::Process, Then::Veto(veto)) = (scope, then)
         && *veto != Veto::One(crate::policy::Actuator::Ladder)
     {
-        return fault(then_span.clone(), "only the ladder can be forbidden for a process", "write veto = \"ladder\"");
+        return fault(
+            then_span.clone(),
+            "only the ladder can be forbidden for a process",
+            "write veto = \"ladder\"",
+        );
     }
     Ok(scope)
 }
@@ -275,14 +288,19 @@ fn then(value: &Item<'_>) -> Read<Then> {
         return fault(value.span(), "then wants one thing to do", "make a rule for each");
     };
     let name = key.get_ref().as_ref();
-    let proposals: Vec<(Means, &str)> =
-        Means::ALL.iter().filter(|(_, of, ..)| *of == name).map(|(means, _, word, _)| (*means, *word)).collect();
+    let proposals: Vec<(Means, &str)> = Means::ALL
+        .iter()
+        .filter(|(_, of, ..)| *of == name)
+        .map(|(means, _, word, _)| (*means, *word))
+        .collect();
     if !proposals.is_empty() {
         let words: Vec<String> = proposals.iter().map(|(_, word)| format!("\"{word}\"")).collect();
         let written = what.get_ref().as_str();
         return match proposals.iter().find(|(_, word)| Some(*word) == written) {
             Some((means, _)) => Ok(Then::Propose(*means)),
-            None => fault(what.span(), format!("{name} cannot do this"), format!("write {}", words.join(" or "))),
+            None => {
+                fault(what.span(), format!("{name} cannot do this"), format!("write {}", words.join(" or ")))
+            }
         };
     }
     match name {
@@ -299,8 +317,10 @@ fn then(value: &Item<'_>) -> Read<Then> {
             let keys = || Means::ALL.iter().map(|(_, key, ..)| *key).chain(THEN_KEYS);
             let mut all: Vec<&str> = keys().collect();
             all.dedup();
-            let help = nearest(other, keys())
-                .map_or_else(|| format!("there are {}", all.join(", ")), |near| format!("did you mean {near}?"));
+            let help = nearest(other, keys()).map_or_else(
+                || format!("there are {}", all.join(", ")),
+                |near| format!("did you mean {near}?"),
+            );
             fault(key.span(), format!("a rule cannot {other}"), help)
         }
     }
@@ -328,12 +348,18 @@ fn word<T: for<'d> Deserialize<'d>>(value: &Item<'_>, key: &str) -> Read<T> {
 
 fn finding(value: &Item<'_>) -> Read<Then> {
     const HELP: &str = "write finding = { name = \"...\", severity = \"warning\", summary = \"...\" }";
-    let Some(table) = value.get_ref().as_table() else { return fault(value.span(), "finding wants a table", HELP) };
-    if let Some((key, _)) = table.iter().find(|(key, _)| !["name", "severity", "summary"].contains(&key.get_ref().as_ref())) {
+    let Some(table) = value.get_ref().as_table() else {
+        return fault(value.span(), "finding wants a table", HELP);
+    };
+    if let Some((key, _)) =
+        table.iter().find(|(key, _)| !["name", "severity", "summary"].contains(&key.get_ref().as_ref()))
+    {
         return fault(key.span(), format!("a finding has no {}", key.get_ref()), HELP);
     }
     let text = |key: &str, most: usize| {
-        let Some(value) = table.get(key) else { return fault(value.span(), format!("the finding has no {key}"), HELP) };
+        let Some(value) = table.get(key) else {
+            return fault(value.span(), format!("the finding has no {key}"), HELP);
+        };
         match value.get_ref().as_str().filter(|text| (1..=most).contains(&text.len())) {
             Some(text) => Ok(text.to_owned()),
             None => fault(value.span(), format!("{key} wants text of 1 to {most} bytes"), HELP),

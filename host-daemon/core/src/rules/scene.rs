@@ -3,8 +3,8 @@
 
 use super::condition::Subject;
 use super::fields::{Datum, Field, Kind};
-use crate::decide::{self, History, class_of, target_wait};
 use crate::decide::history::DomainHistory;
+use crate::decide::{self, History, class_of, target_wait};
 use crate::model::{Application, DomainModel, GuestModel, Model};
 use crate::policy::{Level, Policy};
 use crate::units::KiB;
@@ -55,7 +55,12 @@ fn count(number: usize) -> f64 {
     u32::try_from(number).map_or(f64::INFINITY, f64::from)
 }
 
-const fn field(path: &'static str, kind: Kind, meaning: &'static str, read: for<'a> fn(&Scene<'a>) -> Datum<'a>) -> Field {
+const fn field(
+    path: &'static str,
+    kind: Kind,
+    meaning: &'static str,
+    read: for<'a> fn(&Scene<'a>) -> Datum<'a>,
+) -> Field {
     Field { path, kind, meaning, read }
 }
 
@@ -171,10 +176,8 @@ pub(super) const FIELDS: &[Field] = &[
     }),
     field("history.inferred_class", Text, "class inferred from what it does", |s| s.past().map(|past| past.inferred_class().as_str()).into()),
     field("history.weight_changed", Truth, "its weight is one of kvmpilot's", |s| s.past().is_some_and(|past| past.shares.ours.is_some()).into()),
-    field("history.pins_changed", Truth, "a pin of it is one of kvmpilot's", |s| s.past().is_some_and(|past| {
-        past.pins.values().chain(past.iothread_pins.values()).chain([&past.emulator_pin]).any(|pin| pin.ours.is_some())
-    }).into()),
-    field("history.pins_unneeded", Number, "cycles in a row in which pins of kvmpilot's helped nobody", |s| s.past().map(|past| f64::from(past.pin_unneeded)).into()),
+    field("history.pins_changed", Truth, "a pin of it is one of kvmpilot's", |s| s.past().is_some_and(DomainHistory::is_pinned).into()),
+    field("history.pins_unneeded", Number, "cycles in a row in which pins of kvmpilot's helped nobody, if they help nobody now", |s| s.past().map(|past| f64::from(past.pin_unneeded.saturating_add(1))).into()),
     field("history.memory_changed", Truth, "its memory is as kvmpilot set it", |s| s.past().is_some_and(|past| past.balloon.ours.is_some()).into()),
 
     field("policy.high", Number, "state.high: above it a resource is over", |s| s.policy.state.high.into()),

@@ -106,8 +106,10 @@ impl RuleSet {
                     }
                     (None, None) => {
                         let names = rules.iter().map(|(.., rule)| &*rule.name);
-                        let help = super::nearest(&name, names)
-                            .map_or_else(|| "`kvmpilot rules list` shows them".to_owned(), |near| format!("did you mean {near}?"));
+                        let help = super::nearest(&name, names).map_or_else(
+                            || "`kvmpilot rules list` shows them".to_owned(),
+                            |near| format!("did you mean {near}?"),
+                        );
                         let message = format!("there is no rule {name} to switch off");
                         wrong.push((layer, Fault { span, message, help }));
                     }
@@ -115,7 +117,11 @@ impl RuleSet {
             }
         }
         rules.sort_by_key(|(layer, n, rule)| (-rule.priority, std::cmp::Reverse(*layer), *n));
-        if wrong.is_empty() { Ok(Self(rules.into_iter().map(|(.., rule)| rule).collect())) } else { Err(wrong) }
+        if wrong.is_empty() {
+            Ok(Self(rules.into_iter().map(|(.., rule)| rule).collect()))
+        } else {
+            Err(wrong)
+        }
     }
 
     /// All, in the order in which they are asked.
