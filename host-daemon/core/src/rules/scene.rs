@@ -174,6 +174,9 @@ pub(super) const FIELDS: &[Field] = &[
     field("history.calm", Number, "seconds since it last waited near its target; 0 if it does now", |s| {
         s.past().map(|past| past.calm_since.map_or(0.0, |since| s.model.at.saturating_sub(since).as_secs_f64())).into()
     }),
+    field("history.calm_wanted", Number, "seconds of calm after which weights go back: weight.relax_after, doubled each time that was too early", |s| {
+        s.history.relaxing.calm(s.policy).as_secs_f64().into()
+    }),
     field("history.inferred_class", Text, "class inferred from what it does", |s| s.past().map(|past| past.inferred_class().as_str()).into()),
     field("history.weight_changed", Truth, "its weight is one of kvmpilot's", |s| s.past().is_some_and(|past| past.shares.ours.is_some()).into()),
     field("history.pins_changed", Truth, "a pin of it is one of kvmpilot's", |s| s.past().is_some_and(DomainHistory::is_pinned).into()),
