@@ -73,7 +73,7 @@ impl Default for RuleSet {
         static SHIPPED_RULES: LazyLock<RuleSet> = LazyLock::new(|| {
             // A test reads the shipped file, so there is nothing wrong in it.
             let entries = read(SHIPPED, SHIPPED_NAME).unwrap_or_default();
-            RuleSet::layered(vec![entries]).map_or_else(|_| RuleSet(Arc::from([])), |rules| rules)
+            RuleSet::layered(vec![entries]).unwrap_or_else(|_| RuleSet(Arc::from([])))
         });
         SHIPPED_RULES.clone()
     }
