@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kvmpilot_core::sample::PolicySample;
 use roxmltree::{Document, Node};
 use uuid::Uuid;
 
 use super::error::ErrorKind;
+use super::metadata;
 
 /// The agent's channel.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
@@ -27,6 +29,8 @@ pub(super) struct Facts {
     pub(super) user_networking: bool,
     /// Numbers of the vcpus that are online.
     pub(super) vcpus: Vec<u32>,
+    /// What it says about kvmpilot.
+    pub(super) policy: Option<PolicySample>,
 }
 
 impl Facts {
@@ -57,11 +61,12 @@ impl Facts {
                 interface.attribute("type") == Some("user") && backend != Some("passt")
             }),
             vcpus: online_vcpus(domain),
+            policy: metadata::find(domain),
         })
     }
 }
 
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+pub(super) fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
     node.children().find(|child| child.has_tag_name(name))
 }
 
@@ -189,6 +194,7 @@ mod tests {
             taps: vec!["vnet7".to_owned()],
             user_networking: true,
             vcpus: vec![0, 1],
+            policy: None,
         };
         assert_eq!(facts, expected);
     }

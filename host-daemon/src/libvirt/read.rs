@@ -185,6 +185,7 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
             .map(|tap| InterfaceSample { device: tap.clone(), ..InterfaceSample::default() })
             .collect(),
         user_networking: facts.user_networking,
+        policy: facts.policy.clone(),
         threads: Vec::new(),
         detail: None,
     };

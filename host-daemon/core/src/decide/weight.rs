@@ -12,7 +12,7 @@ use super::{finding, input, propose, running};
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Proposal, Reason};
-use crate::policy::{Class, Policy, WeightPolicy};
+use crate::policy::{Class, Policy, WeightLimits};
 use crate::units::Ratio;
 
 /// Least use of CPU, in pcpus, that makes a neighbour worth looking at.
@@ -119,7 +119,7 @@ fn protect(
     let Some((current, shares)) = weight_of(domain, history) else { return };
     let odds = |wait: f64| (1.0 - wait) / wait.clamp(0.001, 0.999);
     let factor = odds(target) / odds(wait.0).max(0.001);
-    let to = limited(as_float(current) * factor, shares, &policy.weight);
+    let to = limited(as_float(current) * factor, shares, policy.of(domain).weight_limits());
     let class = class_of(domain, policy, history);
     let names: Vec<&str> = aggressors.iter().map(|other| other.name.as_str()).collect();
     let inputs = vec![
@@ -144,7 +144,7 @@ fn protect(
     }
     for aggressor in aggressors {
         let Some((current, shares)) = weight_of(aggressor, history) else { continue };
-        let to = limited(as_float(current) / missing, shares, &policy.weight);
+        let to = limited(as_float(current) / missing, shares, policy.of(*aggressor).weight_limits());
         let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
         if to < current && !known && class_of(aggressor, policy, history) == Class::Batch {
             let summary = format!(
@@ -197,12 +197,13 @@ fn weight_of<'a>(domain: &DomainModel, history: &'a History) -> Option<(u64, &'a
     Some((domain.cpu_shares?, &history.domains.get(&domain.uuid)?.shares))
 }
 
-/// `wanted` inside the policy's factor around the original, and inside what cgroups accept.
-fn limited(wanted: f64, shares: &Managed<u64>, policy: &WeightPolicy) -> u64 {
+/// `wanted` inside the domain's limits, and inside what cgroups accept. The original is always inside, so that it can go back.
+fn limited(wanted: f64, shares: &Managed<u64>, limits: WeightLimits) -> u64 {
+    let WeightLimits { max_factor, min, max } = limits;
     let original = shares.original.unwrap_or(1024);
-    let most = round(as_float(original) * policy.max_factor).clamp(original, original.max(*VALID.end()));
-    let least = round(as_float(original) / policy.max_factor).clamp(*VALID.start().min(&original), original);
-    round(wanted).clamp(least, most)
+    let most = round(as_float(original) * max_factor).min(*VALID.end()).min(max.unwrap_or(u64::MAX));
+    let least = round(as_float(original) / max_factor).max(*VALID.start()).max(min.unwrap_or(0));
+    round(wanted).clamp(least.min(original), most.max(original))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "weights are below 2^18")]

@@ -1,11 +1,13 @@
 //! One domain over one window: what its vcpus ran and waited, what its taps moved, what its balloon holds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::{DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of};
 use crate::CpuSet;
+use crate::policy::{Metadata, Subject};
 use crate::sample::{
     BalloonSample, DomainSample, DomainState, InterfaceSample, ThreadRole, ThreadSample, ThreadSource,
 };
@@ -36,6 +38,8 @@ pub struct DomainModel {
     pub memory_maximum: KiB,
     /// Balloon and the guest's memory.
     pub balloon: Option<BalloonModel>,
+    /// What its own XML says about kvmpilot.
+    pub metadata: Option<Arc<Metadata>>,
     /// Why the balloon must not be touched.
     pub balloon_refusal: Option<String>,
     /// Whether libvirt sees an agent.
@@ -128,6 +132,12 @@ pub struct InterfaceModel {
     pub sent_packets_per_s: Option<f64>,
 }
 
+impl<'a> From<&'a DomainModel> for Subject<'a> {
+    fn from(domain: &'a DomainModel) -> Self {
+        Self { name: &domain.name, metadata: domain.metadata.as_deref() }
+    }
+}
+
 impl DomainModel {
     /// Derives the window; without `begin` (a domain that has just come) rates are `None`.
     #[must_use]
@@ -184,6 +194,7 @@ impl DomainModel {
             balloon: end.balloon.map(|balloon| {
                 BalloonModel::new(begin.and_then(|begin| begin.balloon), &balloon, elapsed, wall_unix_s)
             }),
+            metadata: end.policy.as_ref().map(|policy| Arc::new(Metadata::read(policy))),
             balloon_refusal: end.balloon_refusal.clone(),
             agent_connected: end.agent_connected,
             job_active: end.job_active,

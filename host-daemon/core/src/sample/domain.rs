@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DetailSample, ThreadSample};
+use super::{DetailSample, PolicySample, ThreadSample};
 use crate::CpuSet;
 
 /// libvirt's domain states.
@@ -61,6 +61,9 @@ pub struct DomainSample {
     /// Whether it has an interface whose network is QEMU's own (`type='user'`): then QEMU's sockets stand for the guest.
     #[serde(default)]
     pub user_networking: bool,
+    /// What its own XML says about kvmpilot; `None` where it says nothing.
+    #[serde(default)]
+    pub policy: Option<PolicySample>,
     /// QEMU's threads.
     pub threads: Vec<ThreadSample>,
     /// Where its vcpus' time goes; only in samples of the detailed pace.
