@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::{Decision, History, Overhead, Shed};
+use kvmpilot_core::decide::{Decision, History, Overhead, Shed, Verdict};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
@@ -90,7 +90,7 @@ struct Daemon {
     /// Who waits for a restore that begins as soon as nothing is under way.
     restore_replies: Vec<command::Reply>,
     /// Who waits for the outcome of an order.
-    waiting: BTreeMap<u64, command::Waiting>,
+    waiting: BTreeMap<u64, command::Reply>,
     latest: Model,
     findings: BTreeMap<&'static str, Vec<Finding>>,
     unread: Vec<String>,
@@ -205,6 +205,11 @@ impl Daemon {
         for (proposal, why) in &decision.held {
             tracing::info!(domain = proposal.domain_name, change = %proposal.action, why, "held back");
         }
+        for verdict in &decision.verdicts {
+            let Verdict { orders, trial, .. } = verdict;
+            tracing::info!(?orders, kept = trial.kept, verdict = trial.verdict, "the trial is over");
+            block_in_place(|| self.book.judge(verdict, wall_unix_ms()));
+        }
         self.findings.insert(pace, decision.findings);
         decision.proposals
     }
@@ -278,6 +283,8 @@ impl Daemon {
         let patience = |actuator| match actuator {
             Actuator::Weight | Actuator::Balloon => policy.weight.period * PATIENCE,
             Actuator::Ladder | Actuator::Placement => policy.periods.cycle * PATIENCE,
+            // People take their time.
+            Actuator::Resize => (policy.periods.cycle * PATIENCE).max(Duration::from_secs(24 * 3600)),
         };
         let running = |uuid| {
             model.domains.iter().any(|domain| domain.uuid == uuid && domain.state == DomainState::Running)

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::order::{Action, OrderState, Proposal, Reason, WorkOrder};
+use kvmpilot_core::decide::Verdict;
+use kvmpilot_core::order::{OrderState, Proposal, Reason, WorkOrder};
 use kvmpilot_core::policy::{Actuator, Mode};
 
 use crate::act::Outcome;
@@ -42,7 +43,16 @@ impl OrderBook {
         for (state, to, outcome) in [
             (OrderState::Proposed, OrderState::Expired, "the daemon was restarted before anybody decided"),
             (OrderState::Approved, OrderState::Failed, "the daemon ended before the order was carried out"),
-            (OrderState::Applied, OrderState::Failed, "the daemon ended before the change was read back"),
+            (
+                OrderState::Applied,
+                OrderState::RolledBack,
+                "the daemon ended before the change was read back, and the next one put the original back",
+            ),
+            (
+                OrderState::Verified,
+                OrderState::RolledBack,
+                "the daemon ended before the trial was over, and the original was put back",
+            ),
         ] {
             for order in store.orders(&OrderFilter { state: Some(state), ..OrderFilter::default() })? {
                 store.order_update(order.id, to, outcome, unix_ms)?;
@@ -76,7 +86,8 @@ impl OrderBook {
             if mode == Mode::Observe || taken || (paused && !proposal.release) {
                 continue;
             }
-            if mode == Mode::Auto || proposal.release {
+            let goes_ahead = mode == Mode::Auto || proposal.release;
+            if goes_ahead && proposal.action.actuator() != Actuator::Resize {
                 self.close(&target, "a newer order took its place", unix_ms)?;
                 ready.push(self.store.order_insert(&proposal, OrderState::Approved, unix_ms)?);
                 continue;
@@ -124,20 +135,25 @@ impl OrderBook {
     ///
     /// # Errors
     /// When there is no such open order, or the store fails.
-    pub fn approve(&mut self, id: u64, unix_ms: u64) -> Result<WorkOrder, CommandError> {
+    pub fn approve(&mut self, id: u64, by_uid: u32, unix_ms: u64) -> Result<WorkOrder, CommandError> {
         let target = self.target_of(id, "only proposed orders can be approved")?;
-        let Some(open) = self.open.remove(&target) else { return Err(CommandError::NoSuchOrder(id)) };
-        self.update(id, OrderState::Approved, "", unix_ms)?;
-        Ok(WorkOrder { state: OrderState::Approved, changed_unix_ms: unix_ms, ..open.order })
+        let Some(open) = self.open.get(&target) else { return Err(CommandError::NoSuchOrder(id)) };
+        self.decide(id, OrderState::Approved, by_uid, "", unix_ms)?;
+        let order = WorkOrder { state: OrderState::Approved, changed_unix_ms: unix_ms, ..open.order.clone() };
+        // What somebody else carries out stays open, or it would be proposed again at once.
+        if order.proposal.action.actuator() != Actuator::Resize {
+            self.open.remove(&target);
+        }
+        Ok(order)
     }
 
     /// A person said no: the target rests.
     ///
     /// # Errors
     /// When there is no such open order, or the store fails.
-    pub fn reject(&mut self, id: u64, now: Duration, unix_ms: u64) -> Result<(), CommandError> {
+    pub fn reject(&mut self, id: u64, by_uid: u32, now: Duration, unix_ms: u64) -> Result<(), CommandError> {
         let target = self.target_of(id, "only proposed orders can be rejected")?;
-        self.update(id, OrderState::Rejected, "rejected by a person", unix_ms)?;
+        self.decide(id, OrderState::Rejected, by_uid, "rejected by a person", unix_ms)?;
         self.open.remove(&target);
         self.pause(target, now);
         Ok(())
@@ -149,17 +165,36 @@ impl OrderBook {
     /// When there is no such order, it was not carried out, or the store fails.
     pub fn undo(&mut self, id: u64, now: Duration) -> Result<Proposal, CommandError> {
         let order = self.read(id)?;
-        if order.state != OrderState::Verified {
+        if !order.state.is_in_force() {
             let allowed = "only orders that were carried out can be rolled back";
             return Err(CommandError::WrongState { id, state: order.state, allowed });
         }
+        let Some(action) = order.proposal.action.clone().reversed() else {
+            return Err(CommandError::Failed(
+                "kvmpilot did not carry it out, so it cannot undo it".to_owned(),
+            ));
+        };
         self.pause((order.proposal.domain, order.proposal.action.target()), now);
         let reason = Reason {
             rule: "person.rollback".to_owned(),
             summary: format!("a person asked to undo order {id}"),
             ..Reason::default()
         };
-        Ok(Proposal { action: reverse(order.proposal.action), reason, release: true, ..order.proposal })
+        Ok(Proposal { action, reason, release: true, undoes: vec![id], ..order.proposal })
+    }
+
+    /// Writes down what a trial came to. What is to be undone stays verified until it is.
+    pub fn judge(&self, verdict: &Verdict, unix_ms: u64) {
+        let Verdict { orders, state, trial } = verdict;
+        for id in orders {
+            // A person may have undone it meanwhile.
+            if !matches!(self.store.order(*id), Ok(Some(order)) if order.state == OrderState::Verified) {
+                continue;
+            }
+            if let Err(error) = self.store.order_judged(*id, *state, &trial.verdict, Some(trial), unix_ms) {
+                tracing::error!(%error, id, "cannot write down what a trial came to");
+            }
+        }
     }
 
     /// Writes down what came of an order.
@@ -186,8 +221,15 @@ impl OrderBook {
         Err(CommandError::WrongState { id, state, allowed })
     }
 
-    fn update(&self, id: u64, state: OrderState, outcome: &str, unix_ms: u64) -> Result<(), CommandError> {
-        let result = self.store.order_update(id, state, outcome, unix_ms);
+    fn decide(
+        &self,
+        id: u64,
+        state: OrderState,
+        by_uid: u32,
+        outcome: &str,
+        unix_ms: u64,
+    ) -> Result<(), CommandError> {
+        let result = self.store.order_decided(id, state, by_uid, outcome, unix_ms);
         result.map_err(|error| CommandError::Failed(error.to_string()))
     }
 
@@ -199,24 +241,10 @@ impl OrderBook {
     }
 }
 
-/// The same change the other way round.
-fn reverse(action: Action) -> Action {
-    match action {
-        Action::SetCpuShares { from, to } => Action::SetCpuShares { from: to, to: from },
-        Action::PinVcpu { vcpu, from, to } => Action::PinVcpu { vcpu, from: to, to: from },
-        Action::PinEmulator { from, to } => Action::PinEmulator { from: to, to: from },
-        Action::SetBalloon { from, to } => Action::SetBalloon { from: to, to: from },
-        Action::SetLevel { application, communicating, from, to, mut processes } => {
-            for process in &mut processes {
-                std::mem::swap(&mut process.nice_from, &mut process.nice_to);
-            }
-            Action::SetLevel { application, communicating, from: to, to: from, processes }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use kvmpilot_core::order::Action;
+
     use super::*;
     use crate::store::Limits;
 
@@ -227,6 +255,7 @@ mod tests {
             action: Action::SetCpuShares { from, to },
             reason: Reason::default(),
             release: false,
+            undoes: Vec::new(),
         }
     }
 
@@ -252,9 +281,9 @@ mod tests {
         assert_eq!(orders.len(), 1, "the same start is the same order");
         assert!(book.admit(vec![proposal(2048, 4096)], recommend, 3 * S, 3).unwrap().is_empty());
         assert_eq!(book.read(1).unwrap().state, OrderState::Expired);
-        assert_eq!(book.approve(2, 4).unwrap().state, OrderState::Approved);
-        assert!(matches!(book.approve(2, 5), Err(CommandError::WrongState { id: 2, .. })));
-        assert!(matches!(book.approve(9, 5), Err(CommandError::NoSuchOrder(9))));
+        assert_eq!(book.approve(2, 0, 4).unwrap().state, OrderState::Approved);
+        assert!(matches!(book.approve(2, 0, 5), Err(CommandError::WrongState { id: 2, .. })));
+        assert!(matches!(book.approve(9, 0, 5), Err(CommandError::NoSuchOrder(9))));
     }
 
     #[test]
@@ -270,12 +299,12 @@ mod tests {
         let (_directory, mut book) = book();
         let recommend = policy(Mode::Recommend);
         book.admit(vec![proposal(1024, 8192)], recommend, S, 1).unwrap();
-        book.reject(1, S, 2).unwrap();
+        book.reject(1, 0, S, 2).unwrap();
         for (at, orders) in [(PAUSE, 1), (PAUSE + 2 * S, 2)] {
             book.admit(vec![proposal(1024, 8192)], recommend, at, 3).unwrap();
             assert_eq!(book.store.orders(&OrderFilter::default()).unwrap().len(), orders);
         }
-        book.reject(2, PAUSE + 2 * S, 4).unwrap();
+        book.reject(2, 0, PAUSE + 2 * S, 4).unwrap();
         book.admit(vec![proposal(1024, 8192)], recommend, PAUSE * 2 + 3 * S, 5).unwrap();
         assert_eq!(
             book.store.orders(&OrderFilter::default()).unwrap().len(),

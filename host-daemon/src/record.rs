@@ -126,6 +126,9 @@ pub enum Event {
     },
     /// A change was carried out and read back.
     Applied {
+        /// Its number.
+        #[serde(default)]
+        order: u64,
         /// The change.
         proposal: Box<Proposal>,
         /// When, on the daemon's monotonic clock.
@@ -191,7 +194,7 @@ impl State {
         match event {
             Event::Policy { policy: new } if !fixed => policy.clone_from(new),
             Event::Policy { .. } => {}
-            Event::Applied { proposal, at } => self.history.applied(proposal, *at),
+            Event::Applied { order, proposal, at } => self.history.applied(*order, proposal, *at),
             Event::Unsure { proposal, ledger } => self.history.unsure(proposal, ledger),
             Event::Restored => self.history.restored(),
             Event::Polled { domain, reading } => {

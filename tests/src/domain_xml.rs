@@ -21,7 +21,7 @@ pub(crate) struct Site<'a> {
 pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check";
 
 pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
-    let GuestSpec { name, vcpus, memory_mib, octet, .. } = guest;
+    let GuestSpec { name, vcpus, iothreads, memory_mib, octet, .. } = guest;
     let Site { image, accel, partition, logs } = site;
     let work: Vec<_> = guest.work.iter().map(ToString::to_string).collect();
     let (work, ip, spin) = (work.join(","), guest.ip(), accel.spin());
@@ -42,6 +42,7 @@ pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
   <name>{name}</name>
   <memory unit='MiB'>{memory_mib}</memory>
   <vcpu>{vcpus}</vcpu>
+  <iothreads>{iothreads}</iothreads>
   <resource><partition>/{partition}</partition></resource>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>

@@ -95,6 +95,12 @@ impl Drop for Farm {
     }
 }
 
+/// The uuid of domain number `number` of this process' farms. No other process' farm has it, or both would claim to be it.
+#[must_use]
+pub fn uuid(number: usize) -> u128 {
+    u128::from(std::process::id()) << 96 | 0xfa12 << 64 | number as u128
+}
+
 /// tid and name of each thread.
 fn threads(pid: u32) -> Result<Vec<(u32, String)>> {
     let mut threads = Vec::new();

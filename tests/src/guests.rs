@@ -15,6 +15,8 @@ pub struct GuestSpec {
     pub memory_mib: u64,
     /// Whether the guest runs qemu-ga and the domain has its channel.
     pub agent: bool,
+    /// Number of iothreads.
+    pub iothreads: u32,
     /// Last part of its address 10.77.0.x; also the last part of its MAC address. Unique in a lab.
     pub octet: u8,
     /// What runs in it.
@@ -59,7 +61,7 @@ pub fn web() -> GuestSpec {
 #[must_use]
 pub fn batch() -> GuestSpec {
     let cruncher = |n| Work::Hog(format!("cruncher{n}"));
-    GuestSpec::new("batch", 12).vcpus(2).memory_mib(384).runs(cruncher(1)).runs(cruncher(2))
+    GuestSpec::new("batch", 12).vcpus(2).iothreads(1).memory_mib(384).runs(cruncher(1)).runs(cruncher(2))
 }
 
 /// Has 512 MiB and needs little of it.
@@ -78,7 +80,15 @@ impl GuestSpec {
     /// A guest with 1 vcpu, 512 MiB, an agent and no work, at 10.77.0.`octet`.
     #[must_use]
     pub fn new(name: &str, octet: u8) -> Self {
-        Self { name: name.to_owned(), vcpus: 1, memory_mib: 512, agent: true, octet, work: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            vcpus: 1,
+            memory_mib: 512,
+            agent: true,
+            iothreads: 0,
+            octet,
+            work: Vec::new(),
+        }
     }
 
     /// Sets the number of vcpus.
@@ -92,6 +102,13 @@ impl GuestSpec {
     #[must_use]
     pub fn memory_mib(mut self, memory_mib: u64) -> Self {
         self.memory_mib = memory_mib;
+        self
+    }
+
+    /// Sets the number of iothreads.
+    #[must_use]
+    pub fn iothreads(mut self, iothreads: u32) -> Self {
+        self.iothreads = iothreads;
         self
     }
 

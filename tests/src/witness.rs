@@ -18,6 +18,8 @@ pub struct Witness {
     pub pins: BTreeMap<(String, u32), String>,
     /// Emulator pin by domain.
     pub emulator_pins: BTreeMap<String, String>,
+    /// Pins by domain and iothread.
+    pub iothread_pins: BTreeMap<(String, u32), String>,
     /// Memory by domain, KiB.
     pub balloons: BTreeMap<String, u64>,
     /// Nice values inside the guests.
@@ -55,6 +57,11 @@ impl Witness {
             let emulator = lab.virsh(&["emulatorpin", &name])?;
             let pin = emulator.trim().rsplit(':').next().unwrap_or_default().trim().to_owned();
             witness.emulator_pins.insert(name.clone(), pin);
+            if lab.guest(&name)?.iothreads > 0 {
+                for (iothread, pin) in table(&lab.virsh(&["iothreadinfo", &name])?) {
+                    witness.iothread_pins.insert((name.clone(), iothread.parse()?), pin);
+                }
+            }
             let memory = lab.virsh(&["dommemstat", &name])?;
             let actual =
                 memory.lines().find_map(|line| line.strip_prefix("actual ")).context("no balloon")?;
@@ -89,14 +96,14 @@ impl Witness {
     /// Names the first value that differs.
     pub fn agrees_with(&self, orders: &[Value]) -> Result<()> {
         let mut seen = std::collections::BTreeSet::new();
-        for order in orders.iter().filter(|order| order["state"] == "verified") {
+        for order in orders.iter().filter(|order| is_in_force(order)) {
             let domain = order["domain_name"].as_str().context("an order without a domain")?.to_owned();
             let action = &order["action"];
             let kind = action["kind"].as_str().context("an order without a kind")?;
             if !seen.insert((
                 domain.clone(),
                 kind.to_owned(),
-                action["vcpu"].as_u64(),
+                action["vcpu"].as_u64().or_else(|| action["iothread"].as_u64()),
                 action["application"].to_string(),
             )) {
                 continue;
@@ -106,6 +113,10 @@ impl Witness {
                 "set_cpu_shares" => (action["to"].to_string(), self.shares.get(&domain).map(u64::to_string)),
                 "pin_vcpu" => (text(&action["to"]), self.pins.get(&(domain.clone(), vcpu)).cloned()),
                 "pin_emulator" => (text(&action["to"]), self.emulator_pins.get(&domain).cloned()),
+                "pin_iothread" => {
+                    let iothread = u32::try_from(action["iothread"].as_u64().unwrap_or(0))?;
+                    (text(&action["to"]), self.iothread_pins.get(&(domain.clone(), iothread)).cloned())
+                }
                 "set_balloon" => (action["to"].to_string(), self.balloons.get(&domain).map(u64::to_string)),
                 "set_level" => {
                     self.agrees_with_level(&domain, action)?;
@@ -135,6 +146,12 @@ impl Witness {
         }
         Ok(())
     }
+}
+
+/// Whether an order's change is in force, on trial or for good.
+#[must_use]
+pub fn is_in_force(order: &Value) -> bool {
+    order["state"] == "verified" || order["state"] == "kept"
 }
 
 fn text(value: &Value) -> String {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use kvmpilot_tests::daemon::Daemon;
+use kvmpilot_tests::witness::is_in_force;
 use kvmpilot_tests::{GuestSpec, HttpLoad, Lab, LabOptions, Witness, Work, guests, wait_for, workspace};
 use serde_json::Value;
 
@@ -54,7 +55,7 @@ fn wait_for_orders(daemon: &Daemon<'_>, kinds: &[&str]) -> Result<()> {
     wait_for(&format!("orders of {kinds:?}"), PATIENCE, || {
         let orders = daemon.orders()?;
         for kind in kinds {
-            let done = |order: &&Value| order["action"]["kind"] == **kind && order["state"] == "verified";
+            let done = |order: &&Value| order["action"]["kind"] == **kind && is_in_force(order);
             ensure!(orders.iter().any(|order| done(&order)), "no verified {kind}");
         }
         Ok(())
@@ -62,7 +63,8 @@ fn wait_for_orders(daemon: &Daemon<'_>, kinds: &[&str]) -> Result<()> {
     .with_context(|| daemon.log())
 }
 
-const ALL: [&str; 5] = ["set_level", "set_cpu_shares", "pin_vcpu", "pin_emulator", "set_balloon"];
+const ALL: [&str; 6] =
+    ["set_level", "set_cpu_shares", "pin_vcpu", "pin_emulator", "pin_iothread", "set_balloon"];
 
 #[test]
 fn everything_changes_and_everything_goes_back() -> Result<()> {
@@ -122,7 +124,7 @@ fn wait_for_new_orders(daemon: &Daemon<'_>) -> Result<()> {
     wait_for("changed values", PATIENCE, || {
         let left = daemon.json(&["status"])?["ledger_entries"].as_u64().context("no count")?;
         let orders = daemon.orders()?;
-        let newest = orders.iter().filter(|order| order["state"] == "verified").count();
+        let newest = orders.iter().filter(|order| is_in_force(order)).count();
         ensure!(left >= 6 && newest > 0, "{left} values are changed so far");
         Ok(())
     })
@@ -238,7 +240,7 @@ fn a_sick_guest_disturbs_no_other() -> Result<()> {
             Ok(())
         })?;
         wait_for("the guest without agent to get another weight or pin", PATIENCE, || {
-            let changed = |order: &Value| order["domain_name"] == "mute" && order["state"] == "verified";
+            let changed = |order: &Value| order["domain_name"] == "mute" && is_in_force(order);
             ensure!(daemon.orders()?.iter().any(changed), "no order for mute");
             Ok(())
         })?;

@@ -10,7 +10,7 @@ use kvmpilot::kernel::Kernel;
 use kvmpilot::probes::{Capacity, Ground, Probes, ThreadKey, Totals};
 use kvmpilot::sense::{Cadence, Entries, HostSense, InventoryEntry};
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{DomainSample, Sample, ThreadRole, ThreadSource};
+use kvmpilot_core::sample::{DomainSample, Sample, ThreadRole, ThreadSample, ThreadSource};
 use kvmpilot_tests::{Farm, farm, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,7 +19,7 @@ const WAKE: Duration = Duration::from_millis(5);
 const RECORDING: &str = include_str!("../benches/domain.json");
 
 fn uuid(number: usize) -> Uuid {
-    Uuid::from_u128(0xfa12 << 64 | u128::try_from(number).unwrap())
+    Uuid::from_u128(farm::uuid(number))
 }
 
 fn inventory() -> Entries {
@@ -90,6 +90,38 @@ fn roles(domain: &DomainSample) -> Vec<ThreadRole> {
     roles
 }
 
+/// Waits by the histogram, switches away, time in the row of the steal matrix and time waited.
+fn counted(thread: &ThreadSample) -> Option<[u64; 4]> {
+    let waits = thread.runq_wait_histogram.as_ref()?.iter().sum();
+    let switches = thread.switches_preempted? + thread.switches_blocked?;
+    let stolen = thread.stolen.as_ref()?.iter().map(|part| part.ns).sum();
+    Some([waits, switches, stolen, thread.runq_wait_ns])
+}
+
+/// What is read in detail keeps up with the counters although it is read only after they have moved. Those that are meant
+/// have moved.
+fn agree(scene: &mut Scene, begin: &Sample, meant: impl Fn(&ThreadSample) -> bool) {
+    // A thread may run between two figures that belong together: then the next look is right.
+    wait_for("waits that agree", PATIENCE, || {
+        let end = scene.look();
+        let mut moved = 0;
+        for (before, after) in
+            begin.domains.iter().zip(&end.domains).flat_map(|(a, b)| a.threads.iter().zip(&b.threads))
+        {
+            let Some((before, now)) = counted(before).zip(counted(after)) else { continue };
+            let [waits, switches, stolen, waited] = std::array::from_fn(|n| now[n] - before[n]);
+            anyhow::ensure!(
+                (waits, stolen) == (switches, waited),
+                "{waits} {switches} {stolen} {waited} {after:?}"
+            );
+            moved += usize::from(meant(after) && waits > 0);
+        }
+        anyhow::ensure!(moved >= DOMAINS / 2, "{moved} have moved");
+        Ok(())
+    })
+    .unwrap();
+}
+
 /// Threads come, run and go.
 fn follows(mut scene: Scene, source: ThreadSource) {
     use ThreadRole::{Emulator, Iothread, Vcpu, Worker};
@@ -125,10 +157,25 @@ fn follows(mut scene: Scene, source: ThreadSource) {
         }
     }
 
+    if source == ThreadSource::Probe {
+        agree(&mut scene, &begin, |thread| thread.role == Vcpu(0));
+    }
+
     scene.farm.order(7, "fork").unwrap();
     scene.until("a new thread", 7, |domain| roles(domain).as_slice() == [&ROLES[..], &[Worker]].concat());
     scene.farm.order(7, "join").unwrap();
     scene.until("the new thread to be gone", 7, |domain| roles(domain) == ROLES);
+    if source == ThreadSource::Probe {
+        // Main threads that are known to rest since several looks wake up.
+        let main = |thread: &ThreadSample| thread.role == Emulator;
+        (0..DOMAINS).for_each(|number| scene.farm.order(number, "join").unwrap());
+        scene.until("a main thread", 0, |domain| {
+            domain.threads.iter().any(|it| main(it) && counted(it).is_some())
+        });
+        let rested = (scene.look(), scene.look()).1;
+        (0..DOMAINS).for_each(|number| scene.farm.order(number, "join").unwrap());
+        agree(&mut scene, &rested, main);
+    }
 
     scene.farm.end(7).unwrap();
     let after = scene.look();

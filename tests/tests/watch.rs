@@ -139,7 +139,7 @@ fn contention_is_what_schedstat_says() {
         if shown.iter().all(|shown| *shown) {
             break;
         }
-        assert!(attempt < 6, "each time some thread had a switch that was not traced");
+        assert!(attempt < 40, "each time some thread had a switch that was not traced");
     }
     assert!(lost * 5 <= waits, "{lost} of {waits} waits lost");
 }
@@ -153,7 +153,8 @@ struct Contention {
 }
 
 fn contention(workers: &[Worker]) -> Vec<Contention> {
-    const LENGTH: Duration = Duration::from_secs(2);
+    // Short, so that a thread has a window in which none of its switches is lost: of 170 in two seconds, one to four were.
+    const LENGTH: Duration = Duration::from_millis(500);
     let before: Vec<_> = workers.iter().map(|worker| schedstat(worker.tid)).collect();
     let mut watch = load(WatchKind::WakeLatency(None));
     watch.open().unwrap();
@@ -170,7 +171,7 @@ fn contention(workers: &[Worker]) -> Vec<Contention> {
         let kernel = after.runq_wait_ns - before.runq_wait_ns;
         let clock = sample.woken.sum_ns + sample.preempted.sum_ns;
         assert!(
-            kernel > 1_000_000_000,
+            Duration::from_nanos(kernel) > LENGTH / 2,
             "three spinners on one pcpu wait for two thirds of the time: {kernel} ns"
         );
         assert!(sample.preempted.sum_ns > sample.woken.sum_ns, "{sample:?}");

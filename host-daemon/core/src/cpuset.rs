@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ const LIMIT: u32 = 8192;
 /// A set of pcpu numbers. Written and read as `0-3,8`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
 #[schemars(with = "String")]
-pub struct CpuSet(BTreeSet<u32>);
+pub struct CpuSet(Arc<BTreeSet<u32>>);
 
 /// Why a text is not a CPU list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,19 +67,19 @@ impl CpuSet {
     /// What is in both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        Self(self.0.intersection(&other.0).copied().collect())
+        self.0.intersection(&other.0).copied().collect()
     }
 
     /// What is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        Self(self.0.union(&other.0).copied().collect())
+        self.0.union(&other.0).copied().collect()
     }
 
     /// What is in this set and not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        Self(self.0.difference(&other.0).copied().collect())
+        self.0.difference(&other.0).copied().collect()
     }
 
     /// Whether all of this set is in `other`.
@@ -115,7 +116,7 @@ impl CpuSet {
 
 impl FromIterator<u32> for CpuSet {
     fn from_iter<I: IntoIterator<Item = u32>>(pcpus: I) -> Self {
-        Self(pcpus.into_iter().filter(|pcpu| *pcpu < LIMIT).collect())
+        Self(Arc::new(pcpus.into_iter().filter(|pcpu| *pcpu < LIMIT).collect()))
     }
 }
 
@@ -140,7 +141,7 @@ impl FromStr for CpuSet {
                 set.extend(from..=to);
             }
         }
-        Ok(Self(set))
+        Ok(Self(Arc::new(set)))
     }
 }
 

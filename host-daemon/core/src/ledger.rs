@@ -23,6 +23,11 @@ pub enum LedgerTarget {
     },
     /// Pin of the emulator threads.
     EmulatorPin,
+    /// Pin of one iothread.
+    IothreadPin {
+        /// Number of the iothread.
+        iothread: u32,
+    },
     /// The balloon.
     Balloon,
     /// Nice value of one guest process and all its threads.
@@ -40,6 +45,7 @@ impl fmt::Display for LedgerTarget {
             Self::CpuShares => f.write_str("cpu_shares"),
             Self::VcpuPin { vcpu } => write!(f, "pin of vcpu {vcpu}"),
             Self::EmulatorPin => f.write_str("emulator pin"),
+            Self::IothreadPin { iothread } => write!(f, "pin of iothread {iothread}"),
             Self::Balloon => f.write_str("balloon"),
             Self::Nice { key, name } => write!(f, "nice of {name} ({})", key.pid),
         }

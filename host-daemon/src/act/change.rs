@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
-use kvmpilot_core::order::{Action, Proposal};
+use kvmpilot_core::order::{Action, WorkOrder};
 use kvmpilot_core::units::KiB;
 use tokio::time::Instant;
 
-use super::{Executor, Failure};
+use super::{Executor, Failure, crash_point};
 
 /// Time that a guest has to move its balloon. In the lab 512 MiB move within 2 s.
 const BALLOON_TIME: Duration = Duration::from_secs(4);
@@ -19,10 +19,11 @@ impl Executor {
     /// Carries out an order about one value of libvirt's.
     pub(super) async fn change_value(
         &self,
-        proposal: &Proposal,
+        order: &WorkOrder,
         incarnation: &str,
         action: &Action,
     ) -> Result<String, Failure> {
+        let proposal = &order.proposal;
         let (target, seen, wanted) = match action {
             Action::SetCpuShares { from, to } => {
                 (LedgerTarget::CpuShares, Value::Shares(*from), Value::Shares(*to))
@@ -33,13 +34,24 @@ impl Executor {
             Action::PinEmulator { from, to } => {
                 (LedgerTarget::EmulatorPin, Value::Pin(from.clone()), Value::Pin(to.clone()))
             }
+            Action::PinIothread { iothread, from, to } => (
+                LedgerTarget::IothreadPin { iothread: *iothread },
+                Value::Pin(from.clone()),
+                Value::Pin(to.clone()),
+            ),
             Action::SetBalloon { from, to } => {
                 (LedgerTarget::Balloon, Value::Memory(*from), Value::Memory(*to))
             }
-            Action::SetLevel { .. } => return Ok(String::new()),
+            Action::SetLevel { .. }
+            | Action::MoreVcpus { .. }
+            | Action::MoreMemory { .. }
+            | Action::MoveAway { .. } => return Err(Failure::NotOurs),
         };
         let domain = proposal.domain;
         let live = self.read(domain, &target).await?;
+        if live == wanted {
+            return Ok(format!("{target} was {wanted} already"));
+        }
         if live != seen {
             let what = format!("{target} of {}", proposal.domain_name);
             return Err(Failure::Moved { what, live: live.to_string(), seen: seen.to_string() });
@@ -53,8 +65,13 @@ impl Executor {
             applied: None,
             intended: wanted.clone(),
         };
+        crash_point("announce");
         self.ledger.announce(vec![(entry, live.clone())]).await?;
+        crash_point("mark");
+        self.ledger.mark_applied(order.id).await?;
+        crash_point("set");
         let result = self.set(domain, &target, &live, &wanted).await;
+        crash_point("settle");
         // Whatever happened, the ledger follows what is there now.
         if let Ok(now) = self.read(domain, &target).await {
             self.ledger.settle(domain, vec![(target, now)]).await?;
@@ -79,6 +96,9 @@ impl Executor {
             }
             (LedgerTarget::EmulatorPin, Value::Pin(pcpus)) => {
                 self.libvirt.pin_emulator(domain, pcpus).await?;
+            }
+            (LedgerTarget::IothreadPin { iothread }, Value::Pin(pcpus)) => {
+                self.libvirt.pin_iothread(domain, *iothread, pcpus).await?;
             }
             (LedgerTarget::Balloon, Value::Memory(memory)) => {
                 self.libvirt.set_balloon(domain, memory.0).await?;
@@ -109,6 +129,11 @@ impl Executor {
                 Value::Pin(found.and_then(|found| found.pin).ok_or_else(unreadable)?)
             }
             LedgerTarget::EmulatorPin => Value::Pin(self.libvirt.emulator_pin(domain).await?),
+            LedgerTarget::IothreadPin { iothread } => {
+                let iothreads = self.libvirt.iothread_pins(domain).await?;
+                let found = iothreads.into_iter().find(|other| other.number == *iothread);
+                Value::Pin(found.and_then(|found| found.pin).ok_or_else(unreadable)?)
+            }
             LedgerTarget::Balloon => Value::Memory(KiB(self.libvirt.balloon_current_kib(domain).await?)),
             LedgerTarget::Nice { .. } => return Err(unreadable()),
         })

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
+use kvmpilot_core::order::OrderState;
 
 use crate::store::{Store, StoreError};
 
@@ -66,6 +68,13 @@ impl Ledger {
         self.blocking(move |store| store.ledger_put_all(on_disk)).await?;
         self.lock().extend(entries.into_iter().map(|entry| ((entry.domain, entry.target.clone()), entry)));
         Ok(())
+    }
+
+    /// Writes down that an order's change is being made.
+    pub(super) async fn mark_applied(&self, order: u64) -> Result<(), StoreError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.blocking(move |store| store.order_update(order, OrderState::Applied, "", unix_ms)).await
     }
 
     /// Takes note of values that were set and read back. One that is at its original leaves the ledger.

@@ -1,10 +1,10 @@
 //! Changes of nice values inside a guest, through its agent.
 
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
-use kvmpilot_core::order::{ProcessStep, Proposal};
+use kvmpilot_core::order::{ProcessStep, WorkOrder};
 use kvmpilot_core::policy::Level;
 
-use super::{Executor, Failure};
+use super::{Executor, Failure, crash_point};
 use crate::agent::{NiceChange, NiceResult};
 
 impl Executor {
@@ -12,11 +12,12 @@ impl Executor {
     /// one whose nice value somebody else changed is left alone.
     pub(super) async fn set_level(
         &self,
-        proposal: &Proposal,
+        order: &WorkOrder,
         incarnation: &str,
         processes: &[ProcessStep],
         to: Level,
     ) -> Result<String, Failure> {
+        let proposal = &order.proposal;
         let domain = proposal.domain;
         let target = |step: &ProcessStep| LedgerTarget::Nice { key: step.key, name: step.name.clone() };
         let entries = processes.iter().map(|step| {
@@ -31,12 +32,17 @@ impl Executor {
             };
             (entry, Value::Nice(step.nice_from))
         });
+        crash_point("announce");
         self.ledger.announce(entries.collect()).await?;
+        crash_point("mark");
+        self.ledger.mark_applied(order.id).await?;
+        crash_point("set");
         let changes: Vec<NiceChange> = processes
             .iter()
             .map(|step| NiceChange { key: step.key, expect: step.nice_from, to: step.nice_to })
             .collect();
         let outcomes = self.guests.agent(domain).set_nice(&changes).await?;
+        crash_point("settle");
 
         let (mut settled, mut gone, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
         for step in processes {

@@ -1,14 +1,15 @@
 //! Carries work orders out and puts everything back. Executes, never chooses: the order says what, from where, to where.
 //!
-//! Each change goes the same way: read the live value and refuse if it is not the one that the order saw; announce
-//! the change in the ledger, on disk; make it; read it back; settle the ledger.
+//! Each change goes the same way: read the live value and refuse if it is not the one that the order saw (one that is the
+//! wanted one already is success); announce the change in the ledger, on disk; mark the order as applied; make the change;
+//! read it back; settle the ledger.
 
 mod change;
 mod ledger;
 mod level;
 mod restore;
 
-use kvmpilot_core::order::{Action, OrderState, Proposal};
+use kvmpilot_core::order::{Action, OrderState, WorkOrder};
 
 pub use ledger::Ledger;
 
@@ -51,6 +52,8 @@ enum Failure {
     NotTaken { what: String, wanted: String, live: String },
     #[error("libvirt does not tell the value of {0}")]
     Unreadable(String),
+    #[error("this host cannot do it alone: a person or an orchestrator has to")]
+    NotOurs,
 }
 
 impl Executor {
@@ -67,16 +70,24 @@ impl Executor {
     }
 
     /// Carries out one order on the life of the domain that it was made for.
-    pub async fn carry_out(&self, proposal: &Proposal, incarnation: &str) -> Outcome {
-        let result = match &proposal.action {
+    pub async fn carry_out(&self, order: &WorkOrder, incarnation: &str) -> Outcome {
+        let result = match &order.proposal.action {
             Action::SetLevel { processes, to, .. } => {
-                self.set_level(proposal, incarnation, processes, *to).await
+                self.set_level(order, incarnation, processes, *to).await
             }
-            action => self.change_value(proposal, incarnation, action).await,
+            action => self.change_value(order, incarnation, action).await,
         };
         match result {
             Ok(text) => Outcome { state: OrderState::Verified, text },
             Err(failure) => Outcome { state: OrderState::Failed, text: failure.to_string() },
         }
+    }
+}
+
+/// A place where a test ends the daemon as `kill -9` would: the one that `KVMPILOT_CRASH_AT` names. Debug builds only.
+pub(crate) fn crash_point(name: &str) {
+    if cfg!(debug_assertions) && std::env::var_os("KVMPILOT_CRASH_AT").is_some_and(|at| at == name) {
+        tracing::error!(name, "ending here, as KVMPILOT_CRASH_AT says");
+        std::process::abort();
     }
 }

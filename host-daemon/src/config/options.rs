@@ -62,6 +62,7 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("modes", "weight", |config, v| actuator_mode(config, Actuator::Weight, v)),
     option("modes", "placement", |config, v| actuator_mode(config, Actuator::Placement, v)),
     option("modes", "balloon", |config, v| actuator_mode(config, Actuator::Balloon, v)),
+    option("modes", "resize", |config, v| actuator_mode(config, Actuator::Resize, v)),
 
     option("loops", "fast", sets!(policy.periods.fast, |v| v.duration(SECOND / 10..=SECOND * 10))),
     option("loops", "guest", sets!(policy.periods.guest, |v| v.duration(PERIOD))),
@@ -124,6 +125,7 @@ const MODES: &[Choice<DomainPolicy>] = &[
     option("domain.modes", "weight", |entry, v| own_mode(entry, Actuator::Weight, v)),
     option("domain.modes", "placement", |entry, v| own_mode(entry, Actuator::Placement, v)),
     option("domain.modes", "balloon", |entry, v| own_mode(entry, Actuator::Balloon, v)),
+    option("domain.modes", "resize", |entry, v| own_mode(entry, Actuator::Resize, v)),
 ];
 
 /// The limits of one domain's weight.

@@ -2,7 +2,8 @@
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::RestoredValue;
-use kvmpilot_core::order::{OrderState, WorkOrder};
+use kvmpilot_core::order::WorkOrder;
+use kvmpilot_core::policy::Actuator;
 use tokio::sync::oneshot;
 use tokio::task::block_in_place;
 
@@ -15,19 +16,12 @@ use crate::record::Event;
 
 pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
 
-/// Somebody waits for the outcome of an order.
-pub(super) struct Waiting {
-    reply: Reply,
-    /// The order that this one undoes.
-    undoes: Option<u64>,
-}
-
 impl Daemon {
     pub(super) fn command(&mut self, request: CommandRequest) {
         let CommandRequest { command, by_uid, reply } = request;
         tracing::info!(?command, by_uid, "command");
         let now = self.began.elapsed();
-        let (order, undoes) = match command {
+        let order = match command {
             Command::Restore => {
                 self.paused = true;
                 self.restore_replies.push(reply);
@@ -35,26 +29,32 @@ impl Daemon {
                 return;
             }
             Command::Reject(id) => {
-                let rejected = block_in_place(|| self.book.reject(id, now, wall_unix_ms()));
+                let rejected = block_in_place(|| self.book.reject(id, by_uid, now, wall_unix_ms()));
                 let answer = rejected.and_then(|()| self.reply(id, format!("order {id} was rejected")));
                 return send(reply, answer);
             }
-            Command::Approve(id) => (self.approve(id), None),
-            Command::Rollback(id) => (self.undo(id), Some(id)),
+            Command::Approve(id) => self.approve(id, by_uid),
+            Command::Rollback(id) => self.undo(id),
         };
         match order {
+            Ok(order) if order.proposal.action.actuator() == Actuator::Resize => {
+                let message =
+                    format!("order {} is approved; a person or an orchestrator has to do it", order.id);
+                let answer = self.reply(order.id, message);
+                send(reply, answer);
+            }
             Ok(order) => {
-                self.waiting.insert(order.id, Waiting { reply, undoes });
+                self.waiting.insert(order.id, reply);
                 self.start_work(vec![order]);
             }
             Err(error) => send(reply, Err(error)),
         }
     }
 
-    fn approve(&mut self, id: u64) -> Result<WorkOrder, CommandError> {
+    fn approve(&mut self, id: u64, by_uid: u32) -> Result<WorkOrder, CommandError> {
         let domain = self.book.read(id)?.proposal.domain;
         self.check_free(domain)?;
-        block_in_place(|| self.book.approve(id, wall_unix_ms()))
+        block_in_place(|| self.book.approve(id, by_uid, wall_unix_ms()))
     }
 
     fn undo(&mut self, id: u64) -> Result<WorkOrder, CommandError> {
@@ -85,14 +85,10 @@ impl Daemon {
     }
 
     /// Tells whoever asked for this order what came of it.
-    pub(super) fn answer(&mut self, id: u64, outcome: &Outcome) {
-        let Some(Waiting { reply, undoes }) = self.waiting.remove(&id) else { return };
-        let answer = if outcome.state == OrderState::Verified {
-            if let Some(undone) = undoes {
-                let text = format!("rolled back by order {id}");
-                self.book.settle(undone, &Outcome { state: OrderState::RolledBack, text }, wall_unix_ms());
-            }
-            self.reply(undoes.unwrap_or(id), outcome.text.clone())
+    pub(super) fn answer(&mut self, order: &WorkOrder, outcome: &Outcome) {
+        let Some(reply) = self.waiting.remove(&order.id) else { return };
+        let answer = if outcome.state.is_in_force() {
+            self.reply(order.proposal.undoes.first().copied().unwrap_or(order.id), outcome.text.clone())
         } else {
             Err(CommandError::Failed(outcome.text.clone()))
         };

@@ -11,7 +11,7 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::{Daemon, wall_unix_ms};
-use crate::act::Outcome;
+use crate::act::{Outcome, crash_point};
 use crate::record::Event;
 
 /// What a task reports when it is done.
@@ -50,7 +50,7 @@ impl Daemon {
             self.work.spawn(async move {
                 let mut done = Vec::new();
                 for order in orders {
-                    let outcome = executor.carry_out(&order.proposal, &incarnation).await;
+                    let outcome = executor.carry_out(&order, &incarnation).await;
                     done.push((order, outcome));
                 }
                 Done::Orders(domain, done)
@@ -92,20 +92,37 @@ impl Daemon {
     }
 
     fn conclude(&mut self, order: &WorkOrder, outcome: &Outcome) {
-        if outcome.state == OrderState::Verified {
+        crash_point("conclude");
+        let WorkOrder { id, ref proposal, .. } = *order;
+        let done = outcome.state == OrderState::Verified;
+        let mut outcome = outcome.clone();
+        if done {
             let at = self.began.elapsed();
-            self.history.applied(&order.proposal, at);
-            self.recordings.event(|| Event::Applied { proposal: Box::new(order.proposal.clone()), at });
-            tracing::info!(id = order.id, outcome = outcome.text, "done");
+            self.history.applied(id, proposal, at);
+            self.recordings.event(|| Event::Applied { order: id, proposal: Box::new(proposal.clone()), at });
+            tracing::info!(id, outcome = outcome.text, "done");
+            if proposal.reason.prediction.is_none() {
+                // Nothing to be judged by.
+                outcome.state = OrderState::Kept;
+            }
         } else {
-            tracing::warn!(id = order.id, outcome = outcome.text, "not done");
+            tracing::warn!(id, outcome = outcome.text, "not done");
             // It may have been changed all the same: the ledger knows the original.
-            let ledger = self.executor.ledger().entries_of(order.proposal.domain);
-            self.history.unsure(&order.proposal, &ledger);
-            self.recordings.event(|| Event::Unsure { proposal: Box::new(order.proposal.clone()), ledger });
+            let ledger = self.executor.ledger().entries_of(proposal.domain);
+            self.history.unsure(proposal, &ledger);
+            self.recordings.event(|| Event::Unsure { proposal: Box::new(proposal.clone()), ledger });
         }
-        self.book.settle(order.id, outcome, wall_unix_ms());
-        self.answer(order.id, outcome);
+        self.book.settle(id, &outcome, wall_unix_ms());
+        if done {
+            let text = format!("rolled back by order {id}: {}", proposal.reason.summary);
+            let undone = Outcome { state: OrderState::RolledBack, text };
+            proposal
+                .undoes
+                .iter()
+                .for_each(|undone_id| self.book.settle(*undone_id, &undone, wall_unix_ms()));
+        }
+        crash_point("answer");
+        self.answer(order, &outcome);
     }
 
     fn restored(&mut self, values: Vec<RestoredValue>) {

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use kvmpilot_core::sample::{BandwidthSample, CgroupSample, GroupPressureSample};
+use kvmpilot_core::sample::{BandwidthSample, GroupPressureSample};
 
 use super::host::pressure;
 use super::kept::Kept;
@@ -42,6 +42,7 @@ pub struct Bandwidth {
     path: String,
     stat: Kept,
     quota: Option<Quota>,
+    last: Option<BandwidthSample>,
 }
 
 #[derive(Debug)]
@@ -55,6 +56,7 @@ enum Quota {
 /// Pressure of a cgroup, its files kept open.
 #[derive(Debug)]
 pub struct Pressure {
+    directory: PathBuf,
     cpu: Option<Kept>,
     memory: Option<Kept>,
     io: Option<Kept>,
@@ -79,47 +81,52 @@ impl Kernel {
 }
 
 impl Hierarchies {
-    /// The cgroup of one vcpu alone.
+    /// The cgroup of one vcpu alone; `known` is taken over if it is still that one.
     ///
     /// # Errors
     /// Why there is none, or it cannot be opened.
-    pub fn vcpu(&self, of: &Membership) -> io::Result<Bandwidth> {
+    pub fn vcpu(&self, of: &Membership, known: Option<Bandwidth>) -> io::Result<Bandwidth> {
         let (mount, path, v2) = self.cpu(of)?;
         if !last(path).starts_with("vcpu") {
             return Err(absent("libvirt has not given the vcpu a cgroup of its own"));
         }
-        Bandwidth::open(mount, path, v2)
+        Bandwidth::open(mount, path, v2, known)
     }
 
-    /// The cgroups that hold a whole domain, from its own outwards, from those of its main thread.
+    /// The cgroups that hold a whole domain, from its own outwards, from those of its main thread. Those `known` are taken
+    /// over.
     ///
     /// # Errors
     /// Why there are none, or the first cannot be opened.
-    pub fn domain(&self, of: &Membership) -> io::Result<Vec<Bandwidth>> {
+    pub fn domain(&self, of: &Membership, known: Vec<Bandwidth>) -> io::Result<Vec<Bandwidth>> {
+        let mut known = known.into_iter();
         let (mount, path, v2) = self.cpu(of)?;
         let own = domain_group(path)?;
-        let mut groups = vec![Bandwidth::open(mount, own, v2)?];
+        let mut groups = vec![Bandwidth::open(mount, own, v2, known.next())?];
         if last(own) == "libvirt" {
-            groups.push(Bandwidth::open(mount, parent(own), v2)?);
+            groups.push(Bandwidth::open(mount, parent(own), v2, known.next())?);
         }
         Ok(groups)
     }
 
-    /// Pressure of a whole domain, from the cgroups of its main thread.
+    /// Pressure of a whole domain, from the cgroups of its main thread; `known` is taken over if it is still that one.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn pressure(&self, of: &Membership) -> io::Result<Pressure> {
+    pub fn pressure(&self, of: &Membership, known: Option<Pressure>) -> io::Result<Pressure> {
         let (Some(mount), Some(path)) = (&self.unified, &of.unified) else {
             return Err(absent("cgroup v1 keeps no pressure"));
         };
         let directory = mount.directory(domain_group(path)?)?;
+        if let Some(known) = known.filter(|known| known.directory == directory) {
+            return Ok(known);
+        }
         let open = |name: &str| Kept::open(&directory.join(name)).ok();
         let (cpu, memory, io) = (open("cpu.pressure"), open("memory.pressure"), open("io.pressure"));
         if cpu.is_none() && memory.is_none() && io.is_none() {
             return Err(absent("the kernel keeps no pressure of cgroups (psi=0, or before Linux 4.20)"));
         }
-        Ok(Pressure { cpu, memory, io })
+        Ok(Pressure { directory, cpu, memory, io })
     }
 
     /// Where the cpu controller is, v1 before v2: a hybrid host has it in v1.
@@ -148,7 +155,11 @@ impl Mount {
 }
 
 impl Bandwidth {
-    fn open(mount: &Mount, path: &str, v2: bool) -> io::Result<Self> {
+    fn open(mount: &Mount, path: &str, v2: bool, known: Option<Self>) -> io::Result<Self> {
+        // A v2 group may have been given its controller since.
+        if let Some(known) = known.filter(|known| known.path == path && known.quota.is_some()) {
+            return Ok(Self { last: None, ..known });
+        }
         let directory = mount.directory(path)?;
         let open = |name: &str| Kept::open(&directory.join(name));
         // The root of the hierarchy, and a v2 group without the controller, have no quota.
@@ -157,16 +168,47 @@ impl Bandwidth {
         } else {
             open("cpu.cfs_quota_us").and_then(|quota| Ok(Quota::V1(quota, open("cpu.cfs_period_us")?)))
         };
-        Ok(Self { path: path.to_owned(), stat: open("cpu.stat")?, quota: quota.ok() })
+        Ok(Self { path: path.to_owned(), stat: open("cpu.stat")?, quota: quota.ok(), last: None })
     }
 
-    /// One reading.
+    /// Path below the mount of its hierarchy.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// One reading. `rests` if nothing in it has run since the one before.
+    ///
+    /// Without a limit the kernel counts no periods, so that nothing but a new limit changes what it says, and that shows
+    /// by periods as soon as something runs: where there was no limit, files are left unread that cannot say anything new.
+    /// A new limit on a group that rests is seen once it is [taken over](Hierarchies::vcpu).
     ///
     /// # Errors
     /// As [`Kept::read`]; a v2 group without the cpu controller has no bandwidth either.
-    pub fn read(&self) -> io::Result<CgroupSample> {
-        let mut bandwidth = self.stat.read(bandwidth)?;
-        let (quota, period) = match &self.quota {
+    pub fn read(&mut self, rests: bool) -> io::Result<BandwidthSample> {
+        let unlimited = self.last.take().filter(|last| last.quota_usec.is_none());
+        let fresh = match unlimited {
+            Some(last) if rests => last,
+            Some(last) => {
+                let now = self.stat.read(bandwidth)?;
+                if now.periods == last.periods {
+                    BandwidthSample { period_usec: last.period_usec, ..now }
+                } else {
+                    self.limited(now)?
+                }
+            }
+            None => {
+                let now = self.stat.read(bandwidth)?;
+                self.limited(now)?
+            }
+        };
+        self.last = Some(fresh);
+        Ok(fresh)
+    }
+
+    /// With the limit.
+    fn limited(&self, now: BandwidthSample) -> io::Result<BandwidthSample> {
+        let (quota_usec, period_usec) = match &self.quota {
             Some(Quota::V2(max)) => max.read(cpu_max)?,
             Some(Quota::V1(quota, period)) => {
                 let period = period.read(|text| text.trim().parse().ok())?;
@@ -175,8 +217,7 @@ impl Bandwidth {
             }
             None => (None, None),
         };
-        (bandwidth.quota_usec, bandwidth.period_usec) = (quota, period);
-        Ok(CgroupSample { path: self.path.clone(), bandwidth })
+        Ok(BandwidthSample { quota_usec, period_usec, ..now })
     }
 }
 
@@ -262,15 +303,21 @@ fn membership(text: &str) -> Membership {
 
 /// `cpu.stat`: v1 counts throttled time in ns, v2 in us.
 fn bandwidth(text: &str) -> Option<BandwidthSample> {
-    let value = |name: &str| -> Option<u64> {
-        let words = text.lines().filter_map(|line| line.split_once(' '));
-        words.into_iter().find(|(key, _)| *key == name)?.1.trim().parse().ok()
-    };
-    let throttled_ns = value("throttled_time").or_else(|| value("throttled_usec")?.checked_mul(1000))?;
+    let [mut periods, mut throttled_periods, mut throttled_ns] = [None; 3];
+    for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
+        let value = || value.trim().parse::<u64>().ok();
+        match key {
+            "nr_periods" => periods = Some(value()?),
+            "nr_throttled" => throttled_periods = Some(value()?),
+            "throttled_time" => throttled_ns = Some(value()?),
+            "throttled_usec" => throttled_ns = Some(value()?.checked_mul(1000)?),
+            _ => {}
+        }
+    }
     Some(BandwidthSample {
-        periods: value("nr_periods")?,
-        throttled_periods: value("nr_throttled")?,
-        throttled_ns,
+        periods: periods?,
+        throttled_periods: throttled_periods?,
+        throttled_ns: throttled_ns?,
         quota_usec: None,
         period_usec: None,
     })

@@ -62,17 +62,17 @@ fn a_v1_host() {
     host.group("cpu/machine/qemu-1-web.libvirt-qemu/vcpu0", &limited);
     host.membership = "5:cpuset:/other\n4:cpu,cpuacct:/machine/qemu-1-web.libvirt-qemu/vcpu0\n".to_owned();
     let (hierarchies, vcpu) = host.look();
-    let read = hierarchies.vcpu(&vcpu).unwrap().read().unwrap();
-    assert_eq!(read.bandwidth, expected(Some(25_000)));
-    assert_eq!(read.path, "/machine/qemu-1-web.libvirt-qemu/vcpu0");
+    let mut group = hierarchies.vcpu(&vcpu, None).unwrap();
+    assert_eq!(group.read(false).unwrap(), expected(Some(25_000)));
+    assert_eq!(group.path(), "/machine/qemu-1-web.libvirt-qemu/vcpu0");
 
     let emulator = membership("4:cpu,cpuacct:/machine/qemu-1-web.libvirt-qemu/emulator\n");
-    let groups = hierarchies.domain(&emulator).unwrap();
+    let mut groups = hierarchies.domain(&emulator, Vec::new()).unwrap();
     assert_eq!(groups.len(), 1);
-    assert_eq!(groups[0].read().unwrap().bandwidth, expected(None));
-    assert!(hierarchies.pressure(&emulator).unwrap_err().to_string().contains("v1"));
+    assert_eq!(groups[0].read(false).unwrap(), expected(None));
+    assert!(hierarchies.pressure(&emulator, None).unwrap_err().to_string().contains("v1"));
     // The main thread's cgroup is no vcpu's, and a vcpu's is not the main thread's.
-    assert!(hierarchies.vcpu(&emulator).is_err() && hierarchies.domain(&vcpu).is_err());
+    assert!(hierarchies.vcpu(&emulator, None).is_err() && hierarchies.domain(&vcpu, Vec::new()).is_err());
 }
 
 #[test]
@@ -87,12 +87,12 @@ fn a_v2_host_with_systemd() {
     host.group(&format!("cg/{scope}/libvirt/vcpu11"), &files);
     host.membership = format!("0::/{scope}/libvirt/vcpu11\n");
     let (hierarchies, vcpu) = host.look();
-    assert_eq!(hierarchies.vcpu(&vcpu).unwrap().read().unwrap().bandwidth, expected(Some(50_000)));
+    assert_eq!(hierarchies.vcpu(&vcpu, None).unwrap().read(false).unwrap(), expected(Some(50_000)));
     let emulator = membership(&format!("0::/{scope}/libvirt/emulator\n"));
-    let groups = hierarchies.domain(&emulator).unwrap();
-    let quotas: Vec<_> = groups.iter().map(|group| group.read().unwrap().bandwidth.quota_usec).collect();
+    let mut groups = hierarchies.domain(&emulator, Vec::new()).unwrap();
+    let quotas: Vec<_> = groups.iter_mut().map(|group| group.read(false).unwrap().quota_usec).collect();
     assert_eq!(quotas, [Some(50_000), None], "the domain's own, then the scope");
-    let pressure = hierarchies.pressure(&emulator).unwrap().read();
+    let pressure = hierarchies.pressure(&emulator, None).unwrap().read();
     assert_eq!(pressure.cpu.unwrap().some_total_usec, 4242);
     assert!(pressure.memory.is_none() && pressure.io.is_some());
 }
@@ -106,9 +106,39 @@ fn a_hybrid_host_has_cpu_in_v1_and_pressure_in_v2() {
     host.group("unified/p/d", &[("cpu.stat", "usage_usec 1\n"), ("cpu.pressure", PSI)]);
     host.membership = "1:cpu:/p/d/vcpu0\n0::/p/d/emulator\n".to_owned();
     let (hierarchies, of) = host.look();
-    let read = hierarchies.vcpu(&of).unwrap().read().unwrap().bandwidth;
+    let read = hierarchies.vcpu(&of, None).unwrap().read(false).unwrap();
     assert_eq!((read.throttled_ns, read.quota_usec), (4_500_000_000, None));
-    assert!(hierarchies.pressure(&of).unwrap().read().cpu.is_some());
+    assert!(hierarchies.pressure(&of, None).unwrap().read().cpu.is_some());
+}
+
+#[test]
+fn what_cannot_have_changed_is_not_read_and_a_limit_is_seen_when_it_works() {
+    let mut host = Host::new();
+    host.mount("cg", "cgroup2", "relatime");
+    let unlimited = [("cpu.stat", V2), ("cpu.max", "max 100000\n")];
+    let limited = [("cpu.stat", V2), ("cpu.max", "50000 100000\n")];
+    host.group("cg/p/d/vcpu0", &unlimited);
+    host.membership = "0::/p/d/vcpu0\n".to_owned();
+    let (hierarchies, of) = host.look();
+    let mut group = hierarchies.vcpu(&of, None).unwrap();
+    assert_eq!(group.read(false).unwrap(), expected(None));
+    // No period has begun under the new limit.
+    host.group("cg/p/d/vcpu0", &limited);
+    assert_eq!(group.read(false).unwrap(), expected(None));
+    let mut again = hierarchies.vcpu(&of, Some(group)).unwrap();
+    assert_eq!(again.read(true).unwrap(), expected(Some(50_000)), "the first reading after a look reads all");
+    host.group("cg/p/d/vcpu0", &[("cpu.stat", &V2.replace("120", "121")), ("cpu.max", "max 100000\n")]);
+    let last = BandwidthSample { periods: 121, ..expected(None) };
+    assert_eq!(again.read(true).unwrap(), last, "a limit may change while all rests");
+    host.group("cg/p/d/vcpu0", &[("cpu.stat", &V2.replace("120", "122")), ("cpu.max", "70000 100000\n")]);
+    assert_eq!(again.read(true).unwrap(), last);
+    let now = BandwidthSample { periods: 122, ..expected(Some(70_000)) };
+    assert_eq!(again.read(false).unwrap(), now, "periods rise under a limit only");
+    // Another group is opened anew.
+    host.group("cg/p/d/vcpu1", &unlimited);
+    let mut other = hierarchies.vcpu(&membership("0::/p/d/vcpu1\n"), Some(again)).unwrap();
+    assert_eq!(other.read(true).unwrap(), expected(None));
+    assert_eq!(other.path(), "/p/d/vcpu1");
 }
 
 #[test]
@@ -121,8 +151,11 @@ fn a_domain_without_cgroups_of_its_own_shows_nobody_elses() {
     for path in ["/", "/user.slice/session-1.scope", "/emulator"] {
         let (hierarchies, _) = host.look();
         let of = membership(&format!("0::{path}\n"));
-        assert!(hierarchies.vcpu(&of).is_err(), "{path}");
-        assert!(hierarchies.domain(&of).is_err() && hierarchies.pressure(&of).is_err(), "{path}");
+        assert!(hierarchies.vcpu(&of, None).is_err(), "{path}");
+        assert!(
+            hierarchies.domain(&of, Vec::new()).is_err() && hierarchies.pressure(&of, None).is_err(),
+            "{path}"
+        );
     }
 }
 
@@ -162,7 +195,7 @@ proptest::proptest! {
         let of = membership(&format!("3:{controllers}:{path}\n0::{path}\n"));
         let mount = Mount { at: "/sys/fs/cgroup".into(), root: "/".to_owned() };
         let hierarchies = Hierarchies { cpu: Some(mount.clone()), unified: Some(mount.clone()) };
-        let _ = (hierarchies.vcpu(&of), hierarchies.domain(&of), hierarchies.pressure(&of));
+        let _ = (hierarchies.vcpu(&of, None), hierarchies.domain(&of, Vec::new()), hierarchies.pressure(&of, None));
         if let Ok(directory) = mount.directory(&path) {
             proptest::prop_assert!(directory.starts_with("/sys/fs/cgroup"));
             proptest::prop_assert!(!directory.components().any(|part| part == Component::ParentDir));

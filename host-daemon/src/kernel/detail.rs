@@ -1,22 +1,25 @@
-//! The detailed reading of a QEMU: where each vcpu's time goes. Everything that can stay open does, so a reading of a
-//! vcpu costs about 10 us.
+//! The detailed reading of a QEMU: where each vcpu's time goes. Everything that can stay open does, and what a vcpu cannot
+//! have changed because it slept is not read again.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kvmpilot_core::sample::{DetailSample, TimesSample, VcpuDetailSample};
+use kvmpilot_core::sample::{CgroupSample, DetailSample, TimesSample, VcpuDetailSample};
 use nix::time::{ClockId, clock_gettime};
 
 use super::cgroup::{Bandwidth, Hierarchies, Pressure};
+use super::hold::{SchedstatFile, StatFile};
 use super::kvm_stats::{KvmStats, Layout};
-use super::thread::vanished;
+use super::thread::{TaskStat, vanished};
 use super::{Kernel, NS_PER_TICK, Process, Schedstat};
 
 /// cgroups are looked for again at every reading at first, because libvirt moves the threads of a QEMU that has just
 /// started, and after so many readings later.
 const SETTLED: u32 = 12;
+/// Time after which mounts are looked for again.
+const MOUNTS_AGE: Duration = Duration::from_mins(1);
 /// Readings of a new QEMU that look again each time.
 const YOUNG: u32 = 4;
 
@@ -51,8 +54,9 @@ pub struct VcpuThread {
 pub struct Shared {
     /// Of KVM's statistics.
     layout: Option<Arc<Layout>>,
-    /// Mounts hardly ever change, and there may be thousands. Looked for again when a cgroup is not where it should be.
-    hierarchies: Option<Hierarchies>,
+    /// Mounts hardly ever change, and there may be thousands. Looked for again when a cgroup is not where it should be, and
+    /// when this has been known for [`MOUNTS_AGE`].
+    hierarchies: Option<(Hierarchies, Instant)>,
 }
 
 /// The open files of one QEMU. An open statistics file keeps the VM in the kernel: drop this when QEMU has ended.
@@ -74,6 +78,11 @@ struct Vcpu {
     thread: VcpuThread,
     stats: Option<KvmStats>,
     bandwidth: Option<Bandwidth>,
+    stat: Option<StatFile>,
+    schedstat: Option<SchedstatFile>,
+    /// Its totals and the split of its time at the last reading, if it slept then: while it still sleeps at these totals, the
+    /// split is the same.
+    slept: Option<(Schedstat, Option<TimesSample>)>,
 }
 
 impl Detail {
@@ -89,8 +98,7 @@ impl Detail {
         if changed {
             // QEMU opens a new vcpu's statistics a moment after it has made the thread.
             self.readings = 0;
-            let vcpu = |thread| Vcpu { thread, stats: None, bandwidth: None };
-            self.vcpus = threads.into_iter().map(vcpu).collect();
+            self.vcpus = threads.into_iter().map(Vcpu::new).collect();
         }
         if !qemu.kvm || self.vcpus.is_empty() {
             self.missing_stats = None;
@@ -137,30 +145,41 @@ impl Detail {
         Ok(())
     }
 
-    fn find_groups(&mut self, kernel: &Kernel, pid: u32, known: &mut Option<Hierarchies>) {
+    fn find_groups(&mut self, kernel: &Kernel, pid: u32, known: &mut Option<(Hierarchies, Instant)>) {
         self.missing_groups.clear();
-        (self.groups, self.pressure) = (Vec::new(), None);
+        if self.broken {
+            // A group may have come back under the same name.
+            (self.groups, self.pressure) = (Vec::new(), None);
+            self.vcpus.iter_mut().for_each(|vcpu| vcpu.bandwidth = None);
+        }
+        let (groups, pressure) = (std::mem::take(&mut self.groups), self.pressure.take());
+        let mut misplaced = false;
         let mut note = |what: &str, err: io::Error| {
+            misplaced |= err.raw_os_error().is_some();
             let text = format!("{what}: {err}");
             if !self.missing_groups.contains(&text) {
                 self.missing_groups.push(text);
             }
         };
-        let found = known.take().map_or_else(|| kernel.hierarchies(), Ok);
-        let (hierarchies, main) = match found.and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
+        let now = Instant::now();
+        let found = known.take().filter(|(_, at)| now - *at < MOUNTS_AGE);
+        let found = found.map_or_else(|| Ok((kernel.hierarchies()?, now)), Ok);
+        let ((hierarchies, at), main) = match found.and_then(|all| Ok((all, kernel.membership(pid, pid)?))) {
             Ok(both) => both,
             Err(err) => return note("cgroups", err),
         };
-        match hierarchies.domain(&main) {
+        match hierarchies.domain(&main, groups) {
             Ok(groups) => self.groups = groups,
             Err(err) => note("CPU quota of the domain", err),
         }
-        match hierarchies.pressure(&main) {
+        match hierarchies.pressure(&main, pressure) {
             Ok(pressure) => self.pressure = Some(pressure),
             Err(err) => note("pressure of the domain", err),
         }
         for vcpu in &mut self.vcpus {
-            vcpu.bandwidth = match vcpu_group(kernel, &hierarchies, pid, vcpu.thread.tid) {
+            let known = vcpu.bandwidth.take();
+            let membership = kernel.membership(pid, vcpu.thread.tid);
+            vcpu.bandwidth = match membership.and_then(|of| hierarchies.vcpu(&of, known)) {
                 Ok(group) => Some(group),
                 Err(err) => {
                     note("CPU quota of the vcpus", err);
@@ -168,8 +187,8 @@ impl Detail {
                 }
             };
         }
-        if self.missing_groups.is_empty() {
-            *known = Some(hierarchies);
+        if !misplaced {
+            *known = Some((hierarchies, at));
         }
     }
 
@@ -182,7 +201,7 @@ impl Detail {
             missing.push(format!("{what}: {err}"));
         };
         let mut vcpus = Vec::with_capacity(self.vcpus.len());
-        for vcpu in &self.vcpus {
+        for vcpu in &mut self.vcpus {
             match vcpu.read(kernel, qemu, &mut note) {
                 Ok(sample) => vcpus.push(sample),
                 Err(err) if vanished(&err) => {}
@@ -190,9 +209,9 @@ impl Detail {
             }
         }
         let mut groups = Vec::with_capacity(self.groups.len());
-        for group in &self.groups {
-            match group.read() {
-                Ok(sample) => groups.push(sample),
+        for group in &mut self.groups {
+            match group.read(false) {
+                Ok(bandwidth) => groups.push(CgroupSample { path: group.path().to_owned(), bandwidth }),
                 Err(err) => note("a cgroup of the domain", err),
             }
         }
@@ -203,20 +222,28 @@ impl Detail {
 }
 
 impl Vcpu {
+    const fn new(thread: VcpuThread) -> Self {
+        Self { thread, stats: None, bandwidth: None, stat: None, schedstat: None, slept: None }
+    }
+
     fn read(
-        &self,
+        &mut self,
         kernel: &Kernel,
         qemu: QemuProcess<'_>,
         note: &mut impl FnMut(&str, io::Error),
     ) -> io::Result<VcpuDetailSample> {
         let VcpuThread { number, tid, start_ticks } = self.thread;
-        let stat = kernel.task_stat(qemu.pid, tid)?;
-        if stat.start_ticks != start_ticks {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        // As of before the readings below: what it runs meanwhile moves its totals, and all is read again next time.
+        let asleep = qemu.asleep.iter().find(|(asleep, _)| *asleep == tid).map(|(_, totals)| *totals);
+        let slept = self.slept.take().filter(|(totals, _)| asleep == Some(*totals));
+        let rests = slept.is_some();
+        let times = match slept {
+            Some((_, times)) => times,
+            None => self.times(kernel, qemu.pid)?,
+        };
         let mut keep = |what: &str, err| note(&format!("{what} of vcpu {number}"), err);
-        let bandwidth = match self.bandwidth.as_ref().map(Bandwidth::read).transpose() {
-            Ok(sample) => sample.map(|sample| sample.bandwidth),
+        let bandwidth = match self.bandwidth.as_mut().map(|group| group.read(rests)).transpose() {
+            Ok(sample) => sample,
             Err(err) => {
                 keep("the cgroup", err);
                 None
@@ -229,12 +256,12 @@ impl Vcpu {
                 None
             }
         };
-        let schedstat = match qemu.asleep.iter().find(|(asleep, _)| *asleep == tid) {
-            Some((_, totals)) => *totals,
-            None => kernel.schedstat(qemu.pid, tid)?,
+        let schedstat = match asleep {
+            Some(totals) => totals,
+            None => self.schedstat(kernel, qemu.pid)?,
         };
+        self.slept = asleep.map(|totals| (totals, times));
         let at: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
-        let ns = |ticks: u64| ticks.saturating_mul(NS_PER_TICK);
         Ok(VcpuDetailSample {
             number,
             tid,
@@ -242,17 +269,36 @@ impl Vcpu {
             at_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
             on_cpu_ns: schedstat.on_cpu_ns,
             runq_wait_ns: schedstat.runq_wait_ns,
-            times: stat.guest_ticks.map(|guest| TimesSample {
-                user_ns: ns(stat.user_ticks),
-                system_ns: ns(stat.system_ticks),
-                guest_ns: ns(guest),
-            }),
+            times,
             kvm,
             bandwidth,
         })
     }
-}
 
-fn vcpu_group(kernel: &Kernel, hierarchies: &Hierarchies, pid: u32, tid: u32) -> io::Result<Bandwidth> {
-    hierarchies.vcpu(&kernel.membership(pid, tid)?)
+    fn times(&mut self, kernel: &Kernel, pid: u32) -> io::Result<Option<TimesSample>> {
+        let VcpuThread { tid, start_ticks, .. } = self.thread;
+        if self.stat.is_none() {
+            self.stat = kernel.hold_stat(pid, tid).ok();
+        }
+        let stat = self.stat.as_ref().map_or_else(|| kernel.task_stat(pid, tid), StatFile::read)?;
+        if stat.start_ticks != start_ticks {
+            self.stat = None;
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let TaskStat { user_ticks, system_ticks, guest_ticks, .. } = stat;
+        let ns = |ticks: u64| ticks.saturating_mul(NS_PER_TICK);
+        Ok(guest_ticks.map(|guest| TimesSample {
+            user_ns: ns(user_ticks),
+            system_ns: ns(system_ticks),
+            guest_ns: ns(guest),
+        }))
+    }
+
+    fn schedstat(&mut self, kernel: &Kernel, pid: u32) -> io::Result<Schedstat> {
+        let tid = self.thread.tid;
+        if self.schedstat.is_none() {
+            self.schedstat = kernel.hold_schedstat(pid, tid).ok();
+        }
+        self.schedstat.as_ref().map_or_else(|| kernel.schedstat(pid, tid), SchedstatFile::read)
+    }
 }

@@ -3,14 +3,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::thread::TaskStat;
 use super::{Kernel, Schedstat, thread};
+
+/// Threads' files are kept open as long as at most 1 / this of all descriptors are in use: the rest is for what fails
+/// without one.
+const MOST_KEPT_OF: u64 = 2;
 
 /// A process that is followed: the descriptor means this very process, also after its pid went to another one.
 #[derive(Debug)]
@@ -23,6 +28,10 @@ pub struct Process {
 /// A thread's `schedstat` that is kept open. It means this very thread, also after its tid went to another one.
 #[derive(Debug)]
 pub struct SchedstatFile(File);
+
+/// A thread's `stat`, likewise.
+#[derive(Debug)]
+pub(super) struct StatFile(File);
 
 impl Process {
     /// Process id.
@@ -75,6 +84,15 @@ impl SchedstatFile {
     }
 }
 
+impl StatFile {
+    /// What we want of it.
+    pub(super) fn read(&self) -> io::Result<TaskStat> {
+        let mut text = [0; thread::STAT_BYTES];
+        let length = self.0.read_at(&mut text, 0)?;
+        TaskStat::parse(&text[..length]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
 impl Kernel {
     /// Holds a process. Whoever found `pid` by other means must check *afterwards* that it is still the one that was
     /// meant.
@@ -97,7 +115,21 @@ impl Kernel {
     /// # Errors
     /// Where there is no such thread, no descriptor is left, or the kernel is built without `CONFIG_SCHED_INFO`.
     pub fn hold_schedstat(&self, tgid: u32, tid: u32) -> io::Result<SchedstatFile> {
-        File::open(self.task_path(tgid, tid, "schedstat")).map(SchedstatFile)
+        self.hold_file(tgid, tid, "schedstat").map(SchedstatFile)
+    }
+
+    /// Keeps a thread's `stat` open.
+    pub(super) fn hold_stat(&self, tgid: u32, tid: u32) -> io::Result<StatFile> {
+        self.hold_file(tgid, tid, "stat").map(StatFile)
+    }
+
+    /// Opens a thread's file to keep it, unless too few descriptors are left for others.
+    fn hold_file(&self, tgid: u32, tid: u32, name: &str) -> io::Result<File> {
+        let file = File::open(self.task_path(tgid, tid, name))?;
+        // The kernel gives out the lowest free number.
+        let number = u64::try_from(file.as_raw_fd()).unwrap_or(u64::MAX);
+        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        if number < limit / MOST_KEPT_OF { Ok(file) } else { Err(Errno::EMFILE.into()) }
     }
 
     /// Lets this process open as many files as the system lets it: some descriptors are kept for each QEMU. Returns how

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kvmpilot_core::sample::{ThreadRole, ThreadSample, ThreadSource};
 
@@ -16,7 +17,7 @@ const MOST_THREADS: usize = 2048;
 pub(super) const SCHEDSTAT_BYTES: usize = 64;
 
 /// More than the kernel ever writes into `stat`: 52 numbers and a name of at most 64 bytes.
-const STAT_BYTES: usize = 2048;
+pub(super) const STAT_BYTES: usize = 2048;
 
 /// What we want of `/proc/PID/task/TID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub(super) struct TaskStat {
 
 impl TaskStat {
     /// The text of the file. A name may hold spaces and brackets, so it ends at the last one.
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let open = text.iter().position(|byte| *byte == b'(')?;
         let close = text.iter().rposition(|byte| *byte == b')')?;
         let comm = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
@@ -60,7 +61,7 @@ pub struct ThreadInfo {
     /// Start time in clock ticks since boot.
     pub start_ticks: u64,
     /// The kernel's name of the thread, at most 15 bytes.
-    pub comm: String,
+    pub comm: Arc<str>,
     /// What QEMU uses it for, told from its name.
     pub role: ThreadRole,
     /// On a pcpu or waiting for one (state `R`) when it was looked at.
@@ -183,7 +184,7 @@ impl Kernel {
         let stat = self.task_stat(tgid, tid)?;
         let role = role(&stat.comm, tid == tgid);
         let runnable = stat.state == 'R';
-        Ok(ThreadInfo { tid, tgid, start_ticks: stat.start_ticks, comm: stat.comm, role, runnable })
+        Ok(ThreadInfo { tid, tgid, start_ticks: stat.start_ticks, comm: stat.comm.into(), role, runnable })
     }
 
     /// The kernel's three figures about one thread.

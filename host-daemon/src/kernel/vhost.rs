@@ -50,7 +50,7 @@ impl Kernel {
                     tid,
                     tgid: tid,
                     start_ticks: stat.start_ticks,
-                    comm: stat.comm,
+                    comm: stat.comm.into(),
                     role: ThreadRole::Vhost,
                     runnable: stat.state == 'R',
                 });

@@ -29,6 +29,8 @@ pub(super) struct Facts {
     pub(super) user_networking: bool,
     /// Numbers of the vcpus that are online.
     pub(super) vcpus: Vec<u32>,
+    /// How many iothreads it was given.
+    pub(super) iothreads: u32,
     /// What it says about kvmpilot.
     pub(super) policy: Option<PolicySample>,
 }
@@ -61,6 +63,9 @@ impl Facts {
                 interface.attribute("type") == Some("user") && backend != Some("passt")
             }),
             vcpus: online_vcpus(domain),
+            iothreads: child(domain, "iothreads")
+                .and_then(|iothreads| iothreads.text()?.trim().parse().ok())
+                .unwrap_or(0),
             policy: metadata::find(domain),
         })
     }
@@ -181,7 +186,9 @@ mod tests {
 
     #[test]
     fn reads_a_live_domain() {
-        let xml = "<domain type='qemu' id='3'><vcpu placement='static' current='2'>4</vcpu><devices>\
+        let xml = "<domain type='qemu' id='3'><metadata>\
+            <k:policy xmlns:k='https://kvmpilot.dev/policy/1' class='latency'/></metadata>\
+            <iothreads>2</iothreads><vcpu placement='static' current='2'>4</vcpu><devices>\
             <interface type='bridge'><source bridge='br0'/><target dev='vnet7'/></interface>\
             <interface type='user'/>\
             <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>\
@@ -194,7 +201,11 @@ mod tests {
             taps: vec!["vnet7".to_owned()],
             user_networking: true,
             vcpus: vec![0, 1],
-            policy: None,
+            iothreads: 2,
+            policy: Some(PolicySample {
+                settings: vec![("class".to_owned(), "latency".to_owned())],
+                wrong: Vec::new(),
+            }),
         };
         assert_eq!(facts, expected);
     }

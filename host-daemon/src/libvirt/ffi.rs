@@ -51,6 +51,52 @@ pub(super) fn emulator_pin(domain: &Domain, pcpus: u32, flags: u32) -> Result<Cp
     }
 }
 
+/// Numbers and pins of the iothreads.
+pub(super) fn iothread_pins(
+    domain: &Domain,
+    pcpus: u32,
+    flags: u32,
+) -> Result<Vec<(u32, CpuSet)>, ErrorKind> {
+    let mut list: *mut sys::virDomainIOThreadInfoPtr = std::ptr::null_mut();
+    // SAFETY: `list` is writable; libvirt puts an array into it that is ours to free.
+    let count = unsafe { sys::virDomainGetIOThreadInfo(domain.as_ptr(), &raw mut list, flags) };
+    let count = usize::try_from(count).map_err(|_| ErrorKind::from(Error::last_error()))?;
+    let mut pins = Vec::with_capacity(count);
+    for at in 0..count {
+        // SAFETY: libvirt has filled `count` pointers, each to a valid struct that nobody else has.
+        let info = unsafe { *list.add(at) };
+        // SAFETY: as above; `cpumap` holds `cpumaplen` bytes, or is null with length 0.
+        let (number, map) = unsafe {
+            let length = usize::try_from((*info).cpumaplen).unwrap_or(0);
+            let map = (*info).cpumap;
+            let map =
+                if map.is_null() { Vec::new() } else { std::slice::from_raw_parts(map, length).to_vec() };
+            ((*info).iothread_id, map)
+        };
+        pins.push((number, CpuSet::from_cpumap(&map, pcpus)));
+        // SAFETY: nothing refers to it any more.
+        unsafe { sys::virDomainIOThreadInfoFree(info) };
+    }
+    // SAFETY: libvirt has it from malloc (docs of virDomainGetIOThreadInfo: "must be freed by caller"), and its entries
+    // are gone.
+    unsafe { libc::free(list.cast()) };
+    Ok(pins)
+}
+
+/// Pins an iothread.
+pub(super) fn pin_iothread(
+    domain: &Domain,
+    iothread: u32,
+    mut map: Vec<u8>,
+    flags: u32,
+) -> Result<(), ErrorKind> {
+    let length = c_int::try_from(map.len()).map_err(|_| ErrorKind::Invalid("too many pcpus".to_owned()))?;
+    // SAFETY: `map` holds `length` bytes.
+    let result =
+        unsafe { sys::virDomainPinIOThread(domain.as_ptr(), iothread, map.as_mut_ptr(), length, flags) };
+    if result < 0 { Err(Error::last_error().into()) } else { Ok(()) }
+}
+
 /// Whether a migration, backup or snapshot is under way.
 pub(super) fn job_active(domain: &Domain) -> Result<bool, ErrorKind> {
     let mut info = MaybeUninit::<sys::virDomainJobInfo>::zeroed();

@@ -1,5 +1,5 @@
 //! The domain's own word about kvmpilot: `<kvmpilot:policy>` in the `<metadata>` of its XML, found and written. What the
-//! settings mean is core's business; here are only elements with text.
+//! settings mean is core's business; here are only an element and its attributes.
 
 use kvmpilot_core::sample::PolicySample;
 use roxmltree::Node;
@@ -10,11 +10,13 @@ use super::facts::child;
 pub(super) const NAMESPACE: &str = "https://kvmpilot.dev/policy/1";
 /// How all versions of it begin.
 const FAMILY: &str = "https://kvmpilot.dev/policy/";
+/// Its name.
+const ELEMENT: &str = "policy";
 
-/// Settings that are looked at; there are a dozen.
+/// Attributes that are looked at; there are a dozen.
 const MOST_SETTINGS: usize = 64;
-/// Characters of one setting's text.
-const MOST_TEXT: usize = 4096;
+/// Characters of a name, and of a value.
+const LONGEST: (usize, usize) = (64, 4096);
 
 /// What the XML of a domain says about kvmpilot, if anything.
 pub(super) fn find(domain: Node<'_, '_>) -> Option<PolicySample> {
@@ -31,38 +33,33 @@ pub(super) fn find(domain: Node<'_, '_>) -> Option<PolicySample> {
 /// What one element says.
 pub(super) fn read(element: Node<'_, '_>) -> PolicySample {
     let mut found = PolicySample::default();
-    let uri = element.tag_name().namespace();
-    if uri.is_some_and(|uri| uri != NAMESPACE) || element.tag_name().name() != "policy" {
-        let name = element.tag_name().name();
+    let short = |text: &str, most| text.chars().take(most).collect::<String>();
+    let (uri, name) = (element.tag_name().namespace().unwrap_or("no namespace"), element.tag_name().name());
+    if (uri, name) != (NAMESPACE, ELEMENT) {
+        let (uri, name) = (short(uri, LONGEST.0), short(name, LONGEST.0));
         found.wrong.push(format!(
-            "its element <{name}> of {} is not <policy> of {NAMESPACE}, the one that this version knows",
-            uri.unwrap_or("no namespace")
+            "<{name}> of {uri} is not <{ELEMENT}> of {NAMESPACE}, which is all that this version knows"
         ));
         return found;
     }
-    if let Some(attribute) = element.attributes().next() {
-        found.wrong.push(format!("<policy> has an attribute {}; settings are elements", attribute.name()));
+    let inside =
+        |node: Node<'_, '_>| node.is_element() || node.text().is_some_and(|text| !text.trim().is_empty());
+    if element.children().any(|node| !node.is_comment() && inside(node)) {
+        found.wrong.push(format!("there is something inside <{ELEMENT}>; its settings are attributes"));
     }
-    for node in element.children() {
-        if found.settings.len() + found.wrong.len() >= MOST_SETTINGS {
-            found.wrong.push(format!("it has more than {MOST_SETTINGS} elements"));
-            break;
-        }
-        if node.is_text() && node.text().is_some_and(|text| !text.trim().is_empty()) {
-            found.wrong.push("there is text beside the settings".to_owned());
-        }
-        if !node.is_element() {
-            continue;
-        }
-        let name = node.tag_name().name();
-        let foreign = node.tag_name().namespace().is_some_and(|uri| uri != NAMESPACE);
-        let text: String = node.children().filter_map(|part| part.text()).collect();
-        let plain = node.attributes().next().is_none() && node.children().all(|part| !part.is_element());
-        if foreign || !plain || text.chars().count() > MOST_TEXT {
-            let shown: String = name.chars().take(64).collect();
-            found.wrong.push(format!("<{shown}> is no plain element of kvmpilot's with a short text"));
+    if element.attributes().len() > MOST_SETTINGS {
+        found.wrong.push(format!("it has more than {MOST_SETTINGS} attributes"));
+    }
+    for attribute in element.attributes().take(MOST_SETTINGS) {
+        let (name, value) = (attribute.name(), attribute.value());
+        let foreign = attribute.namespace().is_some_and(|uri| uri != NAMESPACE);
+        if foreign || name.chars().count() > LONGEST.0 || value.chars().count() > LONGEST.1 {
+            found.wrong.push(format!(
+                "the attribute {} is too long or of another namespace",
+                short(name, LONGEST.0)
+            ));
         } else {
-            found.settings.push((name.to_owned(), text.trim().to_owned()));
+            found.settings.push((name.to_owned(), value.trim().to_owned()));
         }
     }
     found
@@ -79,55 +76,51 @@ mod tests {
         find(Document::parse(&xml).unwrap().root_element())
     }
 
-    fn policy(settings: &str) -> PolicySample {
-        found(&format!("<kvmpilot:policy xmlns:kvmpilot='{NAMESPACE}'>{settings}</kvmpilot:policy>")).unwrap()
+    fn policy(attributes: &str) -> PolicySample {
+        found(&format!("<kvmpilot:policy xmlns:kvmpilot='{NAMESPACE}' {attributes}/>")).unwrap()
     }
 
     #[test]
-    fn settings_are_elements_with_text_with_or_without_prefix() {
+    fn settings_are_attributes() {
         let expected: Vec<_> = [("class", "latency"), ("mode.balloon", "observe")]
             .map(|(name, text)| (name.to_owned(), text.to_owned()))
             .to_vec();
-        for written in [
-            "<class>latency</class>\n  <mode.balloon> observe </mode.balloon>",
-            "<kvmpilot:class>latency</kvmpilot:class><!-- why --><kvmpilot:mode.balloon>observe</kvmpilot:mode.balloon>",
-        ] {
+        for written in
+            ["class='latency' mode.balloon=' observe '", "kvmpilot:class='latency'\nmode.balloon='observe'"]
+        {
             assert_eq!(policy(written), PolicySample { settings: expected.clone(), wrong: Vec::new() });
         }
         assert_eq!(policy(""), PolicySample::default());
+        let commented = found(&format!("<k:policy xmlns:k='{NAMESPACE}'> <!-- why --> </k:policy>"));
+        assert_eq!(commented, Some(PolicySample::default()));
     }
 
     #[test]
     fn the_metadata_of_others_is_none_of_our_business() {
         assert_eq!(found(""), None);
-        assert_eq!(
-            found("<nova:instance xmlns:nova='http://openstack.org'><class>x</class></nova:instance>"),
-            None
-        );
+        assert_eq!(found("<nova:instance xmlns:nova='http://openstack.org' class='x'/>"), None);
         assert_eq!(find(Document::parse("<domain/>").unwrap().root_element()), None);
     }
 
     #[test]
     fn what_is_no_setting_is_said() {
-        let long = format!("<class>{}</class>", "x".repeat(MOST_TEXT + 1));
-        let many = "<class>batch</class>".repeat(200);
+        let many: String = (0..200).map(|number| format!(" a{number}='x'")).collect();
         for (written, says) in [
-            ("latency", "text beside"),
-            ("<class kind='x'>latency</class>", "<class> is no plain element"),
-            ("<class><b>latency</b></class>", "<class> is no plain element"),
-            ("<o:class xmlns:o='urn:other'>latency</o:class>", "<class> is no plain element"),
-            (&long, "<class> is no plain element"),
-            (&many, "more than 64"),
+            (format!("class='{}'", "x".repeat(5000)), "class is too long"),
+            (format!("{}='x'", "x".repeat(65)), "too long"),
+            ("xmlns:o='urn:other' o:class='latency'".to_owned(), "another namespace"),
+            (many, "more than 64"),
         ] {
-            let found = policy(written);
+            let found = policy(&written);
             assert!(found.wrong.iter().any(|wrong| wrong.contains(says)), "{says} in {found:?}");
             assert!(found.settings.len() <= MOST_SETTINGS);
         }
-        let attribute = found(&format!("<k:policy xmlns:k='{NAMESPACE}' class='latency'/>")).unwrap();
-        assert!(attribute.wrong[0].contains("attribute class"), "{attribute:?}");
-        let newer =
-            found("<k:policy xmlns:k='https://kvmpilot.dev/policy/2'><class>x</class></k:policy>").unwrap();
-        assert!(newer.wrong[0].contains("the one that this version knows"), "{newer:?}");
+        for inside in ["<class>latency</class>", "class=latency"] {
+            let full = found(&format!("<k:policy xmlns:k='{NAMESPACE}'>{inside}</k:policy>")).unwrap();
+            assert!(full.wrong[0].contains("something inside"), "{full:?}");
+        }
+        let newer = found("<k:policy xmlns:k='https://kvmpilot.dev/policy/2' class='x'/>").unwrap();
+        assert!(newer.wrong[0].contains("all that this version knows"), "{newer:?}");
         let twice =
             found(&format!("<a:policy xmlns:a='{NAMESPACE}'/><b:policy xmlns:b='{FAMILY}9'/>")).unwrap();
         assert!(twice.wrong[0].contains("more than one"), "{twice:?}");

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use kvmpilot_core::CpuSet;
-use kvmpilot_core::sample::{BalloonSample, DomainSample, DomainState, InterfaceSample, VcpuSample};
+use kvmpilot_core::sample::{
+    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, VcpuSample,
+};
 use uuid::Uuid;
 use virt::domain::{Domain, DomainInfo, DomainState as State};
 use virt::sys;
@@ -139,6 +141,15 @@ impl Libvirt {
         .await
     }
 
+    /// The live pins of the iothreads.
+    ///
+    /// # Errors
+    /// When the domain is gone or libvirt cannot be asked.
+    pub async fn iothread_pins(&self, uuid: Uuid) -> Result<Vec<IothreadSample>, Error> {
+        self.read("iothread pins", Some(uuid), move |session| iothreads(session, &session.domain(uuid)?))
+            .await
+    }
+
     /// Memory that the domain has now; while the balloon moves, where it has got to.
     ///
     /// # Errors
@@ -173,6 +184,7 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
         qemu_pid: None,
         vcpus: online.iter().map(|number| VcpuSample { number: *number, pin: None }).collect(),
         emulator_pin: None,
+        iothreads: Vec::new(),
         cpu_shares: None,
         memory_maximum_kib: info.max_mem,
         balloon: None,
@@ -204,6 +216,13 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
     match ffi::emulator_pin(&domain, session.pcpus, session.live) {
         Ok(pin) => sample.emulator_pin = Some(pin),
         Err(kind) => note("emulator pin", kind)?,
+    }
+    // Asks QEMU, so only where there are any.
+    if facts.iothreads > 0 {
+        match iothreads(session, &domain) {
+            Ok(iothreads) => sample.iothreads = iothreads,
+            Err(kind) => note("iothread pins", kind)?,
+        }
     }
     match cpu_shares(&domain, session.live) {
         Ok(shares) => sample.cpu_shares = Some(shares),
@@ -245,6 +264,11 @@ fn vcpus(session: &Session, domain: &Domain, online: &[u32]) -> Result<Vec<VcpuS
     let pins = ffi::vcpu_pins(domain, highest, session.pcpus, session.live)?;
     let pin = |number: u32| usize::try_from(number).ok().and_then(|at| pins.get(at).cloned());
     Ok(online.iter().map(|number| VcpuSample { number: *number, pin: pin(*number) }).collect())
+}
+
+fn iothreads(session: &Session, domain: &Domain) -> Result<Vec<IothreadSample>, ErrorKind> {
+    let pins = ffi::iothread_pins(domain, session.pcpus, session.live)?;
+    Ok(pins.into_iter().map(|(number, pin)| IothreadSample { number, pin: Some(pin) }).collect())
 }
 
 fn state(info: &DomainInfo) -> DomainState {

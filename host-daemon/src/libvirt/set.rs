@@ -5,9 +5,9 @@ use uuid::Uuid;
 use virt::domain::SchedulerInfo;
 use virt::sys;
 
-use super::Libvirt;
 use super::error::{Error, ErrorKind};
 use super::session::Session;
+use super::{Libvirt, ffi};
 
 impl Libvirt {
     /// Sets the CPU weight: 2 to 262144 on cgroup v1, 1 to 10000 on v2.
@@ -44,6 +44,19 @@ impl Libvirt {
         self.set("pinning the emulator", uuid, move |session| {
             let map = cpumap(session, &pcpus)?;
             Ok(session.domain(uuid)?.pin_emulator(&map, session.live)?)
+        })
+        .await
+    }
+
+    /// Sets the pcpus that an iothread may run on.
+    ///
+    /// # Errors
+    /// As [`Self::pin_vcpu`].
+    pub async fn pin_iothread(&self, uuid: Uuid, iothread: u32, pcpus: &CpuSet) -> Result<(), Error> {
+        let pcpus = pcpus.clone();
+        self.set("pinning an iothread", uuid, move |session| {
+            let map = cpumap(session, &pcpus)?;
+            ffi::pin_iothread(&session.domain(uuid)?, iothread, map, session.live)
         })
         .await
     }

@@ -94,6 +94,7 @@ impl Probes {
             log: Some(log::task(&mut ebpf)?),
             ns_per_run: Default::default(),
             has_topology: false,
+            columns_given_away: 0,
             ebpf,
         };
         selftest::run(&mut probes, ground)?;

@@ -83,6 +83,7 @@ pub struct Probes {
     log: Option<LogTask>,
     ns_per_run: BTreeMap<&'static str, u64>,
     has_topology: bool,
+    columns_given_away: u64,
 }
 
 impl fmt::Debug for Probes {
@@ -142,6 +143,7 @@ impl Probes {
         let taken = self.groups.take(domain, now);
         if let Some(taken) = taken.filter(|taken| taken.used) {
             self.rows.retire(taken.group, self.table.in_use());
+            self.columns_given_away += 1;
         }
         if taken.is_none() {
             tracing::warn!(%domain, "more domains than the probes have room for: see max_domains");

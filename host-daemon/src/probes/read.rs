@@ -51,6 +51,25 @@ pub struct ThreadCounters {
     pub pcpu: u32,
 }
 
+impl ThreadCounters {
+    /// All but the waits.
+    #[must_use]
+    pub const fn glance(&self) -> Glance {
+        Glance {
+            totals: self.totals,
+            running: self.running,
+            exited: self.exited,
+            preempted: self.preempted,
+            blocked: self.blocked,
+            migrations: self.migrations,
+            migrations_llc: self.migrations_llc,
+            migrations_node: self.migrations_node,
+            forks: self.forks,
+            pcpu: self.pcpu,
+        }
+    }
+}
+
 /// What changes from cycle to cycle: [`ThreadCounters`] without the waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is explained there")]
@@ -136,9 +155,12 @@ impl Probes {
     /// The sum is exact, so the row costs a look at each domain's column: read it less often than the counters.
     #[must_use]
     pub fn stolen(&self, key: ThreadKey) -> Option<Vec<StolenSample>> {
-        let (cells, retired_ns) = self.rows.read(self.table.slot(key)?, self.groups.used());
-        let mut row: Vec<StolenSample> =
-            cells.into_iter().map(|(group, ns)| StolenSample { by: self.groups.runner(group), ns }).collect();
+        let slot = self.table.slot(key)?;
+        let cells = self.rows.read(slot, self.groups.used());
+        let retired_ns = self.rows.retired_ns(slot);
+        // Counting is cheap against growing, of hundreds of cells.
+        let mut row = Vec::with_capacity(cells.clone().count() + usize::from(retired_ns > 0));
+        row.extend(cells.map(|(group, ns)| StolenSample { by: self.groups.runner(group), ns }));
         if retired_ns > 0 {
             match row.iter_mut().find(|part| part.by == Runner::Unknown) {
                 Some(unknown) => unknown.ns += retired_ns,
@@ -146,6 +168,12 @@ impl Probes {
             }
         }
         Some(row)
+    }
+
+    /// Rises whenever a column of the steal matrix goes to another domain: rows read before are void.
+    #[must_use]
+    pub const fn columns_given_away(&self) -> u64 {
+        self.columns_given_away
     }
 
     /// How many threads a watched thread has started since then: whether its process has new ones, without a look

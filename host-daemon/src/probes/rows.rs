@@ -57,11 +57,15 @@ impl Rows {
         Ok(())
     }
 
-    /// The columns below `used` that are not zero, and what went with columns that are no more.
-    pub(super) fn read(&self, row: u32, used: usize) -> (Vec<(u32, u64)>, u64) {
+    /// The columns below `used` that are not zero.
+    pub(super) fn read(&self, row: u32, used: usize) -> impl Iterator<Item = (u32, u64)> + Clone {
         let cells = self.row(row).unwrap_or_default().iter().take(used);
-        let read = (0..).zip(cells.map(|cell| cell.load(Relaxed))).filter(|&(_, ns)| ns > 0).collect();
-        (read, self.retired_ns.get(&row).copied().unwrap_or(0))
+        (0..).zip(cells.map(|cell| cell.load(Relaxed))).filter(|&(_, ns)| ns > 0)
+    }
+
+    /// What went with columns that are no more.
+    pub(super) fn retired_ns(&self, row: u32) -> u64 {
+        self.retired_ns.get(&row).copied().unwrap_or(0)
     }
 
     /// Empties the column of a group that nobody is charged for any more, so that it can go to another domain.

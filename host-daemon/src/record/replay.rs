@@ -137,7 +137,7 @@ impl Replay {
         self.view.turns += 1;
         self.view.length_s = at_s;
         let applied = turn.events.iter().filter_map(|event| match event {
-            Event::Applied { proposal, at } => {
+            Event::Applied { proposal, at, .. } => {
                 Some(AppliedView { at_s: since(*at), proposal: (**proposal).clone() })
             }
             _ => None,
@@ -159,7 +159,7 @@ impl Replay {
     }
 
     fn take(&mut self, at_s: f64, pace: Pace, decision: Decision) {
-        let Decision { findings, proposals, held } = decision;
+        let Decision { findings, proposals, held, .. } = decision;
         let wanted = proposals.into_iter().map(|proposal| (proposal, None));
         let held = held.into_iter().map(|(proposal, why)| (proposal, Some(why)));
         let planned = wanted.chain(held);

@@ -160,7 +160,11 @@ impl Qemu {
         if !counting && count().is_none_or(|count| count != own().count()) {
             self.listings = 2;
         } else if now >= self.due {
-            let same = kernel.has_threads(self.pid, own().map(|thread| thread.key().tid));
+            // With ends noticed, as many threads are the same threads.
+            let same = count().map_or_else(
+                || kernel.has_threads(self.pid, own().map(|thread| thread.key().tid)),
+                |count| count == own().count(),
+            );
             // A vhost worker that is no thread of QEMU comes without any sign.
             if !same || kernel.vhost_is_apart() {
                 self.listings = 2;

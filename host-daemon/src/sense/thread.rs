@@ -2,8 +2,9 @@
 //! the kernel's file if it may be on a pcpu.
 
 use std::io;
+use std::sync::Arc;
 
-use kvmpilot_core::sample::{ThreadRole, ThreadSample, ThreadSource};
+use kvmpilot_core::sample::{StolenSample, ThreadRole, ThreadSample, ThreadSource};
 
 use crate::kernel::{Kernel, Schedstat, SchedstatFile, ThreadInfo, VcpuThread};
 use crate::probes::{Glance, Probes, ThreadKey, Totals};
@@ -12,7 +13,7 @@ use crate::probes::{Glance, Probes, ThreadKey, Totals};
 #[derive(Debug)]
 pub(super) struct Followed {
     info: ThreadInfo,
-    /// Kept open where there is no probe, so that a look costs one system call.
+    /// Kept open from the first look on, so that a look costs one system call.
     schedstat: Option<SchedstatFile>,
     /// The probe's totals when the kernel's file was found to be ahead of them although the probe says that the thread
     /// sleeps: the switch that put it on a pcpu was not traced. Until they move, the file is right.
@@ -20,13 +21,24 @@ pub(super) struct Followed {
     /// The probe has not met the thread yet, and the kernel's file told the same twice: it sleeps. The switch that wakes it
     /// up is one that the probe meets it at.
     quiet: bool,
-    /// The last figures are the probe's, of a thread that sleeps.
+    /// The last figures are those of a thread that sleeps.
     asleep: bool,
     /// Threads that it has started, as the probe counts them, and whether there are more than at the reading before.
     births: u64,
     gave_birth: bool,
+    waits: Option<Waits>,
     /// The last figures that were given out: two sources that take turns must never go back.
     last: Schedstat,
+}
+
+/// The waits of a thread that slept when they were read. They are booked when the thread leaves a pcpu, which moves what
+/// a glance shows: as long as that is the same, so are they.
+#[derive(Debug)]
+struct Waits {
+    at: Glance,
+    columns_given_away: u64,
+    histogram: Arc<[u64]>,
+    stolen: Option<Arc<[StolenSample]>>,
 }
 
 /// How much of a thread is read.
@@ -48,6 +60,7 @@ impl Followed {
             asleep: false,
             births: 0,
             gave_birth: false,
+            waits: None,
             last: Schedstat::default(),
         }
     }
@@ -94,19 +107,23 @@ impl Followed {
         depth: Depth,
     ) -> Option<ThreadSample> {
         let Some(probes) = probes else {
-            let totals = self.file(kernel, true).ok()?;
+            let totals = self.file(kernel).ok()?;
             return Some(self.sample(totals));
         };
         self.asleep = false;
-        let births = probes.forks(self.key()).unwrap_or(self.births);
-        self.gave_birth = births != std::mem::replace(&mut self.births, births);
         // Probe first: what runs while we look can then only be ahead, never behind.
-        let Some(glance) = probes.glance(self.key()) else {
+        let glance = probes.glance(self.key());
+        let births = glance.map_or_else(|| probes.forks(self.key()), |glance| Some(glance.forks));
+        let births = births.unwrap_or(self.births);
+        self.gave_birth = births != std::mem::replace(&mut self.births, births);
+        let Some(glance) = glance else {
             if !self.quiet || depth.check {
-                let totals = self.file(kernel, false).ok()?;
+                let totals = self.file(kernel).ok()?;
                 self.quiet = totals == self.last;
+                self.asleep = self.quiet;
                 return Some(self.sample(totals));
             }
+            self.asleep = true;
             return Some(self.sample(self.last));
         };
         if glance.exited {
@@ -121,15 +138,40 @@ impl Followed {
         sample.migrations_llc = glance.migrations_llc;
         sample.migrations_node = glance.migrations_node;
         sample.pcpu = Some(glance.pcpu);
-        if depth.detail
-            && let Some(counters) = probes.read(self.key())
-        {
-            sample.runq_wait_max_ns = Some(counters.max_wait_ns);
-            sample.runq_wait_histogram = Some(counters.waits.to_vec());
-            sample.stolen = probes.stolen(self.key());
-            probes.next_window(self.key());
+        if depth.detail {
+            self.read_waits(probes, &glance, &mut sample);
         }
         Some(sample)
+    }
+
+    /// Adds histogram, longest wait and row of the steal matrix.
+    fn read_waits(&mut self, probes: &Probes, glance: &Glance, sample: &mut ThreadSample) {
+        let columns_given_away = probes.columns_given_away();
+        let same = |waits: &&Waits| waits.at == *glance && waits.columns_given_away == columns_given_away;
+        if let Some(waits) = self.waits.as_ref().filter(same) {
+            // No wait has ended since the window began.
+            sample.runq_wait_max_ns = Some(0);
+            sample.runq_wait_histogram = Some(Arc::clone(&waits.histogram));
+            sample.stolen.clone_from(&waits.stolen);
+            return;
+        }
+        self.waits = None;
+        // Counters before the row: a row can then only be newer than they say, and is read again.
+        let Some(counters) = probes.read(self.key()) else { return };
+        let stolen: Option<Arc<[StolenSample]>> = probes.stolen(self.key()).map(Into::into);
+        let histogram: Arc<[u64]> = counters.waits.into();
+        probes.next_window(self.key());
+        if !counters.running {
+            self.waits = Some(Waits {
+                at: counters.glance(),
+                columns_given_away,
+                histogram: Arc::clone(&histogram),
+                stolen: stolen.clone(),
+            });
+        }
+        sample.runq_wait_max_ns = Some(counters.max_wait_ns);
+        sample.runq_wait_histogram = Some(histogram);
+        sample.stolen = stolen;
     }
 
     /// The probe's totals, or the kernel's where those may be behind.
@@ -140,19 +182,19 @@ impl Followed {
             self.asleep = true;
             return Ok(Schedstat { on_cpu_ns, runq_wait_ns, arrivals });
         }
-        let file = self.file(kernel, false)?;
+        let file = self.file(kernel)?;
         if !glance.running && file.on_cpu_ns > on_cpu_ns {
             self.lost_at = Some(glance.totals);
         }
         Ok(file)
     }
 
-    fn file(&mut self, kernel: &Kernel, keep: bool) -> io::Result<Schedstat> {
+    fn file(&mut self, kernel: &Kernel) -> io::Result<Schedstat> {
         if let Some(file) = &self.schedstat {
             return file.read();
         }
         let ThreadInfo { tid, tgid, .. } = self.info;
-        if keep && let Ok(file) = kernel.hold_schedstat(tgid, tid) {
+        if let Ok(file) = kernel.hold_schedstat(tgid, tid) {
             return self.schedstat.insert(file).read();
         }
         kernel.schedstat(tgid, tid)

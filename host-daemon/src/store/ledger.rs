@@ -69,6 +69,7 @@ fn key(target: &LedgerTarget) -> String {
         LedgerTarget::CpuShares => "cpu_shares".to_owned(),
         LedgerTarget::VcpuPin { vcpu } => format!("vcpu_pin/{vcpu}"),
         LedgerTarget::EmulatorPin => "emulator_pin".to_owned(),
+        LedgerTarget::IothreadPin { iothread } => format!("iothread_pin/{iothread}"),
         LedgerTarget::Balloon => "balloon".to_owned(),
         LedgerTarget::Nice { key, .. } => format!("nice/{}/{}", key.pid, key.start_ticks),
     }

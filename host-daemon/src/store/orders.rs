@@ -1,7 +1,7 @@
 //! Work orders.
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::order::{OrderState, Proposal, WorkOrder};
+use kvmpilot_core::order::{OrderEvent, OrderState, Proposal, Trial, WorkOrder};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::sql::{Json, Word, clamp};
@@ -29,7 +29,7 @@ pub struct OrderCounts {
     pub total: u64,
 }
 
-const COLUMNS: &str = "id, state, created_unix_ms, changed_unix_ms, outcome, proposal";
+const COLUMNS: &str = "id, state, created_unix_ms, changed_unix_ms, outcome, proposal, trial, decided_by_uid";
 
 impl Store {
     /// Gives a proposal its number.
@@ -67,6 +67,9 @@ impl Store {
                 created_unix_ms: unix_ms,
                 changed_unix_ms: unix_ms,
                 outcome: String::new(),
+                trial: None,
+                decided_by_uid: None,
+                history: vec![OrderEvent { unix_ms, state, outcome: String::new() }],
             })
         })
     }
@@ -82,27 +85,82 @@ impl Store {
         outcome: &str,
         unix_ms: u64,
     ) -> Result<(), StoreError> {
+        self.move_order(id, state, outcome, None, None, unix_ms)
+    }
+
+    /// Moves an order to the state in which its trial ended.
+    ///
+    /// # Errors
+    /// As [`Self::order_update`].
+    pub fn order_judged(
+        &self,
+        id: u64,
+        state: OrderState,
+        outcome: &str,
+        trial: Option<&Trial>,
+        unix_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.move_order(id, state, outcome, trial.cloned(), None, unix_ms)
+    }
+
+    /// Moves an order to the state that a person chose.
+    ///
+    /// # Errors
+    /// As [`Self::order_update`].
+    pub fn order_decided(
+        &self,
+        id: u64,
+        state: OrderState,
+        by_uid: u32,
+        outcome: &str,
+        unix_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.move_order(id, state, outcome, None, Some(by_uid), unix_ms)
+    }
+
+    fn move_order(
+        &self,
+        id: u64,
+        state: OrderState,
+        outcome: &str,
+        trial: Option<Trial>,
+        by_uid: Option<u32>,
+        unix_ms: u64,
+    ) -> Result<(), StoreError> {
         let outcome = outcome.to_owned();
         let changed = self.write(move |connection| {
             connection
                 .prepare_cached(
-                    "update work_order set state = ?2, outcome = ?3, changed_unix_ms = ?4 where id = ?1",
+                    "update work_order set state = ?2, outcome = ?3, changed_unix_ms = ?4,
+                         trial = coalesce(?5, trial), decided_by_uid = coalesce(?6, decided_by_uid)
+                     where id = ?1",
                 )?
-                .execute(params![clamp(id), Word(state), outcome, clamp(unix_ms)])
+                .execute(params![clamp(id), Word(state), outcome, clamp(unix_ms), trial.map(Json), by_uid])
         })?;
         if changed == 0 { Err(StoreError::NoSuchOrder(id)) } else { Ok(()) }
     }
 
-    /// One order.
+    /// One order, with the states that it was in.
     ///
     /// # Errors
     /// When the file could not be read.
     pub fn order(&self, id: u64) -> Result<Option<WorkOrder>, StoreError> {
         self.read(|connection| {
-            connection
+            let order = connection
                 .prepare_cached(&format!("select {COLUMNS} from work_order where id = ?1"))?
                 .query_row([clamp(id)], from_row)
-                .optional()
+                .optional()?;
+            let Some(mut order) = order else { return Ok(None) };
+            order.history = connection
+                .prepare_cached(
+                    "select unix_ms, state, outcome from order_event where work_order = ?1 order by id",
+                )?
+                .query_map([clamp(id)], |row| {
+                    let Word(state) = row.get("state")?;
+                    Ok(OrderEvent { unix_ms: row.get("unix_ms")?, state, outcome: row.get("outcome")? })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(Some(order))
         })
     }
 
@@ -159,5 +217,8 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<WorkOrder> {
         created_unix_ms: row.get("created_unix_ms")?,
         changed_unix_ms: row.get("changed_unix_ms")?,
         outcome: row.get("outcome")?,
+        trial: row.get::<_, Option<Json<Trial>>>("trial")?.map(|Json(trial)| trial),
+        decided_by_uid: row.get("decided_by_uid")?,
+        history: Vec::new(),
     })
 }

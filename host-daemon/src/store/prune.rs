@@ -24,7 +24,7 @@ pub(super) fn bite(state: &State) -> rusqlite::Result<bool> {
     }
     deleted += connection.prepare_cached(&format!(
         "delete from work_order where id in (select id from work_order where changed_unix_ms < ?1 and state in \
-         ('verified', 'rejected', 'expired', 'failed', 'rolled_back') order by id limit {BITE})"
+         ('verified', 'kept', 'rejected', 'expired', 'failed', 'rolled_back') order by id limit {BITE})"
     ))?
     .execute([cutoff])?;
     if used_bytes(connection)? > state.limits.max_bytes {

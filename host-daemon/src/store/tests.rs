@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kvmpilot_core::finding::{Finding, Severity};
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
-use kvmpilot_core::order::{Action, OrderState, Proposal, Reason};
+use kvmpilot_core::order::{Action, OrderState, Proposal, Reason, Trial};
 use kvmpilot_core::policy::{Class, Level};
 use kvmpilot_core::sample::{ProcessKey, SchedPolicy, SocketProtocol, SocketState};
 use kvmpilot_core::{CpuSet, Uuid};
@@ -45,8 +45,10 @@ fn proposal(domain: Uuid, name: &str) -> Proposal {
             summary: "waits".into(),
             inputs: vec![("wait".into(), "30 %".into())],
             expected: "less".into(),
+            ..Reason::default()
         },
         release: false,
+        undoes: Vec::new(),
     }
 }
 
@@ -160,6 +162,23 @@ fn orders_are_numbered_found_and_moved_on() {
         (OrderState::Verified, 100, 300)
     );
     assert_eq!(verified.outcome, "p99 fell");
+    let trial = Trial {
+        windows: 3,
+        before: 0.5,
+        expected: 0.02,
+        measured: Some(0.03),
+        kept: true,
+        verdict: "it helped".into(),
+    };
+    store.order_judged(1, OrderState::Kept, "kept: it helped", Some(&trial), 400).unwrap();
+    let kept = store.order(1).unwrap().unwrap();
+    assert_eq!(kept.trial, Some(trial));
+    let history: Vec<_> = kept.history.iter().map(|event| (event.state, event.unix_ms)).collect();
+    let expected = [(OrderState::Proposed, 100), (OrderState::Verified, 300), (OrderState::Kept, 400)];
+    assert_eq!(history, expected);
+    store.order_decided(2, OrderState::Rejected, 1000, "rejected by a person", 500).unwrap();
+    assert_eq!(store.order(2).unwrap().unwrap().decided_by_uid, Some(1000));
+    store.order_update(2, OrderState::Proposed, "", 500).unwrap();
     assert_eq!(verified.proposal, first.proposal);
 
     let ids = |filter: OrderFilter| -> Vec<u64> {
@@ -348,17 +367,4 @@ fn many_threads_write_and_read_at_once() {
         }
     });
     assert_eq!(store.ledger().unwrap().len(), 160);
-}
-#[test]
-fn zz_time() {
-    let (_d, store) = store();
-    for i in 0..3 {
-        let r = record(1000 + i, 25_000);
-        let t = std::time::Instant::now();
-        store.record(r).unwrap();
-        eprintln!("record {:?} size {}", t.elapsed(), fs::metadata(store.file()).unwrap().len());
-        let t = std::time::Instant::now();
-        store.ledger_put(&entry(LedgerTarget::CpuShares, Value::Shares(1))).unwrap();
-        eprintln!("put {:?}", t.elapsed());
-    }
 }

@@ -129,8 +129,11 @@ impl Tally {
 
     fn note_threads(&mut self, kernel: &Kernel, qemu: Qemu) {
         let (threads, _) = kernel.threads(qemu.pid);
-        let named =
-            threads.into_iter().map(|info| Thread { tid: info.tid, role: info.role, comm: info.comm });
+        let named = threads.into_iter().map(|info| Thread {
+            tid: info.tid,
+            role: info.role,
+            comm: info.comm.to_string(),
+        });
         self.threads.extend(named.map(|thread| (thread.tid, thread)));
     }
 }

@@ -78,7 +78,7 @@ impl Story {
 
     fn tell_order(&mut self, order: &Value) {
         let (Some(id), Some(state)) = (order["id"].as_u64(), order["state"].as_str()) else { return };
-        if !["verified", "failed"].contains(&state) || !self.orders.insert(id) {
+        if !["verified", "kept", "failed"].contains(&state) || !self.orders.insert(id) {
             return;
         }
         let (action, domain) = (&order["action"], text(&order["domain_name"]));
@@ -119,6 +119,7 @@ fn what(action: &Value) -> String {
     match action["kind"].as_str().unwrap_or_default() {
         "set_cpu_shares" => format!("cpu_shares {from} -> {to}"),
         "pin_vcpu" => format!("vcpu {} pinned to {to} (was {from})", action["vcpu"]),
+        "pin_iothread" => format!("iothread {} pinned to {to} (was {from})", action["iothread"]),
         "pin_emulator" => format!("emulator pinned to {to} (was {from})"),
         "set_balloon" => format!("balloon {from} -> {to} KiB"),
         "set_level" => format!("{} {from} -> {to}", plain(&action["application"])),

@@ -6,7 +6,7 @@ use super::history::History;
 use super::{finding, input, propose};
 use crate::finding::{Finding, Severity};
 use crate::model::{BalloonModel, DomainModel, HostModel, Model};
-use crate::order::{Action, Proposal, Reason};
+use crate::order::{Action, Metric, Prediction, Proposal, Reason};
 use crate::policy::{BalloonPolicy, Policy};
 use crate::units::{KiB, Ratio};
 
@@ -112,7 +112,20 @@ pub(super) fn inflate(
             input("guard", guard(domain, &policy.balloon)),
             input("host is short of memory", short),
         ],
+        threshold: format!(
+            "idle memory for {} cycles, with statistics younger than {} s",
+            policy.state.cycles,
+            policy.balloon.stale_after.as_secs()
+        ),
         expected: format!("{} for the host, nothing that the guest notices", current - to),
+        prediction: Some(Prediction {
+            metric: Metric::MemoryMib,
+            of: domain.uuid,
+            of_name: domain.name.clone(),
+            before: current.as_f64() / 1024.0,
+            expected: to.as_f64() / 1024.0,
+        }),
+        ..Reason::default()
     };
     Some(propose(domain, Action::SetBalloon { from: current, to }, reason, false))
 }
@@ -153,6 +166,7 @@ pub(super) fn deflate(
             input("guard", guard),
         ],
         expected: "room for the guest at once".to_owned(),
+        ..Reason::default()
     };
     let at = model.at;
     history.domains.get_mut(&domain.uuid)?.inflated_at = Some(at);

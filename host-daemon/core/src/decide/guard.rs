@@ -67,14 +67,24 @@ pub(super) fn hold_back(
     policy: &Policy,
     history: &mut History,
 ) -> Decision {
-    let History { guard, domains, .. } = history;
+    let History { guard, domains, trials, .. } = history;
     guard.forget(model.at);
     let mut decision = Decision { findings, ..Decision::default() };
     let mut changes = 0;
     for proposal in proposals {
         let allocation = proposal.action.actuator() != Actuator::Ladder;
+        // What is undone in this round is not done again in it.
+        let undone = decision.proposals.iter().any(|earlier| {
+            earlier.release
+                && earlier.domain == proposal.domain
+                && earlier.action.target() == proposal.action.target()
+        });
         let refusal = if proposal.release {
             None
+        } else if let Some(rest) = trials.rests(&proposal, model.at) {
+            Some(format!("its last trial failed; it rests for another {} s", rest.as_secs()))
+        } else if undone {
+            Some("it is being put back".to_owned())
         } else {
             refusal(&proposal, &decision, changes, model, policy, guard, domains)
         };
@@ -103,7 +113,7 @@ fn refusal(
         return Some("a migration, backup or snapshot of the domain runs".to_owned());
     }
     let actuator = proposal.action.actuator();
-    if actuator == Actuator::Ladder {
+    if matches!(actuator, Actuator::Ladder | Actuator::Resize) {
         return None;
     }
     if changes >= policy.guard.max_changes {

@@ -25,6 +25,8 @@ pub struct History {
     pub(super) ticked_at: Option<Duration>,
     pub(super) cycled_at: Option<Duration>,
     pub(super) guard: super::guard::GuardHistory,
+    #[serde(default)]
+    pub(super) trials: super::trial::TrialHistory,
 }
 
 /// What is remembered of one domain.
@@ -39,6 +41,9 @@ pub struct DomainHistory {
     pub pins: BTreeMap<u32, Managed<CpuSet>>,
     /// Emulator pin.
     pub emulator_pin: Managed<CpuSet>,
+    /// Pins of the iothreads.
+    #[serde(default)]
+    pub iothread_pins: BTreeMap<u32, Managed<CpuSet>>,
     /// Memory.
     pub balloon: Managed<KiB>,
     /// Applications on the ladder, by name.
@@ -124,21 +129,26 @@ impl History {
             .collect()
     }
 
-    /// Takes note of a change that was carried out and read back.
-    pub fn applied(&mut self, proposal: &Proposal, now: Duration) {
+    /// Takes note of a change that was carried out and read back as `order`.
+    pub fn applied(&mut self, order: u64, proposal: &Proposal, now: Duration) {
         let domain = self.domains.entry(proposal.domain).or_default();
         match &proposal.action {
             Action::SetCpuShares { to, .. } => domain.shares.set(to),
             Action::PinVcpu { vcpu, to, .. } => domain.pins.entry(*vcpu).or_default().set(to),
             Action::PinEmulator { to, .. } => domain.emulator_pin.set(to),
+            Action::PinIothread { iothread, to, .. } => {
+                domain.iothread_pins.entry(*iothread).or_default().set(to);
+            }
             Action::SetBalloon { to, .. } => domain.balloon.set(to),
             Action::SetLevel { to, .. } => {
                 if let Some(application) = domain.remember_originals(&proposal.action) {
                     application.level = *to;
                 }
             }
+            Action::MoreVcpus { .. } | Action::MoreMemory { .. } | Action::MoveAway { .. } => return,
         }
         self.guard.applied(proposal, now);
+        self.trials.applied(order, proposal, now);
     }
 
     /// Takes note of a change with an unclear outcome: it may be in force or not. `ledger` has the domain's entries.
@@ -152,6 +162,9 @@ impl History {
                     domain.pins.entry(*vcpu).or_default().doubt(original);
                 }
                 (LedgerTarget::EmulatorPin, Value::Pin(original)) => domain.emulator_pin.doubt(original),
+                (LedgerTarget::IothreadPin { iothread }, Value::Pin(original)) => {
+                    domain.iothread_pins.entry(*iothread).or_default().doubt(original);
+                }
                 (LedgerTarget::Balloon, Value::Memory(original)) => domain.balloon.doubt(original),
                 _ => {}
             }
@@ -164,9 +177,10 @@ impl History {
             domain.shares.ours = None;
             domain.emulator_pin.ours = None;
             domain.balloon.ours = None;
-            domain.pins.values_mut().for_each(|pin| pin.ours = None);
+            domain.pins.values_mut().chain(domain.iothread_pins.values_mut()).for_each(|pin| pin.ours = None);
             domain.applications.clear();
         }
+        self.trials.restored();
     }
 }
 
@@ -226,6 +240,14 @@ impl DomainHistory {
         {
             drift("the emulator pin", ours.to_string(), pin.to_string());
         }
+        for iothread in &live.iothreads {
+            if let Some(pin) = &iothread.pin
+                && let Some(ours) = self.iothread_pins.entry(iothread.number).or_default().observe(pin)
+            {
+                drift(&format!("the pin of iothread {}", iothread.number), ours.to_string(), pin.to_string());
+            }
+        }
+        self.iothread_pins.retain(|number, _| live.iothreads.iter().any(|other| other.number == *number));
         // A balloon moves slowly towards its target, so a value that is not ours says nothing about others.
         if let Some(balloon) = &live.balloon
             && (self.balloon.ours.is_none() || self.balloon.unsure)

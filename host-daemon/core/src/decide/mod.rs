@@ -12,6 +12,7 @@ mod overhead;
 mod placement;
 mod priority;
 mod state;
+mod trial;
 mod weight;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use history::History;
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
 pub use priority::{protection, scarcity};
 pub use state::{ResourceState, StateHistory, need, target_wait};
+pub use trial::Verdict;
 
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};
@@ -38,6 +40,8 @@ pub struct Decision {
     pub proposals: Vec<Proposal>,
     /// Changes that the guard held back, with the reason.
     pub held: Vec<(Proposal, String)>,
+    /// Trials that are over. What failed is among the proposals, the other way round.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// Back-to-safe actions only: gives memory back to guests that need it.
@@ -62,11 +66,14 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     for domain in running(model) {
         class::infer(domain, policy, history);
     }
-    let mut proposals = weight::decide(model, policy, history, &mut findings);
+    let judged = trial::judge(model, trial::Pace::Tick, policy, history);
+    let mut proposals = judged.proposals;
+    proposals.extend(weight::decide(model, policy, history, &mut findings));
     proposals.extend(
         running(model).filter_map(|domain| balloon::inflate(domain, model, policy, history, &mut findings)),
     );
-    guard::hold_back(proposals, findings, model, policy, history)
+    let decision = guard::hold_back(proposals, findings, model, policy, history);
+    Decision { verdicts: judged.verdicts, ..decision }
 }
 
 /// The priority cycle: resource states, the ladder, placement.
@@ -83,12 +90,14 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
     let mut by_need: Vec<(f64, &DomainModel)> =
         running(model).map(|domain| (need(domain, policy, history).unwrap_or(0.0), domain)).collect();
     by_need.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    let mut proposals = Vec::new();
+    let judged = trial::judge(model, trial::Pace::Cycle, policy, history);
+    let mut proposals = judged.proposals;
     for (_, domain) in &by_need {
         proposals.extend(priority::decide(domain, policy, history));
     }
     proposals.extend(placement::decide(model, policy, history));
-    guard::hold_back(proposals, findings, model, policy, history)
+    let decision = guard::hold_back(proposals, findings, model, policy, history);
+    Decision { verdicts: judged.verdicts, ..decision }
 }
 
 /// Whether `at` was not decided on yet; remembers it.
@@ -105,7 +114,14 @@ fn running(model: &Model) -> impl Iterator<Item = &DomainModel> {
 }
 
 fn propose(domain: &DomainModel, action: Action, reason: Reason, release: bool) -> Proposal {
-    Proposal { domain: domain.uuid, domain_name: domain.name.clone(), action, reason, release }
+    Proposal {
+        domain: domain.uuid,
+        domain_name: domain.name.clone(),
+        action,
+        reason,
+        release,
+        undoes: Vec::new(),
+    }
 }
 
 fn finding(

@@ -5,11 +5,12 @@
 
 use super::class::class_of;
 use super::history::History;
+use super::state::target_wait;
 use super::weight::takes_cpu_of;
 use super::{input, propose, running};
 use crate::CpuSet;
 use crate::model::{DomainModel, Model};
-use crate::order::{Action, Proposal, Reason};
+use crate::order::{Action, Metric, Prediction, Proposal, Reason};
 use crate::policy::{Class, Policy};
 use crate::topology::{Pcpu, Topology};
 
@@ -38,7 +39,7 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
     for aggressor in running(model) {
         if takes_from(aggressor, &in_need) {
             let own = policy.of(aggressor).pcpus().value.unwrap_or_else(|| online.clone());
-            proposals.extend(confine(aggressor, &in_need, &reserved, &online, &own, history));
+            proposals.extend(confine(aggressor, &in_need, &reserved, &online, &own, policy, history));
         } else if !takes_from(aggressor, &victims) && is_confined(aggressor, history) {
             unneeded.push(aggressor);
         }
@@ -81,6 +82,7 @@ fn confine(
     reserved: &CpuSet,
     online: &CpuSet,
     allowed: &CpuSet,
+    policy: &Policy,
     history: &History,
 ) -> Vec<Proposal> {
     let names: Vec<&str> = victims.iter().map(|victim| victim.name.as_str()).collect();
@@ -102,7 +104,13 @@ fn confine(
                 input("pcpus kept free", reserved),
             ])
             .collect(),
+        threshold: "a latency domain over its target for three cycles in spite of the weights".to_owned(),
         expected: format!("{} finds a free pcpu when it wakes up", names.join(", ")),
+        prediction: prediction(victims, policy, history),
+        alternatives: vec![
+            "pinning the victim would take the choice of its pcpus from the kernel and help nobody else"
+                .to_owned(),
+        ],
     };
     let rest = |original: &CpuSet| original.intersection(online).intersection(allowed).difference(reserved);
     let Some(entry) = history.domains.get(&aggressor.uuid) else { return Vec::new() };
@@ -127,12 +135,42 @@ fn confine(
             proposals.push(propose(aggressor, action, reason("the emulator"), false));
         }
     }
+    for iothread in &aggressor.iothreads {
+        let managed = entry.iothread_pins.get(&iothread.number);
+        let (Some(from), Some(original)) =
+            (&iothread.pin, managed.and_then(|managed| managed.original.as_ref()))
+        else {
+            continue;
+        };
+        let to = rest(original);
+        if !to.is_empty() && to != *from && to != *original {
+            let number = iothread.number;
+            let action = Action::PinIothread { iothread: number, from: from.clone(), to };
+            proposals.push(propose(aggressor, action, reason(&format!("iothread {number}")), false));
+        }
+    }
     proposals
+}
+
+/// The victim that waits most, and what is left of it once it has pcpus of its own: half of what its class allows.
+fn prediction(victims: &[&DomainModel], policy: &Policy, history: &History) -> Option<Prediction> {
+    let waits = victims.iter().filter_map(|victim| Some((victim.wait_ratio()?.0, *victim)));
+    let (before, victim) = waits.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    let target = target_wait(class_of(victim, policy, history), policy)?;
+    // Held up by a raised weight alone it may not wait at all now; then there is nothing that could be measured.
+    (before > target).then(|| Prediction {
+        metric: Metric::WaitRatio,
+        of: victim.uuid,
+        of_name: victim.name.clone(),
+        before,
+        expected: target / 2.0,
+    })
 }
 
 fn is_confined(domain: &DomainModel, history: &History) -> bool {
     history.domains.get(&domain.uuid).is_some_and(|entry| {
-        entry.emulator_pin.ours.is_some() || entry.pins.values().any(|pin| pin.ours.is_some())
+        let mut pins = entry.pins.values().chain(entry.iothread_pins.values()).chain([&entry.emulator_pin]);
+        pins.any(|pin| pin.ours.is_some())
     })
 }
 
@@ -150,7 +188,9 @@ fn set_free(domain: &DomainModel, policy: &Policy, history: &mut History) -> Vec
             domain.name, entry.pin_unneeded
         ),
         inputs: vec![input("cycles", entry.pin_unneeded)],
+        threshold: format!("{} cycles in which it took nobody's CPU", policy.state.cycles),
         expected: "the original pins in force again".to_owned(),
+        ..Reason::default()
     };
     let vcpus = entry.pins.iter().filter_map(|(vcpu, pin)| {
         let action = Action::PinVcpu { vcpu: *vcpu, from: pin.ours.clone()?, to: pin.original.clone()? };
@@ -162,5 +202,10 @@ fn set_free(domain: &DomainModel, policy: &Policy, history: &mut History) -> Vec
         .clone()
         .zip(entry.emulator_pin.original.clone())
         .map(|(from, to)| propose(domain, Action::PinEmulator { from, to }, reason.clone(), true));
-    vcpus.chain(emulator).collect()
+    let iothreads = entry.iothread_pins.iter().filter_map(|(iothread, pin)| {
+        let action =
+            Action::PinIothread { iothread: *iothread, from: pin.ours.clone()?, to: pin.original.clone()? };
+        Some(propose(domain, action, reason.clone(), true))
+    });
+    vcpus.chain(emulator).chain(iothreads).collect()
 }

@@ -174,5 +174,5 @@ fn reason(application: &Application, scarce: Option<&str>, from: Level, to: Leve
         input("level wanted", to),
     ];
     inputs.extend(application.conversations.iter().map(|conversation| input("found", conversation)));
-    Reason { rule: rule.to_owned(), summary, inputs, expected: expected.to_owned() }
+    Reason { rule: rule.to_owned(), summary, inputs, expected: expected.to_owned(), ..Reason::default() }
 }

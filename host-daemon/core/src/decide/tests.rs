@@ -13,7 +13,7 @@ use crate::model::{
 };
 use crate::order::Action;
 use crate::policy::{Class, ClassSetting, DomainPolicy, Level, Wishes};
-use crate::sample::{ProcessKey, ProcessSample, SchedPolicy, ThreadRole, ThreadSource};
+use crate::sample::{IothreadSample, ProcessKey, ProcessSample, SchedPolicy, ThreadRole, ThreadSource};
 use crate::topology::{Pcpu, Topology};
 use crate::units::KiB;
 
@@ -21,7 +21,7 @@ fn thread(number: u32, run: f64, wait: f64) -> ThreadModel {
     ThreadModel {
         tid: 100 + number,
         role: ThreadRole::Vcpu(number),
-        comm: format!("CPU {number}/KVM"),
+        comm: format!("CPU {number}/KVM").into(),
         source: ThreadSource::Probe,
         pcpu: Some(0),
         run: Some(run),
@@ -54,6 +54,7 @@ fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pcpus: u32) -
             .collect(),
         threads,
         emulator_pin: Some(CpuSet::first(pcpus)),
+        iothreads: vec![IothreadSample { number: 1, pin: Some(CpuSet::first(pcpus)) }],
         cpu_shares: Some(1024),
         memory_maximum: KiB::from_mib(1024),
         balloon: None,
@@ -142,6 +143,11 @@ fn carry_out(proposals: &[Proposal], model: &mut Model, history: &mut History) {
                 vcpu.pin = Some(to.clone());
             }
             Action::PinEmulator { to, .. } => domain.emulator_pin = Some(to.clone()),
+            Action::PinIothread { iothread, to, .. } => {
+                let found = domain.iothreads.iter_mut().find(|other| other.number == *iothread);
+                found.unwrap().pin = Some(to.clone());
+            }
+            Action::MoreVcpus { .. } | Action::MoreMemory { .. } | Action::MoveAway { .. } => {}
             Action::SetBalloon { from, to } => {
                 let balloon = domain.balloon.as_mut().unwrap();
                 assert_eq!(balloon.current, *from);
@@ -160,7 +166,7 @@ fn carry_out(proposals: &[Proposal], model: &mut Model, history: &mut History) {
                 }
             }
         }
-        history.applied(proposal, at);
+        history.applied(1, proposal, at);
     }
 }
 
@@ -192,14 +198,56 @@ fn contended() -> (Model, DomainModel) {
     (host(2, vec![web.clone(), batch]), web)
 }
 
+/// Eight steps in which the weights help somewhat, and a cpuset the rest.
+fn protect(model: &mut Model, policy: &Policy, history: &mut History) {
+    for _ in 0..8 {
+        advance(model, policy, history);
+        if model.domains[1].vcpus[0].pin != Some(CpuSet::first(2)) {
+            set_load(&mut model.domains[0], 0.7, 0.015);
+        } else if model.domains[0].cpu_shares > Some(1024) {
+            set_load(&mut model.domains[0], 0.6, 0.2);
+        }
+    }
+}
+
+/// What does not help is undone and rests; what is tried again later rests twice as long.
+#[test]
+fn a_weight_that_does_not_help_is_undone_and_rests() {
+    let (mut model, _) = contended();
+    let policy = Policy::default();
+    let mut history = History::default();
+    let mut orders = Vec::new();
+    let mut verdicts = Vec::new();
+    for step in 0..(3600 / 5) {
+        model.at += Duration::from_secs(5);
+        let decision = tick(&model, &policy, &mut history);
+        carry_out(&decision.proposals, &mut model, &mut history);
+        let of_web = |proposal: &&Proposal| proposal.domain == Uuid::from_u128(1);
+        orders.extend(decision.proposals.iter().filter(of_web).map(|proposal| (step * 5, proposal.clone())));
+        verdicts.extend(decision.verdicts);
+    }
+    let seen: Vec<_> = orders.iter().map(|(at, order)| (*at, order.reason.rule.as_str())).collect();
+    let rules: Vec<_> = seen.iter().map(|(_, rule)| *rule).collect();
+    assert_eq!(
+        rules[..4],
+        ["weight.protect", "trial.rollback", "weight.protect", "trial.rollback"],
+        "{seen:?}"
+    );
+    assert_eq!(seen[1].0 - seen[0].0, 15, "three whole windows: {seen:?}");
+    assert!((900..920).contains(&(seen[2].0 - seen[1].0)), "15 min: {seen:?}");
+    assert!(rules.len() == 4 || (1800..1820).contains(&(seen[4].0 - seen[3].0)), "30 min: {seen:?}");
+    assert_eq!(orders[1].1.undoes, [1]);
+    assert!(orders[1].1.reason.summary.contains("was measured"), "{}", orders[1].1.reason.summary);
+    assert!(verdicts.iter().all(|verdict| !verdict.trial.kept && verdict.trial.windows == 3), "{verdicts:?}");
+    assert_eq!(model.domains[0].cpu_shares, Some(1024));
+}
+
 #[test]
 fn a_waiting_server_beside_a_silent_burner_gets_weight_then_a_pcpu() {
     let (mut model, _) = contended();
     let policy = Policy::default();
     let mut history = History::default();
-    for _ in 0..8 {
-        advance(&mut model, &policy, &mut history);
-    }
+    protect(&mut model, &policy, &mut history);
     assert_eq!(history.domains[&Uuid::from_u128(1)].inferred_class(), Class::Latency);
     assert_eq!(history.domains[&Uuid::from_u128(2)].inferred_class(), Class::Batch);
     assert_eq!(model.domains[0].cpu_shares, Some(8192));
@@ -232,9 +280,7 @@ fn weights_come_back_by_a_quarter_after_calm_and_pins_when_nobody_needs_them() {
     let (mut model, _) = contended();
     let policy = Policy::default();
     let mut history = History::default();
-    for _ in 0..8 {
-        advance(&mut model, &policy, &mut history);
-    }
+    protect(&mut model, &policy, &mut history);
     set_load(&mut model.domains[0], 0.3, 0.0);
     set_load(&mut model.domains[1], 0.0, 0.0);
     let mut seen = vec![model.domains[0].cpu_shares.unwrap()];
@@ -256,9 +302,7 @@ fn an_outside_change_is_reported_and_respected() {
     let (mut model, _) = contended();
     let policy = Policy::default();
     let mut history = History::default();
-    for _ in 0..8 {
-        advance(&mut model, &policy, &mut history);
-    }
+    protect(&mut model, &policy, &mut history);
     model.domains[1].cpu_shares = Some(3000);
     model.at += Duration::from_secs(5);
     let decision = tick(&model, &policy, &mut history);
@@ -483,6 +527,12 @@ proptest! {
                         prop_assert!(!to.is_empty());
                         prop_assert!(to.is_subset(first.emulator_pin.as_ref().unwrap()));
                     }
+                    Action::PinIothread { iothread, to, .. } => {
+                        prop_assert!(!to.is_empty());
+                        let mask = first.iothreads.iter().find(|other| other.number == *iothread).unwrap().pin.clone().unwrap();
+                        prop_assert!(to.is_subset(&mask));
+                    }
+                    Action::MoreVcpus { .. } | Action::MoreMemory { .. } | Action::MoveAway { .. } => {}
                     Action::SetBalloon { from, to } if !proposal.release => {
                         prop_assert!(*to >= policy.balloon.floor);
                         prop_assert!(*from - *to <= last.memory_maximum.part(0.0501));

@@ -11,12 +11,15 @@ use super::state::{target_wait, waits_too_long, wants_cpu};
 use super::{finding, input, propose, running};
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};
-use crate::order::{Action, Proposal, Reason};
+use crate::order::{Action, Metric, Prediction, Proposal, Reason};
 use crate::policy::{Class, Policy, WeightLimits};
+use crate::sample::Runner;
 use crate::units::Ratio;
 
 /// Least use of CPU, in pcpus, that makes a neighbour worth looking at.
 const TAKES_PCPUS: f64 = 0.05;
+/// Part of a domain's waiting that a neighbour must have run to be called an aggressor.
+const TAKES_PART: f64 = 0.05;
 /// Weights that both cgroup versions accept.
 const VALID: std::ops::RangeInclusive<u64> = 2..=10_000;
 
@@ -41,8 +44,13 @@ pub(super) fn decide(
         if !waits {
             continue;
         }
-        let aggressors: Vec<&DomainModel> =
-            running(model).filter(|other| takes_cpu_of(other, domain, policy, history)).collect();
+        let stolen = stolen_from(domain, model);
+        let aggressors: Vec<&DomainModel> = running(model)
+            .filter(|other| takes_cpu_of(other, domain, policy, history))
+            .filter(|other| {
+                stolen.as_ref().is_none_or(|stolen| took(other, stolen) || is_lowered(other, history))
+            })
+            .collect();
         if aggressors.is_empty() {
             findings.push(finding(
                 domain,
@@ -57,7 +65,8 @@ pub(super) fn decide(
             continue;
         }
         pressed = true;
-        protect(domain, wait, target, &aggressors, policy, history, &mut proposals);
+        let victim = Victim { domain, wait, target, aggressors, stolen, model };
+        victim.protect(policy, history, &mut proposals);
     }
     if !pressed {
         proposals.extend(running(model).filter_map(|domain| relax(domain, model, policy, history)));
@@ -106,54 +115,133 @@ fn note_calm(domain: &DomainModel, calm: bool, at: Duration, history: &mut Histo
     }
 }
 
-/// One step to the weight that the measurement calls for; what is missing beyond the limit, the aggressors give.
-fn protect(
-    domain: &DomainModel,
+/// Parts of a domain's waiting by who ran meanwhile, the one that took most first; `None` where no probe saw it.
+pub(super) fn stolen_from(victim: &DomainModel, model: &Model) -> Option<Vec<(Runner, f64)>> {
+    let row = &model.steal.domains.iter().find(|row| row.uuid == victim.uuid)?.by;
+    let all: f64 = row.iter().map(|(_, time)| time.as_secs_f64()).sum();
+    (all > 0.0).then(|| row.iter().map(|(by, time)| (*by, time.as_secs_f64() / all)).collect())
+}
+
+/// Whether a domain took enough of another one's CPU to be worth a change.
+pub(super) fn took(other: &DomainModel, stolen: &[(Runner, f64)]) -> bool {
+    stolen.iter().any(|(by, part)| *by == Runner::Domain(other.uuid) && *part >= TAKES_PART)
+}
+
+/// Whether we hold its weight down: what it takes now says nothing about what it would take.
+fn is_lowered(domain: &DomainModel, history: &History) -> bool {
+    let shares = history.domains.get(&domain.uuid).map(|entry| &entry.shares);
+    shares.is_some_and(|shares| {
+        shares.ours.zip(shares.original).is_some_and(|(ours, original)| ours < original)
+    })
+}
+
+/// Who took the CPU of a domain, in words.
+pub(super) fn takers(stolen: Option<&[(Runner, f64)]>, aggressors: &[&DomainModel], model: &Model) -> String {
+    let Some(stolen) = stolen else {
+        return aggressors.iter().map(|other| other.name.as_str()).collect::<Vec<_>>().join(", ");
+    };
+    let name = |by: &Runner| match by {
+        Runner::Host => "the host".to_owned(),
+        Runner::Unknown => "nobody that was seen".to_owned(),
+        Runner::Domain(uuid) => {
+            let domain = model.domains.iter().find(|domain| domain.uuid == *uuid);
+            domain.map_or_else(|| uuid.to_string(), |domain| domain.name.clone())
+        }
+    };
+    let parts = stolen.iter().filter(|(_, part)| *part >= 0.01).take(4);
+    parts.map(|(by, part)| format!("{} {}", name(by), Ratio(*part))).collect::<Vec<_>>().join(", ")
+}
+
+/// Odds of running.
+fn odds(wait: f64) -> f64 {
+    (1.0 - wait) / wait.clamp(0.001, 0.999)
+}
+
+/// A domain that waits, and for whom.
+struct Victim<'a> {
+    domain: &'a DomainModel,
     wait: Ratio,
     target: f64,
-    aggressors: &[&DomainModel],
-    policy: &Policy,
-    history: &History,
-    proposals: &mut Vec<Proposal>,
-) {
-    let Some((current, shares)) = weight_of(domain, history) else { return };
-    let odds = |wait: f64| (1.0 - wait) / wait.clamp(0.001, 0.999);
-    let factor = odds(target) / odds(wait.0).max(0.001);
-    let to = limited(as_float(current) * factor, shares, policy.of(domain).weight_limits());
-    let class = class_of(domain, policy, history);
-    let names: Vec<&str> = aggressors.iter().map(|other| other.name.as_str()).collect();
-    let inputs = vec![
-        input("wait ratio", wait),
-        input("target of its class", format!("{} ({class})", Ratio(target))),
-        input("weight factor that the measurement calls for", format!("{factor:.1}")),
-        input("neighbours that take its CPU", names.join(", ")),
-    ];
-    if to > current {
-        let summary = format!(
-            "{} waits {wait} of the time it could run, its class allows {}",
-            domain.name,
-            Ratio(target)
-        );
-        let reason =
-            reason("weight.protect", summary, inputs.clone(), format!("wait ratio near {}", Ratio(target)));
-        proposals.push(propose(domain, Action::SetCpuShares { from: current, to }, reason, false));
-    }
-    let missing = factor * as_float(current) / as_float(to.max(1));
-    if missing <= 1.0 + policy.weight.dead_band {
-        return;
-    }
-    for aggressor in aggressors {
-        let Some((current, shares)) = weight_of(aggressor, history) else { continue };
-        let to = limited(as_float(current) / missing, shares, policy.of(*aggressor).weight_limits());
-        let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
-        if to < current && !known && class_of(aggressor, policy, history) == Class::Batch {
+    aggressors: Vec<&'a DomainModel>,
+    stolen: Option<Vec<(Runner, f64)>>,
+    model: &'a Model,
+}
+
+impl Victim<'_> {
+    /// One step to the weight that the measurement calls for; what is missing beyond the limit, the aggressors give.
+    fn protect(&self, policy: &Policy, history: &History, proposals: &mut Vec<Proposal>) {
+        let Self { domain, wait, target, aggressors, .. } = self;
+        let Some((current, shares)) = weight_of(domain, history) else { return };
+        let factor = odds(*target) / odds(wait.0).max(0.001);
+        let to = limited(as_float(current) * factor, shares, policy.of(*domain).weight_limits());
+        let raised = as_float(to.max(1)) / as_float(current.max(1));
+        if to > current {
             let summary = format!(
-                "{} takes CPU that {} ({class}) waits for, whose own weight is at its limit",
-                aggressor.name, domain.name
+                "{} waits {wait} of the time it could run, its class allows {}",
+                domain.name,
+                Ratio(*target)
             );
-            let expected = format!("{} waits less; {} gets what is left", domain.name, aggressor.name);
-            let reason = reason("weight.yield", summary, inputs.clone(), expected);
-            proposals.push(propose(aggressor, Action::SetCpuShares { from: current, to }, reason, false));
+            let reason = self.reason("weight.protect", summary, factor, raised, policy, history);
+            proposals.push(propose(domain, Action::SetCpuShares { from: current, to }, reason, false));
+        }
+        let missing = factor / raised;
+        if missing <= 1.0 + policy.weight.dead_band {
+            return;
+        }
+        let class = class_of(domain, policy, history);
+        for aggressor in aggressors {
+            let Some((current, shares)) = weight_of(aggressor, history) else { continue };
+            let to = limited(as_float(current) / missing, shares, policy.of(*aggressor).weight_limits());
+            let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
+            if to < current && !known && class_of(aggressor, policy, history) == Class::Batch {
+                let summary = format!(
+                    "{} takes CPU that {} ({class}) waits for, whose own weight is at its limit",
+                    aggressor.name, domain.name
+                );
+                let factors = raised * as_float(current) / as_float(to.max(1));
+                let mut reason = self.reason("weight.yield", summary, factor, factors, policy, history);
+                reason.expected = format!("{}; {} gets what is left", reason.expected, aggressor.name);
+                proposals.push(propose(aggressor, Action::SetCpuShares { from: current, to }, reason, false));
+            }
+        }
+    }
+
+    /// Why, when the weights move apart by `factor` of what the measurement `calls_for`.
+    fn reason(
+        &self,
+        rule: &str,
+        summary: String,
+        calls_for: f64,
+        factor: f64,
+        policy: &Policy,
+        history: &History,
+    ) -> Reason {
+        let Self { domain, wait, target, aggressors, stolen, model } = self;
+        let expected = (1.0 / (1.0 + odds(wait.0) * factor)).max(*target);
+        let band = target * (1.0 + policy.weight.dead_band);
+        Reason {
+            rule: rule.to_owned(),
+            summary,
+            inputs: vec![
+                input("wait ratio", wait),
+                input("target of its class", format!("{} ({})", Ratio(*target), class_of(domain, policy, history))),
+                input("weight factor that the measurement calls for", format!("{calls_for:.1}")),
+                input("who ran while it waited", takers(stolen.as_deref(), aggressors, model)),
+            ],
+            threshold: format!("a wait ratio above {} (the target and its dead band)", Ratio(band)),
+            expected: format!("{} waits about {} of the time it could run", domain.name, Ratio(expected)),
+            prediction: Some(Prediction {
+                metric: Metric::WaitRatio,
+                of: domain.uuid,
+                of_name: domain.name.clone(),
+                before: wait.0,
+                expected,
+            }),
+            alternatives: vec![
+                "a cpuset keeps others off for good and takes pcpus from them also when nobody needs these: only \
+                 after three cycles in which weights did not help"
+                    .to_owned(),
+            ],
         }
     }
 }
@@ -180,17 +268,15 @@ fn relax(domain: &DomainModel, model: &Model, policy: &Policy, history: &History
     let to =
         if ours > original { stepped.clamp(original, ours - 1) } else { stepped.clamp(ours + 1, original) };
     let summary = format!("nobody has waited for {} s", policy.weight.relax_after.as_secs());
-    let reason = reason(
-        "weight.relax",
+    let reason = Reason {
+        rule: "weight.relax".to_owned(),
         summary,
-        vec![input("configured weight", original)],
-        "the configured weights in force again".to_owned(),
-    );
+        inputs: vec![input("configured weight", original)],
+        threshold: format!("{} s without anybody over a target", policy.weight.relax_after.as_secs()),
+        expected: "the configured weights in force again".to_owned(),
+        ..Reason::default()
+    };
     Some(propose(domain, Action::SetCpuShares { from: ours, to }, reason, false))
-}
-
-fn reason(rule: &str, summary: String, inputs: Vec<(String, String)>, expected: String) -> Reason {
-    Reason { rule: rule.to_owned(), summary, inputs, expected }
 }
 
 fn weight_of<'a>(domain: &DomainModel, history: &'a History) -> Option<(u64, &'a Managed<u64>)> {

@@ -9,7 +9,8 @@ use super::{DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, 
 use crate::CpuSet;
 use crate::policy::{Metadata, Subject};
 use crate::sample::{
-    BalloonSample, DomainSample, DomainState, InterfaceSample, ThreadRole, ThreadSample, ThreadSource,
+    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, ThreadRole, ThreadSample,
+    ThreadSource,
 };
 use crate::units::{KiB, Ratio};
 
@@ -32,6 +33,8 @@ pub struct DomainModel {
     pub threads: Vec<ThreadModel>,
     /// Pin of the emulator threads.
     pub emulator_pin: Option<CpuSet>,
+    /// iothreads with their live pins.
+    pub iothreads: Vec<IothreadSample>,
     /// CPU weight.
     pub cpu_shares: Option<u64>,
     /// Largest memory without a restart.
@@ -75,7 +78,7 @@ pub struct ThreadModel {
     /// What it is for.
     pub role: ThreadRole,
     /// The kernel's name of it.
-    pub comm: String,
+    pub comm: Arc<str>,
     /// Where its counters came from.
     pub source: ThreadSource,
     /// pcpu that it ran on last.
@@ -189,6 +192,7 @@ impl DomainModel {
             incarnation: incarnation_of(end),
             vcpus,
             emulator_pin: end.emulator_pin.clone(),
+            iothreads: end.iothreads.clone(),
             cpu_shares: end.cpu_shares,
             memory_maximum: KiB(end.memory_maximum_kib),
             balloon: end.balloon.map(|balloon| {
@@ -281,7 +285,11 @@ impl ThreadModel {
         };
         let waits: Option<Vec<u64>> = begin.and_then(|begin| {
             let (before, after) = (begin.runq_wait_histogram.as_ref()?, end.runq_wait_histogram.as_ref()?);
-            before.iter().zip(after).map(|(before, after)| rise(*before, *after)).collect()
+            // Shared: no wait has ended, and there is no quantile of none.
+            if Arc::ptr_eq(before, after) {
+                return None;
+            }
+            before.iter().zip(after.iter()).map(|(before, after)| rise(*before, *after)).collect()
         });
         let wait_quantile = |q| waits.as_ref().and_then(|waits| quantile(waits, q));
         Self {

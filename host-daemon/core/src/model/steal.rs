@@ -1,12 +1,13 @@
 //! The steal matrix over one window: while the vcpus of a domain waited for a pcpu, who ran there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::rise;
-use crate::sample::{DomainSample, Runner, Sample, ThreadRole, ThreadSample};
+use crate::sample::{DomainSample, Runner, Sample, StolenSample, ThreadRole, ThreadSample};
 
 /// All domains over one window. A cell is a time of waiting; who waited is the row, who ran is the column.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,17 +94,30 @@ impl VcpuSteal {
 /// What was added to a thread's row.
 fn row(begin: &ThreadSample, end: &ThreadSample) -> Option<Vec<(Runner, Duration)>> {
     let (before, after) = (begin.stolen.as_ref()?, end.stolen.as_ref()?);
-    let mut row = BTreeMap::new();
-    for cell in after {
-        let earlier = before.iter().find(|other| other.by == cell.by).map_or(0, |other| other.ns);
-        row.insert(cell.by, Duration::from_nanos(rise(earlier, cell.ns)?));
+    if Arc::ptr_eq(before, after) {
+        return Some(Vec::new());
+    }
+    let mut row = Vec::new();
+    // There may be hundreds of cells, and those that both have are in the same order: a look ahead is rare.
+    let (mut next, mut found) = (0, 0);
+    for cell in after.iter() {
+        let same = |other: &StolenSample| other.by == cell.by;
+        let at = if before.get(next).is_some_and(same) { Some(next) } else { before.iter().position(same) };
+        let earlier = at.map_or(0, |at| before[at].ns);
+        if let Some(at) = at {
+            (next, found) = (at + 1, found + usize::from(before[at].ns > 0));
+        }
+        let risen = rise(earlier, cell.ns)?;
+        if risen > 0 {
+            row.push((cell.by, Duration::from_nanos(risen)));
+        }
     }
     // A cell only disappears when its column is given to another domain.
-    let lost = before.iter().filter(|cell| cell.ns > 0).any(|cell| !row.contains_key(&cell.by));
+    let lost = before.iter().filter(|cell| cell.ns > 0).count() > found;
     (!lost).then(|| most_first(row))
 }
 
-fn most_first(row: BTreeMap<Runner, Duration>) -> Vec<(Runner, Duration)> {
+fn most_first(row: impl IntoIterator<Item = (Runner, Duration)>) -> Vec<(Runner, Duration)> {
     let mut row: Vec<_> = row.into_iter().filter(|(_, time)| !time.is_zero()).collect();
     row.sort_by(|(a, a_time), (b, b_time)| b_time.cmp(a_time).then(a.cmp(b)));
     row

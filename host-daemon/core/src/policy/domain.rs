@@ -36,7 +36,7 @@ pub enum Source {
     Section(&'static str),
     /// An option of the `[[domain]]` entry of this number, from 0, in the order of the files.
     Entry(usize, &'static str),
-    /// An element of the domain's metadata.
+    /// An attribute of the domain's metadata.
     Metadata(&'static str),
     /// The domain's metadata, because it is not understood.
     Malformed,
@@ -106,19 +106,19 @@ impl<'a> DomainSettings<'a> {
             self.entry.and_then(|(at, wishes)| {
                 mode_in(wishes, actuator, |key| Source::Entry(at, if key == "mode" { key } else { "modes" }))
             }),
-            self.policy.actuator_modes.iter().find(|(of, _)| *of == actuator).map(|(_, mode)| Setting {
-                value: *mode,
-                source: Source::Section(match actuator {
-                    Actuator::Ladder => "modes.ladder",
-                    Actuator::Weight => "modes.weight",
-                    Actuator::Placement => "modes.placement",
-                    Actuator::Balloon => "modes.balloon",
-                }),
-            }),
+            self.policy
+                .actuator_modes
+                .iter()
+                .find(|(of, _)| *of == actuator)
+                .map(|(_, mode)| Setting { value: *mode, source: Source::Section(actuator.option()) }),
         ];
         // Of equals the first, which is the nearest.
         let careful = explicit.into_iter().flatten().min_by_key(|setting| setting.value);
-        careful.unwrap_or(Setting { value: self.policy.mode, source: Source::Section("modes.default") })
+        let default = Setting { value: self.policy.mode, source: Source::Section("modes.default") };
+        let Setting { value, source } = careful.unwrap_or(default);
+        // Nobody can ask this host for what it cannot do.
+        let most = if actuator == Actuator::Resize { Mode::Recommend } else { Mode::Auto };
+        Setting { value: value.min(most), source }
     }
 
     /// Least memory that the guest keeps.
@@ -242,12 +242,6 @@ fn mode_in(
     source: impl Fn(&'static str) -> Source,
 ) -> Option<Setting<Mode>> {
     let own = wishes.modes.iter().find(|(of, _)| *of == actuator).map(|(_, mode)| *mode);
-    let key = match actuator {
-        Actuator::Ladder => "mode.ladder",
-        Actuator::Weight => "mode.weight",
-        Actuator::Placement => "mode.placement",
-        Actuator::Balloon => "mode.balloon",
-    };
-    own.map(|value| Setting { value, source: source(key) })
+    own.map(|value| Setting { value, source: source(actuator.key()) })
         .or_else(|| wishes.mode.map(|value| Setting { value, source: source("mode") }))
 }

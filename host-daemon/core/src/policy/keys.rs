@@ -54,10 +54,11 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
     },
-    mode_of("mode.ladder", |wishes, text| actuator_mode(wishes, Actuator::Ladder, text)),
-    mode_of("mode.weight", |wishes, text| actuator_mode(wishes, Actuator::Weight, text)),
-    mode_of("mode.placement", |wishes, text| actuator_mode(wishes, Actuator::Placement, text)),
-    mode_of("mode.balloon", |wishes, text| actuator_mode(wishes, Actuator::Balloon, text)),
+    mode_of(Actuator::Ladder, |wishes, text| actuator_mode(wishes, Actuator::Ladder, text)),
+    mode_of(Actuator::Weight, |wishes, text| actuator_mode(wishes, Actuator::Weight, text)),
+    mode_of(Actuator::Placement, |wishes, text| actuator_mode(wishes, Actuator::Placement, text)),
+    mode_of(Actuator::Balloon, |wishes, text| actuator_mode(wishes, Actuator::Balloon, text)),
+    mode_of(Actuator::Resize, |wishes, text| actuator_mode(wishes, Actuator::Resize, text)),
     Key {
         name: "protected",
         takes: "names of processes with commas between them, * for any run of characters",
@@ -126,8 +127,8 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
-const fn mode_of(name: &'static str, read: fn(&mut Wishes, &str) -> Result<(), String>) -> Key {
-    Key { name, takes: MODES, read }
+const fn mode_of(actuator: Actuator, read: fn(&mut Wishes, &str) -> Result<(), String>) -> Key {
+    Key { name: actuator.key(), takes: MODES, read }
 }
 
 impl Key {

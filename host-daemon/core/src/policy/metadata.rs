@@ -17,9 +17,9 @@ pub struct Metadata {
 /// Something wrong in the metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The element, where it is one that can be taken out by its name.
-    pub element: Option<String>,
-    /// What is wrong with it.
+    /// The attribute, where it is one that can be taken out by its name.
+    pub attribute: Option<String>,
+    /// What is wrong.
     pub text: String,
 }
 
@@ -29,7 +29,7 @@ impl Metadata {
     pub fn read(sample: &PolicySample) -> Self {
         let mut wishes = Wishes::default();
         let mut problems: Vec<Problem> =
-            sample.wrong.iter().map(|text| Problem { element: None, text: text.clone() }).collect();
+            sample.wrong.iter().map(|text| Problem { attribute: None, text: text.clone() }).collect();
         for (at, (name, text)) in sample.settings.iter().enumerate() {
             let problem = match Key::named(name) {
                 None => Some(format!("there is no setting {name}; the settings are {}", key_names())),
@@ -38,13 +38,13 @@ impl Metadata {
                 }
                 Some(key) => key.read(&mut wishes, text).err(),
             };
-            problems.extend(problem.map(|text| Problem { element: Some(name.clone()), text }));
+            problems.extend(problem.map(|text| Problem { attribute: Some(name.clone()), text }));
         }
         if let (Some(min), Some(max)) = (wishes.weight.min, wishes.weight.max)
             && min > max
         {
             let text = format!("weight.min ({min}) is more than weight.max ({max})");
-            problems.push(Problem { element: Some("weight.min".to_owned()), text });
+            problems.push(Problem { attribute: Some("weight.min".to_owned()), text });
         }
         if !problems.is_empty() {
             wishes = Wishes::default();

@@ -126,7 +126,7 @@ fn what_is_not_understood_makes_the_domain_observed_only() {
         let own = metadata(&[("mode.ladder", "auto"), ("suspend_for_change", "yes"), (name, text)]);
         assert!(!own.is_sound(), "{name}={text}");
         assert!(own.problems.iter().any(|problem| problem.text.contains(says)), "{says} in {own:?}");
-        assert_eq!(own.problems[0].element.as_deref(), Some(name));
+        assert_eq!(own.problems[0].attribute.as_deref(), Some(name));
         let web = policy.of(subject("web", &own));
         for actuator in Actuator::ALL {
             let observe = Setting { value: Mode::Observe, source: Source::Malformed };

@@ -60,6 +60,8 @@ pub enum Actuator {
     Placement,
     /// Memory balloon.
     Balloon,
+    /// What this host cannot do alone: more vcpus, a larger maximum of memory, another host. Never more than recommended.
+    Resize,
 }
 
 /// The ladder: five priority levels of a guest process, lowest first.
@@ -168,8 +170,32 @@ impl Class {
 }
 
 impl Actuator {
+    /// The option of the configuration that sets its mode.
+    #[must_use]
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Ladder => "modes.ladder",
+            Self::Weight => "modes.weight",
+            Self::Placement => "modes.placement",
+            Self::Balloon => "modes.balloon",
+            Self::Resize => "modes.resize",
+        }
+    }
+
+    /// The setting of a domain that sets its mode there.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Ladder => "mode.ladder",
+            Self::Weight => "mode.weight",
+            Self::Placement => "mode.placement",
+            Self::Balloon => "mode.balloon",
+            Self::Resize => "mode.resize",
+        }
+    }
+
     /// All of them, in the order of means: reversible and cheap first.
-    pub const ALL: [Self; 4] = [Self::Ladder, Self::Weight, Self::Placement, Self::Balloon];
+    pub const ALL: [Self; 5] = [Self::Ladder, Self::Weight, Self::Placement, Self::Balloon, Self::Resize];
 
     /// The actuator's name as configured and shown.
     #[must_use]
@@ -179,6 +205,7 @@ impl Actuator {
             Self::Weight => "weight",
             Self::Placement => "placement",
             Self::Balloon => "balloon",
+            Self::Resize => "resize",
         }
     }
 }

@@ -44,6 +44,9 @@ pub struct DomainSample {
     pub vcpus: Vec<VcpuSample>,
     /// pcpus that the emulator threads may use.
     pub emulator_pin: Option<CpuSet>,
+    /// iothreads with their pins.
+    #[serde(default)]
+    pub iothreads: Vec<IothreadSample>,
     /// CPU weight as libvirt's `cpu_shares`: 2 to 262144 on cgroup v1, 1 to 10000 on v2.
     pub cpu_shares: Option<u64>,
     /// Largest memory the domain can have without a restart.
@@ -75,6 +78,15 @@ pub struct DomainSample {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuSample {
     /// Number of the vcpu.
+    pub number: u32,
+    /// The live pin; `None` where libvirt does not tell.
+    pub pin: Option<CpuSet>,
+}
+
+/// One iothread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IothreadSample {
+    /// Number of the iothread.
     pub number: u32,
     /// The live pin; `None` where libvirt does not tell.
     pub pin: Option<CpuSet>,

@@ -1,5 +1,7 @@
 //! One thread of a QEMU process.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -63,7 +65,7 @@ pub struct ThreadSample {
     /// What the thread is for.
     pub role: ThreadRole,
     /// The kernel's name of the thread.
-    pub comm: String,
+    pub comm: Arc<str>,
     /// Origin of the counters.
     pub source: ThreadSource,
     /// Time on a pcpu.
@@ -73,7 +75,7 @@ pub struct ThreadSample {
     /// Longest single wait that ended since the thread's previous sample.
     pub runq_wait_max_ns: Option<u64>,
     /// Waits by length, log2 buckets: entry `n` counts waits of `2^n` up to `2^(n+1)` ns, entry 0 also zero.
-    pub runq_wait_histogram: Option<Vec<u64>>,
+    pub runq_wait_histogram: Option<Arc<[u64]>>,
     /// Switches away while still runnable.
     pub switches_preempted: Option<u64>,
     /// Switches away to sleep.
@@ -88,7 +90,7 @@ pub struct ThreadSample {
     pub migrations_node: Option<u64>,
     /// `runq_wait` since the thread is watched, by who ran meanwhile: a row of the steal matrix. Zeros are left out.
     #[serde(default)]
-    pub stolen: Option<Vec<StolenSample>>,
+    pub stolen: Option<Arc<[StolenSample]>>,
     /// The pcpu it ran on last.
     pub pcpu: Option<u32>,
 }

@@ -110,6 +110,7 @@ fn modes(domain: &DomainModel, scene: &Scene<'_>) -> ModesView {
         weight: mode(Actuator::Weight),
         placement: mode(Actuator::Placement),
         balloon: mode(Actuator::Balloon),
+        resize: mode(Actuator::Resize),
     }
 }
 
@@ -164,7 +165,7 @@ fn thread(thread: &ThreadModel) -> ThreadView {
     ThreadView {
         tid: thread.tid,
         role: thread.role,
-        comm: thread.comm.clone(),
+        comm: thread.comm.to_string(),
         source: thread.source,
         pcpu: thread.pcpu,
         run_ratio: thread.run,

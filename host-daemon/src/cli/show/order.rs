@@ -79,7 +79,7 @@ fn state(state: OrderState) -> String {
     let name = state.as_str();
     match state {
         OrderState::Proposed | OrderState::Approved | OrderState::Applied => doubtful(name),
-        OrderState::Verified => good(name),
+        OrderState::Verified | OrderState::Kept => good(name),
         OrderState::Failed => bad(name),
         OrderState::Rejected | OrderState::Expired | OrderState::RolledBack => name.to_owned(),
     }

@@ -66,6 +66,9 @@ fn fate(order: &WorkOrder) -> String {
                 "It was carried out, and the new value was read back, at {at}. `kvmpilot orders rollback {id}` undoes it."
             )
         }
+        OrderState::Kept => {
+            format!("It was carried out, and stays. `kvmpilot orders rollback {id}` undoes it.")
+        }
         OrderState::Rejected => format!("A person said no at {at}; nothing was changed."),
         OrderState::Expired => {
             format!("It was closed at {at} without being carried out; nothing was changed.")
