@@ -66,7 +66,7 @@ impl Daemon {
         let admitted = block_in_place(|| self.book.admit(vec![proposal], mode, now, wall_unix_ms()));
         let mut orders = admitted.map_err(|error| CommandError::Failed(error.to_string()))?;
         orders.pop().ok_or_else(|| {
-            CommandError::Failed("mode observe changes nothing; set another mode first".to_owned())
+            CommandError::Failed("that is nothing that kvmpilot can undo".to_owned())
         })
     }
 
