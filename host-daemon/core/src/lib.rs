@@ -15,6 +15,7 @@ pub mod order;
 mod pairs;
 pub mod policy;
 pub mod sample;
+pub mod simulate;
 pub mod topology;
 pub mod units;
 

@@ -5,6 +5,7 @@ mod diagnostic;
 mod options;
 mod origins;
 mod read;
+mod scenario;
 mod value;
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ use kvmpilot_core::policy::Policy;
 
 pub use diagnostic::Diagnostic;
 pub use origins::{Origins, Place};
+pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
 
 use crate::store::Limits;
