@@ -18,6 +18,7 @@ pub mod sample;
 pub mod simulate;
 pub mod topology;
 pub mod units;
+pub mod windows;
 
 pub use cpuset::CpuSet;
 pub use uuid::Uuid;
