@@ -379,6 +379,7 @@ impl Domain {
             memory_maximum_kib: super::memory::kib(self.memory.maximum),
             balloon: Some(self.memory.sample()),
             balloon_refusal: None,
+            os: None,
             agent_connected: None,
             job_active: false,
             interfaces: vec![InterfaceSample {
