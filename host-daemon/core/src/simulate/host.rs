@@ -24,10 +24,12 @@ const LONGEST_BACKLOG: (f64, f64) = (5.0, 0.5);
 /// Part of a pcpu from which on a vcpu never sleeps.
 const SPINS: f64 = 0.999;
 pub(super) const NS: f64 = 1e9;
-/// Load balancing, work that comes at a time, and slices, where the scenario is not coarse, in ns.
+/// Where the scenario is not coarse, in ns: load balancing, work that comes at a time, the kernel's tick (`HZ=250`), and its
+/// slice on one pcpu, which is longer by itself for each doubling up to 8 pcpus (`sched_tunable_scaling`).
 const STEP: f64 = 10e6;
 const CHUNK: f64 = 2e6;
-const SLICE: f64 = 3e6;
+const TICK: f64 = 4e6;
+const SLICE: f64 = 0.7e6;
 /// Steps between two rounds of the periodic balancing.
 const BALANCE_STEPS: u64 = 10;
 
@@ -81,8 +83,10 @@ impl Host {
         let topology = topology(&scenario.host);
         let coarse = f64::from(scenario.coarse.max(1));
         let pcpus = machine_pcpus(&topology);
+        let doublings = u32::try_from(pcpus.len()).unwrap_or(8).clamp(1, 8).ilog2();
+        let slice = SLICE * f64::from(1 + doublings) * coarse;
         let online = topology.online();
-        let mut machine = Machine { pcpus, vcpus: Vec::new(), groups: Vec::new(), slice: SLICE * coarse };
+        let mut machine = Machine { pcpus, vcpus: Vec::new(), groups: Vec::new(), slice };
         let mut domains = Vec::new();
         for spec in &scenario.domain {
             for number in 0..spec.count {
@@ -140,7 +144,8 @@ impl Host {
     /// Runs for a part of a second.
     pub(super) fn advance(&mut self, part: f64) {
         let step = STEP * self.coarse;
-        let pace = Pace { slice: self.machine.slice, smt_speed: SMT_SPEED, remote_speed: REMOTE_SPEED };
+        let (slice, tick) = (self.machine.slice, TICK * self.coarse);
+        let pace = Pace { slice, tick, smt_speed: SMT_SPEED, remote_speed: REMOTE_SPEED };
         let steps = super::memory::count(part * NS / step);
         for _ in 0..steps {
             let end = self.now + step;
