@@ -9,6 +9,7 @@ mod class;
 mod guard;
 pub mod history;
 mod overhead;
+mod own_word;
 mod placement;
 mod priority;
 mod rules;
@@ -70,6 +71,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     findings.extend(rules::ask(model, policy, history, rules::Pace::Class));
     for domain in running(model) {
         class::infer(domain, policy, history);
+        findings.extend(own_word::check(domain, policy));
     }
     weight::note_calm(model, policy, history);
     findings.extend(rules::ask(model, policy, history, rules::Pace::Tick));
