@@ -9,8 +9,6 @@ use kvmpilot_core::rules::{self, Entry, Fault, RuleSet};
 use super::diagnostic::{Diagnostic, Source};
 use super::{ConfigError, toml_files};
 
-/// Where rule files are unless `rules.directory` says otherwise.
-pub const DEFAULT_RULES: &str = "/etc/kvmpilot/rules.d";
 /// Largest rule file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 /// More than an administrator mends at once.
