@@ -4,6 +4,7 @@ mod arguments;
 mod client;
 pub mod offline;
 mod page;
+mod policy;
 mod progress;
 mod record;
 mod show;
@@ -26,8 +27,8 @@ use page::Screen;
 
 use crate::api::API_VERSION;
 use crate::api::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, FlowsView, OrdersView, ProcessesView,
-    StatusView, StealView, Verdict, VersionView, WatchAsk, WatchView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FlowsView, OrdersView,
+    ProcessesView, StatusView, StealView, Verdict, VersionView, WatchAsk, WatchView,
 };
 use crate::config::{self, Config, ConfigError, DEFAULT_SOCKET};
 
@@ -119,6 +120,11 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let order: WorkOrder = client(None).get(&format!("/orders/{id}")).await?;
             answer(json, &order, || show::why(&order, screen))
         }
+        Command::Explain { name, json } => {
+            let view: ExplainView = client(None).get(&format!("/domains/{}/explain", encode(&name))).await?;
+            answer(json, &view, || show::explain(&view, screen))
+        }
+        Command::Policy { command, json } => policy::policy(&client(None), command, json, screen).await,
         Command::Restore { config, json } => {
             let (config, mistakes) = config::salvage(config.as_deref())?;
             if let Some(mistakes) = mistakes {
@@ -151,7 +157,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Replay { file, config, json } => {
-            let policy = config.as_deref().map(|path| config::load(Some(path))).transpose()?;
+            let policy = config.as_deref().map(|path| config::load_with_rules(Some(path))).transpose()?;
             let named = |error| Failure::Offline(format!("{}: {error}", file.display()));
             let input = io::BufReader::new(std::fs::File::open(&file).map_err(named)?);
             let policy = policy.map(|config| config.policy);
@@ -160,7 +166,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             answer(json, &view, || show::replay(&view, screen))
         }
         Command::Simulate { file, hours, config, json } => {
-            let policy = config.as_deref().map(|path| config::load(Some(path))).transpose()?;
+            let policy = config.as_deref().map(|path| config::load_with_rules(Some(path))).transpose()?;
             let policy = policy.map(|config| config.policy).unwrap_or_default();
             let mut scenario = config::load_scenario(&file)?;
             scenario.hours = hours.unwrap_or(scenario.hours);

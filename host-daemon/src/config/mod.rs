@@ -3,7 +3,9 @@
 
 mod diagnostic;
 mod options;
+mod origins;
 mod read;
+mod rules;
 mod scenario;
 mod value;
 
@@ -17,8 +19,11 @@ use std::time::Duration;
 use kvmpilot_core::policy::{Policy, matches_pattern};
 
 pub use diagnostic::Diagnostic;
+pub use origins::{Origins, Place};
+pub use rules::{load_rules, read_rules};
 pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
+pub(crate) use value::show_duration;
 
 use crate::store::Limits;
 use diagnostic::Source;
@@ -29,6 +34,9 @@ pub const DEFAULT_PATH: &str = "/etc/kvmpilot/kvmpilot.toml";
 /// Where daemon and command line meet unless `daemon.socket` or `--socket` say otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/kvmpilot/kvmpilot.sock";
 
+/// The directory of rule files beside the configuration file.
+const RULES: &str = "rules.d";
+
 /// Everything that the files say, with defaults for the rest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
@@ -36,6 +44,10 @@ pub struct Config {
     pub policy: Policy,
     /// What the daemon itself needs to know.
     pub daemon: DaemonConfig,
+    /// Where rule files are, if not in [`RULES`] beside the configuration.
+    pub rules_directory: Option<PathBuf>,
+    /// Where each value was written.
+    pub origins: Origins,
 }
 
 /// What the daemon itself needs to know.
@@ -57,6 +69,8 @@ pub struct DaemonConfig {
     pub probes: ProbesConfig,
     /// Flow probes.
     pub flows: FlowsConfig,
+    /// Whether QEMU's monitor may be asked for the guests' signs of want; libvirt taints such domains.
+    pub qemu_monitor: bool,
     /// How much history is kept.
     pub store: Limits,
 }
@@ -143,6 +157,15 @@ pub struct FlowsConfig {
     pub max_per_domain: u32,
 }
 
+impl Config {
+    /// The directory of rule files, when the configuration was read from `path`.
+    #[must_use]
+    pub fn rules_directory(&self, path: Option<&Path>) -> PathBuf {
+        let beside = || path.unwrap_or_else(|| Path::new(DEFAULT_PATH)).with_file_name(RULES);
+        self.rules_directory.clone().unwrap_or_else(beside)
+    }
+}
+
 impl Default for DaemonConfig {
     fn default() -> Self {
         Self {
@@ -161,6 +184,7 @@ impl Default for DaemonConfig {
             },
             probes: ProbesConfig { enabled: true, max_threads: 4096, max_domains: 512 },
             flows: FlowsConfig { enabled: true, max_per_domain: 1024 },
+            qemu_monitor: false,
             store: Limits::default(),
         }
     }
@@ -192,6 +216,16 @@ pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
         (config, None) => Ok(config),
         (_, Some(error)) => Err(error),
     }
+}
+
+/// Like [`load`], with the rule files, too: all that decisions depend on.
+///
+/// # Errors
+/// When a file cannot be read (a `path` must exist) or anything in one is wrong.
+pub fn load_with_rules(path: Option<&Path>) -> Result<Config, ConfigError> {
+    let mut config = load(path)?;
+    config.policy.rules = load_rules(&config.rules_directory(path))?;
+    Ok(config)
 }
 
 /// Like [`load`], but goes on with what is right in files that have mistakes: for `kvmpilot restore`, which must not

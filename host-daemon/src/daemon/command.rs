@@ -7,7 +7,7 @@ use kvmpilot_core::policy::Actuator;
 use tokio::sync::oneshot;
 use tokio::task::block_in_place;
 
-use super::{Daemon, wall_unix_ms};
+use super::{Daemon, mode_of, wall_unix_ms};
 use crate::act::Outcome;
 use crate::api::views::{CommandReply, RestoreView};
 use crate::api::{Command, CommandError, CommandRequest};
@@ -69,12 +69,10 @@ impl Daemon {
         self.check_free(domain)?;
         let now = self.began.elapsed();
         let proposal = self.book.undo(id, now)?;
-        let admitted =
-            block_in_place(|| self.book.admit(vec![proposal], &self.config.policy, now, wall_unix_ms()));
+        let mode = mode_of(&self.config.policy, &self.latest);
+        let admitted = block_in_place(|| self.book.admit(vec![proposal], mode, now, wall_unix_ms()));
         let mut orders = admitted.map_err(|error| CommandError::Failed(error.to_string()))?;
-        orders.pop().ok_or_else(|| {
-            CommandError::Failed("mode observe changes nothing; set another mode first".to_owned())
-        })
+        orders.pop().ok_or_else(|| CommandError::Failed("that is nothing that kvmpilot can undo".to_owned()))
     }
 
     fn check_free(&self, domain: Uuid) -> Result<(), CommandError> {
@@ -134,14 +132,27 @@ impl Daemon {
 
     /// Reads the configuration again; a bad one changes nothing but the health.
     pub(super) fn reload(&mut self) {
-        match block_in_place(|| config::load(self.config_path.as_deref())) {
-            Ok(config) => {
+        let path = self.config_path.as_deref();
+        match block_in_place(|| config::load(path)) {
+            Ok(mut config) => {
+                let rules = block_in_place(|| config::load_rules(&config.rules_directory(path)));
+                config.policy.rules = self.config.policy.rules.clone();
+                self.rules_problem = None;
+                match rules {
+                    Ok(rules) => config.policy.rules = rules,
+                    Err(error) => {
+                        tracing::error!(%error, "the rules are bad; the last good ones stay in force");
+                        let text = format!("the rules are bad, the last good ones are in force: {error}");
+                        self.rules_problem = Some(text);
+                    }
+                }
                 if config.daemon != self.config.daemon {
                     tracing::warn!(
                         "[daemon], [agent], [probes], [flows] and [store] take effect at the next start"
                     );
                 }
                 self.config.policy = config.policy;
+                self.config.origins = config.origins;
                 self.recordings.event(|| Event::Policy { policy: Box::new(self.config.policy.clone()) });
                 self.config_problem = None;
                 self.paused = false;

@@ -9,7 +9,7 @@ use kvmpilot_core::decide::{History, Overhead};
 use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
-use kvmpilot_core::policy::Mode;
+use kvmpilot_core::policy::{Actuator, Mode};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -22,7 +22,7 @@ use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
 use crate::api::{self, ApiContext};
-use crate::config::{Config, ProbesConfig};
+use crate::config::{self, Config, ProbesConfig};
 use crate::doctor;
 use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
@@ -91,6 +91,21 @@ impl Signals {
     }
 }
 
+/// Puts the rule files in force. With a bad one, the shipped rules are, and the problem is returned.
+fn load_rules(config: &mut Config, options: &Options) -> Option<String> {
+    let directory = config.rules_directory(options.config_path.as_deref());
+    match config::load_rules(&directory) {
+        Ok(rules) => {
+            config.policy.rules = rules;
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "the rules are bad; the shipped ones are in force");
+            Some(format!("the rules are bad, only the shipped ones are in force: {error}"))
+        }
+    }
+}
+
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
@@ -99,10 +114,11 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let began = Instant::now();
     // First of all: a SIGHUP that comes before there is a handler would end us.
     let signals = Signals::new().map_err(DaemonError::Signals)?;
+    let rules_problem = load_rules(&mut config, &options);
     if options.once {
+        // No domain's own metadata may ask for more either.
         config.policy.mode = Mode::Observe;
-        config.policy.actuator_modes.clear();
-        config.policy.domains.iter_mut().for_each(|domain| domain.mode = None);
+        config.policy.actuator_modes = Actuator::ALL.map(|actuator| (actuator, Mode::Observe)).to_vec();
         config.policy.periods.cycle = config.policy.periods.cycle.min(ONCE_CYCLE);
     }
     let store = Store::open_or_spare(&config.daemon.state_directory, config.daemon.store)?;
@@ -127,11 +143,14 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let (commands, requests) = mpsc::channel(16);
     let (watches, asked) = mpsc::channel(16);
     let (recorders, recordings) = mpsc::channel(4);
-    let context = ApiContext { views: shown.clone(), commands, watches, recorders, store: store.clone() };
+    let (asks, questions) = mpsc::channel(16);
+    let store_too = store.clone();
+    let context = ApiContext { views: shown.clone(), commands, watches, recorders, asks, store: store_too };
     let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
     let mut daemon = Daemon {
         config_path: options.config_path,
         config_problem: None,
+        rules_problem,
         began,
         inventory: Inventory::start(libvirt.clone(), config.policy.weight.period),
         guests: Guests::new(channel, began),
@@ -162,6 +181,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         waiting: BTreeMap::new(),
         latest: Model::default(),
         findings: BTreeMap::new(),
+        wishes: BTreeMap::new(),
         unread: Vec::new(),
         wanted: options.once.then(Vec::new),
         cycles: 0,
@@ -176,7 +196,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let server = api::serve(socket, context).await?;
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
-    daemon.run(requests, asked, recordings, signals).await;
+    daemon.run(requests, asked, recordings, questions, signals).await;
     if let Some(wanted) = daemon.wanted.take() {
         report(&shown.borrow(), &wanted);
     }
@@ -188,9 +208,13 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
 
 /// Starts to connect to the configured libvirt.
 pub(crate) fn connect(config: &Config) -> Libvirt {
-    let deadlines =
-        libvirt::Options { read_deadline: DEADLINE, set_deadline: DEADLINE, ..libvirt::Options::default() };
-    Libvirt::start(&config.daemon.libvirt_uri, deadlines)
+    let options = libvirt::Options {
+        read_deadline: DEADLINE,
+        set_deadline: DEADLINE,
+        qemu_monitor: config.daemon.qemu_monitor,
+        ..libvirt::Options::default()
+    };
+    Libvirt::start(&config.daemon.libvirt_uri, options)
 }
 
 /// Loads the scheduler probe, and says which tiers deliver and why.
