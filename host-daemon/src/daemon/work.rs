@@ -188,7 +188,9 @@ impl Daemon {
     fn put_back(&mut self, domain: Uuid, values: &[RestoredValue]) {
         tell(values);
         self.busy.remove(&domain);
+        // What the agent told before is no longer true either: it would be taken for the original.
         self.changed.insert(domain, Instant::now());
+        self.levelled.insert(domain, Instant::now());
         self.inventory.refresh(domain);
         if values.iter().any(|value| value.outcome.is_open()) {
             self.leftovers.insert(domain, Instant::now() + REST);
