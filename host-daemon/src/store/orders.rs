@@ -88,6 +88,22 @@ impl Store {
         self.move_order(id, state, outcome, None, None, unix_ms)
     }
 
+    /// Moves an order from approved to applied: whoever gets `true` may make the change, and nobody gets it twice.
+    ///
+    /// # Errors
+    /// When the file could not be written.
+    pub fn order_apply(&self, id: u64, unix_ms: u64) -> Result<bool, StoreError> {
+        let changed = self.write(move |connection| {
+            connection
+                .prepare_cached(
+                    "update work_order set state = 'applied', changed_unix_ms = ?2
+                     where id = ?1 and state = 'approved'",
+                )?
+                .execute(params![clamp(id), clamp(unix_ms)])
+        })?;
+        Ok(changed > 0)
+    }
+
     /// Moves an order to the state in which its trial ended.
     ///
     /// # Errors

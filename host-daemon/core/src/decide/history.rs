@@ -27,6 +27,9 @@ pub struct History {
     pub(super) guard: super::guard::GuardHistory,
     #[serde(default)]
     pub(super) trials: super::trial::TrialHistory,
+    /// Cycles in a row in which the host had next to no memory left.
+    #[serde(default)]
+    pub(super) host_full: u32,
 }
 
 /// What is remembered of one domain.

@@ -4,6 +4,7 @@
 //! (every few seconds: class, weights, balloons) and [`cycle`] (the priority cycle: states, ladder, placement). Each
 //! decides once for a model: the same model again gives nothing.
 
+mod advice;
 mod balloon;
 mod class;
 mod guard;
@@ -17,6 +18,7 @@ mod weight;
 
 use std::time::Duration;
 
+pub use advice::came_true;
 pub use balloon::least_memory;
 pub use class::class_of;
 pub use history::History;
@@ -85,7 +87,9 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
     let mut findings = history.observe(model);
     for domain in running(model) {
         findings.extend(state::judge(domain, policy, history));
+        advice::count(domain, policy, history);
     }
+    advice::count_host(model, history);
     // In the order of need, so that a budget goes to who needs it most.
     let mut by_need: Vec<(f64, &DomainModel)> =
         running(model).map(|domain| (need(domain, policy, history).unwrap_or(0.0), domain)).collect();
@@ -96,6 +100,7 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
         proposals.extend(priority::decide(domain, policy, history));
     }
     proposals.extend(placement::decide(model, policy, history));
+    proposals.extend(advice::decide(model, policy, history));
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, ..decision }
 }
@@ -147,4 +152,8 @@ fn input(name: &str, value: impl ToString) -> (String, String) {
 }
 
 #[cfg(test)]
+mod advice_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial_tests;

@@ -43,7 +43,10 @@ pub(super) fn decide(domain: &DomainModel, policy: &Policy, history: &mut Histor
             to,
             processes: steps,
         };
-        proposals.push(propose(domain, action, reason(application, scarce.as_deref(), from, to), false));
+        let mut reason = reason(application, scarce.as_deref(), from, to);
+        // A step back needs no proof.
+        reason.prediction = scarce.is_some().then(|| super::trial::answers_stay(domain)).flatten();
+        proposals.push(propose(domain, action, reason, false));
     }
     proposals
 }
