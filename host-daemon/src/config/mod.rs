@@ -4,6 +4,7 @@
 mod diagnostic;
 mod options;
 mod read;
+mod scenario;
 mod value;
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::time::Duration;
 use kvmpilot_core::policy::Policy;
 
 pub use diagnostic::Diagnostic;
+pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
 
 use crate::store::Limits;
@@ -55,6 +57,8 @@ pub struct DaemonConfig {
     pub probes: ProbesConfig,
     /// Flow probes.
     pub flows: FlowsConfig,
+    /// Whether QEMU's monitor may be asked for the guests' signs of want; libvirt taints such domains.
+    pub qemu_monitor: bool,
     /// How much history is kept.
     pub store: Limits,
 }
@@ -132,6 +136,7 @@ impl Default for DaemonConfig {
             agent: AgentConfig { enabled: true, timeout: Duration::from_secs(5), max_output_bytes: 1 << 20 },
             probes: ProbesConfig { enabled: true, max_threads: 4096, max_domains: 512 },
             flows: FlowsConfig { enabled: true, max_per_domain: 1024 },
+            qemu_monitor: false,
             store: Limits::default(),
         }
     }

@@ -58,9 +58,9 @@ fn the_shipped_file_is_the_defaults_and_leaves_nothing_out() {
 
 #[test]
 fn every_option_sets_something_of_its_own() {
-    const VALUES: [&str; 15] = [
-        "'1'", "'9MiB'", "false", "'4s'", "'3h'", "'200MiB'", "77", "7", "0.95", "0.5", "0.05", "'auto'",
-        "'error'", "'/x'", "['x']",
+    const VALUES: [&str; 16] = [
+        "'1'", "'9MiB'", "false", "true", "'4s'", "'3h'", "'200MiB'", "77", "7", "0.95", "0.5", "0.05",
+        "'auto'", "'error'", "'/x'", "['x']",
     ];
     let mut seen: Vec<(String, Config)> = vec![("defaults".into(), Config::default())];
     for option in OPTIONS {

@@ -60,6 +60,7 @@ pub(super) fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pc
         memory_maximum: KiB::from_mib(1024),
         balloon: None,
         balloon_refusal: None,
+        os: None,
         agent_connected: None,
         job_active: false,
         interfaces: vec![InterfaceModel {
@@ -87,6 +88,7 @@ pub(super) fn balloon_of(current_mib: u64, demand_mib: u64) -> BalloonModel {
         swapped_in: Some(KiB(0)),
         major_faults_per_s: Some(0.0),
         age: Some(Duration::from_secs(1)),
+        ..BalloonModel::default()
     }
 }
 
