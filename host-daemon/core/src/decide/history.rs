@@ -30,6 +30,8 @@ pub struct History {
     /// Cycles in a row in which the host had next to no memory left.
     #[serde(default)]
     pub(super) host_full: u32,
+    #[serde(default)]
+    pub(super) relaxing: super::weight::Relaxing,
 }
 
 /// What is remembered of one domain.
@@ -60,6 +62,12 @@ pub struct DomainHistory {
     /// Demand for memory, newest last, over the policy's window.
     pub(super) demand: VecDeque<(Duration, KiB)>,
     pub(super) inflated_at: Option<Duration>,
+    /// Until when no memory is taken, because some had to be given back.
+    #[serde(default)]
+    pub(super) no_inflation_until: Duration,
+    /// How often in a row it had to.
+    #[serde(default)]
+    pub(super) forced_releases: u32,
     /// Guest poll that the ladder decided on last.
     pub(super) guest_decided_at: Option<Duration>,
 }
