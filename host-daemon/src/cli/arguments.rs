@@ -235,7 +235,7 @@ pub(super) struct OrderFilter {
     pub(super) limit: Option<u32>,
     /// Only orders with a smaller number, for the next page
     #[arg(long, global = true, value_name = "ID")]
-    before: Option<u64>,
+    pub(super) before: Option<u64>,
 }
 
 fn hours(text: &str) -> Result<f64, String> {

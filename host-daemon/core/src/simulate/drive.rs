@@ -70,7 +70,8 @@ impl Driver {
         let now = SECOND * u32::try_from(host.second).unwrap_or(u32::MAX);
         let mut wanted = Vec::new();
         let Windows { release, tick, cycle } = &mut self.windows;
-        let paces: [(_, Duration, fn(&Model, &Policy, &mut History) -> Decision); 3] = [
+        type Decide = fn(&Model, &Policy, &mut History) -> Decision;
+        let paces: [(_, Duration, Decide); 3] = [
             (release, SECOND, decide::release),
             (tick, self.policy.weight.period, decide::tick),
             (cycle, self.policy.periods.cycle, decide::cycle),

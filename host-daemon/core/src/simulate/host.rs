@@ -114,7 +114,7 @@ impl Host {
             for number in 0..spec.count {
                 let name = if spec.count > 1 { format!("{}{number}", spec.name) } else { spec.name.clone() };
                 let id = u32::try_from(domains.len()).unwrap_or(u32::MAX);
-                let node = spec.node.unwrap_or(id % scenario.host.sockets.max(1));
+                let node = spec.node.unwrap_or_else(|| id % scenario.host.sockets.max(1));
                 domains.push(Domain::new(spec, &name, id, node, &online));
             }
         }
@@ -423,7 +423,6 @@ fn topology(spec: &HostSpec) -> Topology {
         socket: Some(id / of_socket),
         llc: Some(id / of_llc * of_llc),
         node: Some(id / of_socket),
-        ..Pcpu::default()
     };
     Topology { pcpus: (0..spec.sockets * of_socket).map(pcpu).collect() }
 }

@@ -290,7 +290,7 @@ impl Sums {
         let pressed =
             memory.target < memory.maximum && memory.usable() < guard_mib.max(memory.maximum / 10.0) / 2.0;
         self.pressed_since =
-            if pressed { self.pressed_since.or(Some(second.saturating_sub(1))) } else { None };
+            if pressed { self.pressed_since.or_else(|| Some(second.saturating_sub(1))) } else { None };
     }
 }
 
