@@ -9,7 +9,7 @@ use kvmpilot_core::decide::{Verdict, came_true};
 use kvmpilot_core::ledger::{LedgerTarget, RestoreOutcome, RestoredValue};
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::{OrderState, Proposal, Reason, WorkOrder};
-use kvmpilot_core::policy::{Actuator, Mode, Policy};
+use kvmpilot_core::policy::{Actuator, Mode};
 
 use crate::act::Outcome;
 use crate::api::CommandError;
@@ -118,8 +118,8 @@ impl OrderBook {
         Ok(())
     }
 
-    /// Takes in what one decision wants and returns the orders to carry out now: those in mode `auto`, and releases.
-    /// The others wait for approval; one that is wanted again stays the same order as long as it starts from the same
+    /// Takes in what one decision wants and returns the orders to carry out now: those in mode `auto`, and releases, in
+    /// whatever mode: what was taken in another mode must come back also when the mode has changed. The others wait for approval; one that is wanted again stays the same order as long as it starts from the same
     /// value.
     ///
     /// # Errors
@@ -127,18 +127,18 @@ impl OrderBook {
     pub fn admit(
         &mut self,
         proposals: Vec<Proposal>,
-        policy: &Policy,
+        mode: impl Fn(&Proposal) -> Mode,
         now: Duration,
         unix_ms: u64,
     ) -> Result<Vec<WorkOrder>, StoreError> {
         let mut ready = Vec::new();
         for proposal in proposals {
             let target = target_of(&proposal);
-            let mode = policy.mode(&proposal.domain_name, proposal.action.actuator());
+            let mode = mode(&proposal);
             let paused = self.pauses.get(&target).is_some_and(|(until, _)| *until > now);
             // Releases come first in a round; nothing else may answer them in the same one.
             let taken = ready.iter().any(|order: &WorkOrder| target_of(&order.proposal) == target);
-            if mode == Mode::Observe || taken || (paused && !proposal.release) {
+            if taken || (!proposal.release && (paused || mode == Mode::Observe)) {
                 continue;
             }
             let goes_ahead = mode == Mode::Auto || proposal.release;
@@ -158,6 +158,17 @@ impl OrderBook {
             self.open.insert(target, Open { order, wanted_at: now });
         }
         Ok(ready)
+    }
+
+    /// The orders of a domain that wait for approval.
+    pub fn open_of(&self, domain: Uuid) -> impl Iterator<Item = &WorkOrder> {
+        self.open.iter().filter(move |((of, _), _)| *of == domain).map(|(_, open)| &open.order)
+    }
+
+    /// What of a domain rests after a person refused it, and for how long.
+    pub fn resting(&self, domain: Uuid, now: Duration) -> impl Iterator<Item = (&str, Duration)> {
+        let of_domain = self.pauses.iter().filter(move |((of, _), (until, _))| *of == domain && *until > now);
+        of_domain.map(move |((_, target), (until, _))| (target.as_str(), until.saturating_sub(now)))
     }
 
     /// Closes open orders that nobody has wanted for `patience`, and those of domains that are gone.

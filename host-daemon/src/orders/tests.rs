@@ -25,8 +25,8 @@ fn book() -> (tempfile::TempDir, OrderBook) {
     (directory, OrderBook::open(store, 0).unwrap())
 }
 
-fn policy(mode: Mode) -> Policy {
-    Policy { mode, ..Policy::default() }
+fn policy(mode: Mode) -> impl Fn(&Proposal) -> Mode + Copy {
+    move |_| mode
 }
 
 const S: Duration = Duration::from_secs(1);
@@ -35,11 +35,11 @@ const S: Duration = Duration::from_secs(1);
 fn recommend_waits_for_a_person_and_keeps_one_order_for_a_target() {
     let (_directory, mut book) = book();
     let recommend = policy(Mode::Recommend);
-    assert!(book.admit(vec![proposal(1024, 8192)], &recommend, S, 1).unwrap().is_empty());
-    assert!(book.admit(vec![proposal(1024, 4096)], &recommend, 2 * S, 2).unwrap().is_empty());
+    assert!(book.admit(vec![proposal(1024, 8192)], recommend, S, 1).unwrap().is_empty());
+    assert!(book.admit(vec![proposal(1024, 4096)], recommend, 2 * S, 2).unwrap().is_empty());
     let orders = book.store.orders(&OrderFilter::default()).unwrap();
     assert_eq!(orders.len(), 1, "the same start is the same order");
-    assert!(book.admit(vec![proposal(2048, 4096)], &recommend, 3 * S, 3).unwrap().is_empty());
+    assert!(book.admit(vec![proposal(2048, 4096)], recommend, 3 * S, 3).unwrap().is_empty());
     assert_eq!(book.read(1).unwrap().state, OrderState::Expired);
     assert_eq!(book.approve(2, 0, 4).unwrap().state, OrderState::Approved);
     assert!(matches!(book.approve(2, 0, 5), Err(CommandError::WrongState { id: 2, .. })));
@@ -49,41 +49,44 @@ fn recommend_waits_for_a_person_and_keeps_one_order_for_a_target() {
 #[test]
 fn observe_writes_nothing_and_auto_goes_ahead() {
     let (_directory, mut book) = book();
-    assert!(book.admit(vec![proposal(1, 2)], &policy(Mode::Observe), S, 1).unwrap().is_empty());
+    assert!(book.admit(vec![proposal(1, 2)], policy(Mode::Observe), S, 1).unwrap().is_empty());
     assert!(book.store.orders(&OrderFilter::default()).unwrap().is_empty());
-    assert_eq!(book.admit(vec![proposal(1, 2)], &policy(Mode::Auto), S, 1).unwrap().len(), 1);
+    assert_eq!(book.admit(vec![proposal(1, 2)], policy(Mode::Auto), S, 1).unwrap().len(), 1);
+    let release = Proposal { release: true, ..proposal(2, 1) };
+    let back = book.admit(vec![release], policy(Mode::Observe), S, 1).unwrap();
+    assert_eq!(back.len(), 1, "what is held goes back in mode observe, too");
 }
 
 #[test]
 fn what_a_person_refused_rests_and_longer_each_time() {
     let (_directory, mut book) = book();
     let recommend = policy(Mode::Recommend);
-    book.admit(vec![proposal(1024, 8192)], &recommend, S, 1).unwrap();
+    book.admit(vec![proposal(1024, 8192)], recommend, S, 1).unwrap();
     book.reject(1, 0, S, 2).unwrap();
     for (at, orders) in [(PAUSE, 1), (PAUSE + 2 * S, 2)] {
-        book.admit(vec![proposal(1024, 8192)], &recommend, at, 3).unwrap();
+        book.admit(vec![proposal(1024, 8192)], recommend, at, 3).unwrap();
         assert_eq!(book.store.orders(&OrderFilter::default()).unwrap().len(), orders);
     }
     book.reject(2, 0, PAUSE + 2 * S, 4).unwrap();
-    book.admit(vec![proposal(1024, 8192)], &recommend, PAUSE * 2 + 3 * S, 5).unwrap();
+    book.admit(vec![proposal(1024, 8192)], recommend, PAUSE * 2 + 3 * S, 5).unwrap();
     assert_eq!(book.store.orders(&OrderFilter::default()).unwrap().len(), 2, "the second pause is longer");
 }
 
 #[test]
 fn an_undo_is_the_change_the_other_way_round() {
     let (_directory, mut book) = book();
-    let order = book.admit(vec![proposal(1024, 8192)], &policy(Mode::Auto), S, 1).unwrap().remove(0);
+    let order = book.admit(vec![proposal(1024, 8192)], policy(Mode::Auto), S, 1).unwrap().remove(0);
     assert!(book.undo(order.id, S).is_err(), "not carried out yet");
     book.settle(order.id, &Outcome { state: OrderState::Verified, text: "done".into(), changed: true }, 2);
     let undo = book.undo(order.id, S).unwrap();
     assert_eq!(undo.action, Action::SetCpuShares { from: 8192, to: 1024 });
-    assert!(book.admit(vec![proposal(1024, 8192)], &policy(Mode::Auto), 2 * S, 3).unwrap().is_empty());
+    assert!(book.admit(vec![proposal(1024, 8192)], policy(Mode::Auto), 2 * S, 3).unwrap().is_empty());
 }
 
 #[test]
 fn what_nobody_wants_any_more_expires() {
     let (_directory, mut book) = book();
-    book.admit(vec![proposal(1024, 8192)], &policy(Mode::Recommend), S, 1).unwrap();
+    book.admit(vec![proposal(1024, 8192)], policy(Mode::Recommend), S, 1).unwrap();
     book.expire(|_| true, |_| 3 * S, 4 * S, 2).unwrap();
     assert_eq!(book.read(1).unwrap().state, OrderState::Proposed);
     book.expire(|_| true, |_| 3 * S, 5 * S, 2).unwrap();
@@ -103,10 +106,10 @@ fn with_vcpus(vcpus: u32) -> Model {
 #[test]
 fn advice_waits_for_people_whatever_the_mode_and_is_kept_when_it_came_true() {
     let (_directory, mut book) = book();
-    assert!(book.admit(vec![advice()], &policy(Mode::Auto), S, 1).unwrap().is_empty());
+    assert!(book.admit(vec![advice()], policy(Mode::Auto), S, 1).unwrap().is_empty());
     assert_eq!(book.approve(1, 1000, 2).unwrap().state, OrderState::Approved);
     // Approved it stays the one order for its end, and is followed.
-    assert!(book.admit(vec![advice()], &policy(Mode::Auto), 2 * S, 3).unwrap().is_empty());
+    assert!(book.admit(vec![advice()], policy(Mode::Auto), 2 * S, 3).unwrap().is_empty());
     book.follow_up(&with_vcpus(2), 4).unwrap();
     assert_eq!(book.read(1).unwrap().state, OrderState::Approved);
     assert!(matches!(book.approve(1, 0, 5), Err(CommandError::WrongState { .. })), "approved twice");
@@ -123,7 +126,7 @@ fn advice_waits_for_people_whatever_the_mode_and_is_kept_when_it_came_true() {
 #[test]
 fn advice_that_nobody_follows_expires_a_day_after_it_was_approved() {
     let (_directory, mut book) = book();
-    book.admit(vec![advice()], &policy(Mode::Recommend), S, 1).unwrap();
+    book.admit(vec![advice()], policy(Mode::Recommend), S, 1).unwrap();
     book.approve(1, 1000, 2).unwrap();
     let day_ms = 24 * 3600 * 1000;
     book.expire(|_| true, |_| S * 86_400, S, day_ms).unwrap();

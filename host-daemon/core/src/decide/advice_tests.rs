@@ -4,11 +4,12 @@ use super::advice::came_true;
 use super::tests::{balloon_of, domain, host, set_load};
 use super::*;
 use crate::model::{HostModel, Model};
-use crate::policy::{Actuator, ClassSetting, DomainPolicy};
+use crate::policy::{Actuator, ClassSetting, DomainPolicy, Wishes};
 use crate::units::KiB;
 
 fn policy(class: ClassSetting) -> Policy {
-    let all = DomainPolicy { name: "*".into(), class, ..DomainPolicy::default() };
+    let wishes = Wishes { class: Some(class), ..Wishes::default() };
+    let all = DomainPolicy { name: "*".into(), wishes };
     Policy { domains: vec![all], ..Policy::default() }
 }
 

@@ -6,7 +6,7 @@ use super::tests::{carry_out, contended, domain, host, set_load};
 use super::*;
 use crate::model::Model;
 use crate::order::OrderState;
-use crate::policy::{ClassSetting, DomainPolicy};
+use crate::policy::{ClassSetting, DomainPolicy, Wishes};
 
 const WEB: Uuid = Uuid::from_u128(1);
 
@@ -65,8 +65,7 @@ fn until_verdict(
 fn classes(classes: &[ClassSetting]) -> Policy {
     let entry = |(n, class): (usize, &ClassSetting)| DomainPolicy {
         name: format!("d{}", n + 1),
-        class: *class,
-        ..DomainPolicy::default()
+        wishes: Wishes { class: Some(*class), ..Wishes::default() },
     };
     Policy { domains: classes.iter().enumerate().map(entry).collect(), ..Policy::default() }
 }

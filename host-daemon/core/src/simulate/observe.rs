@@ -96,6 +96,7 @@ impl Domain {
             emulator_pin: Some(self.emulator_pin.clone()),
             iothreads: Vec::new(),
             policy: None,
+            os: None,
             cpu_shares: Some(self.shares),
             memory_maximum_kib: kib(self.memory.maximum),
             balloon: Some(self.memory.sample()),
