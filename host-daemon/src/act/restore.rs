@@ -86,6 +86,14 @@ impl Executor {
             Err(failure) => return (RestoreOutcome::Failed, Some(failure.to_string())),
         };
         match entry.restore_verdict(&live) {
+            // What libvirt tells of a balloon is where it is, not where it was sent: a daemon that died right after it had sent
+            // it away must not be followed by one that looks before it has moved, and forgets it.
+            RestoreVerdict::AlreadyOriginal if entry.target == LedgerTarget::Balloon => {
+                match self.set(entry.domain, &entry.target, &live, &entry.original).await {
+                    Ok(_) => (RestoreOutcome::AlreadyOriginal, None),
+                    Err(failure) => (RestoreOutcome::Failed, Some(failure.to_string())),
+                }
+            }
             RestoreVerdict::AlreadyOriginal => (RestoreOutcome::AlreadyOriginal, None),
             RestoreVerdict::Drift => (RestoreOutcome::Drift, Some(drift(entry, &live))),
             RestoreVerdict::Restore => {

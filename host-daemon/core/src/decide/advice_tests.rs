@@ -68,7 +68,7 @@ fn a_guest_that_needs_all_of_its_maximum_should_have_a_larger_one() {
     assert_eq!(came_true(&more, Some(&larger)), None);
     larger.memory_maximum = KiB::from_mib(2048);
     assert!(
-        came_true(&more, Some(&larger)).unwrap().contains("2 GiB"),
+        came_true(&more, Some(&larger)).unwrap().contains("2048 MiB"),
         "{:?}",
         came_true(&more, Some(&larger))
     );
