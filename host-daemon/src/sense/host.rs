@@ -56,7 +56,7 @@ impl HostSense {
             probes,
             qemus: Qemus::default(),
             unwatched: Vec::new(),
-            topology: Topology { pcpus: Vec::new() },
+            topology: Topology::default(),
             looked_at_topology: None,
             cycles: 0,
             meter: Meter::default(),
@@ -173,5 +173,8 @@ fn forget_allocation(domain: &mut DomainSample) {
     domain.balloon = None;
     for vcpu in &mut domain.vcpus {
         vcpu.pin = None;
+    }
+    for iothread in &mut domain.iothreads {
+        iothread.pin = None;
     }
 }

@@ -122,9 +122,9 @@ fn application(pid: u32, name: &str, nice: i8, communicating: bool) -> Applicati
 
 fn host(pcpus: u32, domains: Vec<DomainModel>) -> Model {
     let pcpus = (0..pcpus)
-        .map(|id| Pcpu { id, core: Some(id), socket: Some(0), llc: Some(0), node: Some(0) })
+        .map(|id| Pcpu { id, core: Some(id), socket: Some(0), llc: Some(0), node: Some(0), capacity: None })
         .collect();
-    Model { topology: Topology { pcpus }, domains, ..Model::default() }
+    Model { topology: Topology { pcpus, ..Topology::default() }, domains, ..Model::default() }
 }
 
 /// Carries the proposals out on the model, as `act` and the world would.
