@@ -20,7 +20,7 @@ use kvmpilot_core::decide::{Decision, History, Overhead, Shed, Verdict};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
-use kvmpilot_core::policy::Actuator;
+use kvmpilot_core::policy::{Actuator, Mode, Policy, Subject};
 use kvmpilot_core::sample::{DomainState, Sample};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
@@ -226,8 +226,8 @@ impl Daemon {
             return;
         }
         let now = self.began.elapsed();
-        let admitted =
-            block_in_place(|| self.book.admit(proposals, &self.config.policy, now, wall_unix_ms()));
+        let mode = mode_of(&self.config.policy, &self.latest);
+        let admitted = block_in_place(|| self.book.admit(proposals, mode, now, wall_unix_ms()));
         match admitted {
             Ok(orders) => self.start_work(orders),
             Err(error) => {
@@ -347,6 +347,15 @@ impl Daemon {
             doctor: DoctorView { checks: self.check_up(&guests, &tiers) },
         };
         self.views.send_replace(Arc::new(present::views(&scene)));
+    }
+}
+
+/// How far a proposal may go: what counts for its domain, whose own XML has a say.
+fn mode_of<'a>(policy: &'a Policy, model: &'a Model) -> impl Fn(&Proposal) -> Mode + use<'a> {
+    move |proposal| {
+        let known = model.domains.iter().find(|domain| domain.uuid == proposal.domain);
+        let subject = known.map_or_else(|| Subject::from(proposal.domain_name.as_str()), Subject::from);
+        policy.of(subject).mode(proposal.action.actuator()).value
     }
 }
 

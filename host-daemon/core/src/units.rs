@@ -22,6 +22,20 @@ impl KiB {
         Self(mib.saturating_mul(1024))
     }
 
+    /// A size as people write it: a whole number and `KiB`, `MiB` or `GiB`. `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit.trim_start() {
+            "KiB" => 1,
+            "MiB" => 1 << 10,
+            "GiB" => 1 << 20,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(factor).map(Self)
+    }
+
     /// This amount less `other`, never below zero.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {

@@ -109,6 +109,13 @@ impl<'a> Reader<'a> {
                 self.fault(&format!("domain.{}", choice.key), fault);
             }
         }
+        let limits = domain.wishes.weight;
+        if let (Some(min), Some(max), Some(weight)) = (limits.min, limits.max, table.get("weight"))
+            && min > max
+        {
+            let message = format!("domain.weight: min ({min}) is more than max ({max})");
+            self.wrong(weight.span(), message, "lower min or raise max");
+        }
         let Some(name) = table.get("name") else {
             let help = "add name = \"...\"; * stands for any run of characters";
             return self.wrong(entry.span(), "this domain has no name", help);

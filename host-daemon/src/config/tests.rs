@@ -1,6 +1,6 @@
 //! Tests of the configuration: defaults, drop-ins, and one test for each kind of mistake.
 
-use kvmpilot_core::policy::{Actuator, Class, ClassSetting, DomainPolicy, Mode};
+use kvmpilot_core::policy::{Actuator, Class, ClassSetting, DomainPolicy, Mode, Source, WeightLimits};
 use kvmpilot_core::units::KiB;
 use tempfile::TempDir;
 
@@ -58,9 +58,9 @@ fn the_shipped_file_is_the_defaults_and_leaves_nothing_out() {
 
 #[test]
 fn every_option_sets_something_of_its_own() {
-    const VALUES: [&str; 15] = [
-        "'1'", "'9MiB'", "false", "'4s'", "'3h'", "'200MiB'", "77", "7", "0.95", "0.5", "0.05", "'auto'",
-        "'error'", "'/x'", "['x']",
+    const VALUES: [&str; 16] = [
+        "'1'", "'9MiB'", "false", "true", "'4s'", "'3h'", "'200MiB'", "77", "7", "0.95", "0.5", "0.05",
+        "'auto'", "'error'", "'/x'", "['x']",
     ];
     let mut seen: Vec<(String, Config)> = vec![("defaults".into(), Config::default())];
     for option in OPTIONS {
@@ -104,10 +104,19 @@ fn the_shipped_example_of_a_domain_shows_all_its_options() {
         .filter_map(|line| line.strip_prefix("#   ").map(|line| format!("{line}\n")))
         .collect();
     let config = load_text(&example).unwrap();
-    let domain = config.policy.domain("shop-db1").unwrap();
-    assert_eq!(domain.class, ClassSetting::Latency);
-    assert_eq!(domain.mode, Some(Mode::Observe));
-    assert_eq!(domain.protected, ["postgres*"]);
+    let domain = config.policy.of("shop-db1");
+    assert_eq!(domain.class().value, ClassSetting::Latency);
+    assert_eq!(domain.mode(Actuator::Weight).value, Mode::Auto);
+    assert_eq!(domain.mode(Actuator::Balloon).value, Mode::Observe);
+    assert!(
+        domain
+            .protected()
+            .any(|(name, source)| (name, source) == ("postgres*", Source::Entry(0, "protected")))
+    );
+    assert_eq!(domain.floor().value, KiB::from_mib(512));
+    assert_eq!(domain.weight_limits(), WeightLimits { max_factor: 4.0, min: Some(512), max: Some(8192) });
+    assert_eq!(domain.pcpus().value.unwrap().to_string(), "2-7");
+    assert!(domain.enforce().value && !domain.suspend_for_change().value);
     let table: toml::Table = example.parse().unwrap();
     for option in DOMAIN_OPTIONS {
         assert!(table["domain"][0].get(option.key).is_some(), "{}", option.key);
@@ -145,8 +154,8 @@ fn drop_ins_overrule_in_order_and_domains_add_up() {
     assert_eq!(policy.periods.guest, Duration::from_secs(20));
     assert_eq!(policy.actuator_modes, []);
     assert_eq!(policy.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(policy.class("a"), ClassSetting::Batch);
-    assert_eq!(policy.class("c"), ClassSetting::Auto);
+    assert_eq!(policy.of("a").class().value, ClassSetting::Batch);
+    assert_eq!(policy.of("c").class().value, ClassSetting::Auto);
     assert_eq!(Class::default(), Class::Standard);
 }
 
@@ -221,6 +230,22 @@ fn says_what_a_value_should_have_been() {
         ("[daemon]\nlibvirt_uri = ''", "must not be empty", "leave the key out"),
         ("[agent]\nenabled = 'yes'", "wants true or false, but this is of type string", "without quotes"),
         ("loops = 3", "loops is a section", "write [loops]"),
+        (
+            "[[domain]]\nname = 'a'\nmodes = 'auto'",
+            "domain.modes: wants a table",
+            "ladder, weight, placement, balloon",
+        ),
+        ("[[domain]]\nname = 'a'\nmodes = { cpu = 'auto' }", "there is no cpu in it", "the keys are ladder"),
+        (
+            "[[domain]]\nname = 'a'\nweight.max_factor = 65",
+            "domain.weight: max_factor: 65 is too large",
+            "64",
+        ),
+        (
+            "[[domain]]\nname = 'a'\nweight = { min = 9, max = 8 }",
+            "min (9) is more than max (8)",
+            "lower min",
+        ),
         ("[domain]\nname = 'a'", "there can be several domains", "[[domain]]"),
         ("[[domain]]\nclass = 'batch'", "this domain has no name", "add name"),
         (

@@ -11,6 +11,8 @@ use serde::de::value::{Error as WordError, StrDeserializer};
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::options::Choice;
+
 /// What is wrong with a value, before it is known in which file it stands.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -192,6 +194,23 @@ impl Value<'_> {
             return Err(self.fault("names no CPU", "write a CPU list like \"0-3,8\""));
         }
         Ok(set)
+    }
+
+    /// A table of options of its own, all of which set something in `target`.
+    pub(super) fn table<T>(&self, target: &mut T, choices: &[Choice<T>]) -> Read<()> {
+        let keys = || choices.iter().map(|choice| choice.key).collect::<Vec<_>>().join(", ");
+        let Some(table) = self.0.get_ref().as_table() else {
+            return Err(self.wants("a table", format!("write {{ KEY = VALUE }}; the keys are {}", keys())));
+        };
+        for (key, value) in table {
+            let Some(choice) = choices.iter().find(|choice| choice.key == key.get_ref()) else {
+                let message = format!("there is no {} in it", key.get_ref());
+                return Err(Fault { span: key.span(), message, help: format!("the keys are {}", keys()) });
+            };
+            (choice.set)(target, Value(value))
+                .map_err(|fault| Fault { message: format!("{}: {}", choice.key, fault.message), ..fault })?;
+        }
+        Ok(())
     }
 
     pub(super) fn names(&self) -> Read<Vec<String>> {

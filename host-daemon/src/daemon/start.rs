@@ -9,7 +9,7 @@ use kvmpilot_core::decide::{History, Overhead};
 use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
-use kvmpilot_core::policy::Mode;
+use kvmpilot_core::policy::{Actuator, Mode};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -99,9 +99,9 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     // First of all: a SIGHUP that comes before there is a handler would end us.
     let signals = Signals::new().map_err(DaemonError::Signals)?;
     if options.once {
+        // No domain's own metadata may ask for more either.
         config.policy.mode = Mode::Observe;
-        config.policy.actuator_modes.clear();
-        config.policy.domains.iter_mut().for_each(|domain| domain.mode = None);
+        config.policy.actuator_modes = Actuator::ALL.map(|actuator| (actuator, Mode::Observe)).to_vec();
         config.policy.periods.cycle = config.policy.periods.cycle.min(ONCE_CYCLE);
     }
     let store = Store::open(&config.daemon.state_directory, config.daemon.store)?;

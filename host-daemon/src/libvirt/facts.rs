@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kvmpilot_core::sample::PolicySample;
 use roxmltree::{Document, Node};
 use uuid::Uuid;
 
 use super::error::ErrorKind;
+use super::metadata;
 
-/// Namespace of our element in the metadata of domains.
-pub(super) const POLICY_NAMESPACE: &str = "https://kvmpilot.dev/policy/1";
-/// Its name.
-pub(super) const POLICY_ELEMENT: &str = "policy";
 /// The agent's channel.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 
@@ -33,8 +31,8 @@ pub(super) struct Facts {
     pub(super) vcpus: Vec<u32>,
     /// How many iothreads it was given.
     pub(super) iothreads: u32,
-    /// Attributes of `<kvmpilot:policy>` in the metadata.
-    pub(super) policy: Option<Vec<(String, String)>>,
+    /// What it says about kvmpilot.
+    pub(super) policy: Option<PolicySample>,
 }
 
 impl Facts {
@@ -68,19 +66,12 @@ impl Facts {
             iothreads: child(domain, "iothreads")
                 .and_then(|iothreads| iothreads.text()?.trim().parse().ok())
                 .unwrap_or(0),
-            policy: child(domain, "metadata")
-                .and_then(|metadata| {
-                    metadata.children().find(|node| node.has_tag_name((POLICY_NAMESPACE, POLICY_ELEMENT)))
-                })
-                .map(|policy| {
-                    let attributes = policy.attributes();
-                    attributes.map(|at| (at.name().to_owned(), at.value().to_owned())).collect()
-                }),
+            policy: metadata::find(domain),
         })
     }
 }
 
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+pub(super) fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
     node.children().find(|child| child.has_tag_name(name))
 }
 
@@ -211,7 +202,10 @@ mod tests {
             user_networking: true,
             vcpus: vec![0, 1],
             iothreads: 2,
-            policy: Some(vec![("class".to_owned(), "latency".to_owned())]),
+            policy: Some(PolicySample {
+                settings: vec![("class".to_owned(), "latency".to_owned())],
+                wrong: Vec::new(),
+            }),
         };
         assert_eq!(facts, expected);
     }

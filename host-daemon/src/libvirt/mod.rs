@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod facts;
 mod ffi;
+mod metadata;
 mod pool;
 mod read;
 mod session;
