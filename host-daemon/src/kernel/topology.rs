@@ -39,10 +39,8 @@ impl Kernel {
     /// The nodes that are online, with their distances; none without NUMA.
     fn numa_nodes(&self) -> Vec<NumaNode> {
         let nodes = self.sys.join("devices/system/node");
-        let online: CpuSet = text(&nodes.join("online"))
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or_default();
+        let online: CpuSet =
+            text(&nodes.join("online")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default();
         let distances = |id: u32| -> Option<Vec<u32>> {
             let line = text(&nodes.join(format!("node{id}/distance"))).ok()?;
             line.split_whitespace().map(|distance| distance.parse().ok()).collect()

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::error::ErrorKind;
 use super::metadata;
+use super::tuning::Tuning;
 
 /// The agent's channel.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
@@ -21,6 +22,8 @@ pub(super) struct Facts {
     pub(super) accel: String,
     /// Why the balloon must not be touched.
     pub(super) balloon_refusal: Option<String>,
+    /// What it says about CPUs and where its memory is to be.
+    pub(super) tuning: Tuning,
     /// State of the agent's channel; `None` without one.
     pub(super) agent_connected: Option<bool>,
     /// Host names of the tap devices.
@@ -53,6 +56,7 @@ impl Facts {
         Ok(Self {
             accel: domain.attribute("type").unwrap_or_default().to_owned(),
             balloon_refusal: balloon_refusal(domain, devices),
+            tuning: Tuning::of(domain),
             agent_connected: agent.map(|target| target.attribute("state") == Some("connected")),
             taps: device("interface")
                 .filter_map(|interface| child(interface, "target")?.attribute("dev"))
@@ -197,6 +201,7 @@ mod tests {
         let expected = Facts {
             accel: "qemu".to_owned(),
             balloon_refusal: None,
+            tuning: Tuning::default(),
             agent_connected: Some(true),
             taps: vec!["vnet7".to_owned()],
             user_networking: true,

@@ -6,11 +6,14 @@
 
 mod balloon;
 mod class;
+mod drift;
 mod guard;
 pub mod history;
+mod managed;
 mod overhead;
 mod placement;
 mod priority;
+mod rivals;
 mod state;
 mod trial;
 mod weight;
@@ -20,6 +23,7 @@ use std::time::Duration;
 pub use balloon::least_memory;
 pub use class::class_of;
 pub use history::History;
+pub use managed::{Drift, Managed, Moment};
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
 pub use priority::{protection, scarcity};
 pub use state::{ResourceState, StateHistory, need, target_wait};
@@ -50,7 +54,7 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
     if !fresh(model.at, &mut history.released_at) {
         return Decision::default();
     }
-    history.observe(model);
+    history.observe(model, policy);
     let proposals =
         running(model).filter_map(|domain| balloon::deflate(domain, model, policy, history)).collect();
     Decision { proposals, ..Decision::default() }
@@ -62,12 +66,15 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     if !fresh(model.at, &mut history.ticked_at) {
         return Decision::default();
     }
-    let mut findings = history.observe(model);
+    history.observe(model, policy);
+    let mut findings = drift::findings(model, history);
+    findings.extend(history.rivals.findings(policy));
     for domain in running(model) {
         class::infer(domain, policy, history);
     }
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;
+    proposals.extend(drift::enforce(model, policy, history));
     proposals.extend(weight::decide(model, policy, history, &mut findings));
     proposals.extend(
         running(model).filter_map(|domain| balloon::inflate(domain, model, policy, history, &mut findings)),
@@ -82,7 +89,9 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
     if !fresh(model.at, &mut history.cycled_at) {
         return Decision::default();
     }
-    let mut findings = history.observe(model);
+    history.observe(model, policy);
+    // What others changed and who they are, the tick reports.
+    let mut findings = Vec::new();
     for domain in running(model) {
         findings.extend(state::judge(domain, policy, history));
     }
@@ -146,5 +155,7 @@ fn input(name: &str, value: impl ToString) -> (String, String) {
     (name.to_owned(), value.to_string())
 }
 
+#[cfg(test)]
+mod drift_tests;
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,9 @@ pub use detail::{
     BandwidthSample, CgroupSample, DetailSample, GroupPressureSample, KvmVcpuSample, TimesSample,
     VcpuDetailSample,
 };
-pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, VcpuSample};
+pub use domain::{
+    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, NodeMemorySample, VcpuSample,
+};
 pub use flow::{
     DeviceTraffic, EndedFlows, FlowReading, FlowSample, FlowSide, FlowSource, FlowState, FlowsSample,
     Traffic, service,
