@@ -61,8 +61,8 @@ impl OrderBook {
         Ok(Self { store, open: BTreeMap::new(), pauses: BTreeMap::new() })
     }
 
-    /// Takes in what one decision wants and returns the orders to carry out now: those in mode `auto`, and releases.
-    /// The others wait for approval; one that is wanted again stays the same order as long as it starts from the same
+    /// Takes in what one decision wants and returns the orders to carry out now: those in mode `auto`, and releases, in
+    /// whatever mode: what was taken in another mode must come back also when the mode has changed. The others wait for approval; one that is wanted again stays the same order as long as it starts from the same
     /// value.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ impl OrderBook {
             let taken = ready
                 .iter()
                 .any(|order: &WorkOrder| (order.proposal.domain, order.proposal.action.target()) == target);
-            if mode == Mode::Observe || taken || (paused && !proposal.release) {
+            if taken || (!proposal.release && (paused || mode == Mode::Observe)) {
                 continue;
             }
             let goes_ahead = mode == Mode::Auto || proposal.release;
@@ -103,6 +103,17 @@ impl OrderBook {
             self.open.insert(target, Open { order, wanted_at: now });
         }
         Ok(ready)
+    }
+
+    /// The orders of a domain that wait for approval.
+    pub fn open_of(&self, domain: Uuid) -> impl Iterator<Item = &WorkOrder> {
+        self.open.iter().filter(move |((of, _), _)| *of == domain).map(|(_, open)| &open.order)
+    }
+
+    /// What of a domain rests after a person refused it, and for how long.
+    pub fn resting(&self, domain: Uuid, now: Duration) -> impl Iterator<Item = (&str, Duration)> {
+        let of_domain = self.pauses.iter().filter(move |((of, _), (until, _))| *of == domain && *until > now);
+        of_domain.map(move |((_, target), (until, _))| (target.as_str(), until.saturating_sub(now)))
     }
 
     /// Closes open orders that nobody has wanted for `patience`, and those of domains that are gone.
@@ -292,6 +303,9 @@ mod tests {
         assert!(book.admit(vec![proposal(1, 2)], policy(Mode::Observe), S, 1).unwrap().is_empty());
         assert!(book.store.orders(&OrderFilter::default()).unwrap().is_empty());
         assert_eq!(book.admit(vec![proposal(1, 2)], policy(Mode::Auto), S, 1).unwrap().len(), 1);
+        let release = Proposal { release: true, ..proposal(2, 1) };
+        let back = book.admit(vec![release], policy(Mode::Observe), S, 1).unwrap();
+        assert_eq!(back.len(), 1, "what is held goes back in mode observe, too");
     }
 
     #[test]

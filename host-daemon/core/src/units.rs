@@ -36,6 +36,16 @@ impl KiB {
         number.parse::<u64>().ok()?.checked_mul(factor).map(Self)
     }
 
+    /// The size as [`Self::parse`] reads it, in the largest unit that gives a whole number.
+    #[must_use]
+    pub fn written(self) -> String {
+        match self.0 {
+            kib if kib != 0 && kib.is_multiple_of(1 << 20) => format!("{}GiB", kib >> 20),
+            kib if kib != 0 && kib.is_multiple_of(1 << 10) => format!("{}MiB", kib >> 10),
+            kib => format!("{kib}KiB"),
+        }
+    }
+
     /// This amount less `other`, never below zero.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
@@ -145,6 +155,19 @@ mod tests {
         assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
         assert_eq!(utc(1_764_074_405), "2025-11-25 12:40:05 UTC");
         assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00 UTC");
+    }
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        for (text, kib) in [("0KiB", 0), ("7KiB", 7), ("512MiB", 512 << 10), ("3GiB", 3 << 20)] {
+            assert_eq!(KiB::parse(text), Some(KiB(kib)));
+            assert_eq!(KiB(kib).written(), text);
+        }
+        for bad in
+            ["", "12", "MiB", "1.5GiB", "-1MiB", "12MB", "99999999999999999999GiB", "18446744073709551615GiB"]
+        {
+            assert_eq!(KiB::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod diagnostic;
 mod options;
+mod origins;
 mod read;
 mod scenario;
 mod value;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use kvmpilot_core::policy::Policy;
 
 pub use diagnostic::Diagnostic;
+pub use origins::{Origins, Place};
 pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub policy: Policy,
     /// What the daemon itself needs to know.
     pub daemon: DaemonConfig,
+    /// Where each value was written.
+    pub origins: Origins,
 }
 
 /// What the daemon itself needs to know.

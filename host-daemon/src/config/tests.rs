@@ -35,6 +35,11 @@ fn mistake(text: &str) -> String {
     mistakes(&[("kvmpilot.toml", text)])
 }
 
+/// What was read, wherever it was written.
+fn values(config: &Config) -> (&Policy, &DaemonConfig) {
+    (&config.policy, &config.daemon)
+}
+
 /// The shipped file with every option in force.
 fn uncommented() -> String {
     let is_option = |line: &str| {
@@ -46,7 +51,8 @@ fn uncommented() -> String {
 #[test]
 fn the_shipped_file_is_the_defaults_and_leaves_nothing_out() {
     assert_eq!(load_text(SHIPPED).unwrap(), Config::default());
-    assert_eq!(load_text(&uncommented()).unwrap(), Config::default());
+    let loaded = load_text(&uncommented()).unwrap();
+    assert_eq!(values(&loaded), values(&Config::default()));
 
     let table: toml::Table = uncommented().parse().unwrap();
     let written: usize = table.values().map(|section| section.as_table().unwrap().len()).sum();
@@ -68,10 +74,10 @@ fn every_option_sets_something_of_its_own() {
         let config = VALUES
             .iter()
             .filter_map(|value| load_text(&text(value)).ok())
-            .find(|config| *config != Config::default())
+            .find(|config| values(config) != values(&Config::default()))
             .unwrap_or_else(|| panic!("{} sets nothing", text("...")));
         for (other, same) in &seen {
-            assert_ne!(config, *same, "{} and {other}", text("..."));
+            assert_ne!(values(&config), values(same), "{} and {other}", text("..."));
         }
         seen.push((text("..."), config));
         let message = mistake(&text("1979-05-27"));
@@ -157,6 +163,28 @@ fn drop_ins_overrule_in_order_and_domains_add_up() {
     assert_eq!(policy.of("a").class().value, ClassSetting::Batch);
     assert_eq!(policy.of("c").class().value, ClassSetting::Auto);
     assert_eq!(Class::default(), Class::Standard);
+}
+
+#[test]
+fn it_is_known_where_each_value_stands() {
+    let (directory, main) = directory(&[
+        ("kvmpilot.toml", "[modes]\ndefault = 'auto'\n\n[[domain]]\nname = 'web'\nfloor = '64MiB'\n"),
+        (
+            "conf.d/a.toml",
+            "[modes]\n\nweight = 'observe'\n[[domain]]\nname = '*'\nmodes = { ladder = 'observe' }",
+        ),
+    ]);
+    let Config { policy, origins, .. } = load(Some(&main)).unwrap();
+    let stands = |source| {
+        let place = origins.place(source)?.to_string();
+        Some(place.replace(&format!("{}/", directory.path().display()), ""))
+    };
+    let (web, other) = (policy.of("web"), policy.of("other"));
+    assert_eq!(stands(web.mode(Actuator::Ladder).source).unwrap(), "kvmpilot.toml:2");
+    assert_eq!(stands(web.mode(Actuator::Weight).source).unwrap(), "conf.d/a.toml:3");
+    assert_eq!(stands(web.floor().source).unwrap(), "kvmpilot.toml:6");
+    assert_eq!(stands(other.mode(Actuator::Ladder).source).unwrap(), "conf.d/a.toml:6");
+    assert_eq!(stands(other.floor().source), None, "a default stands nowhere");
 }
 
 #[test]

@@ -65,9 +65,7 @@ impl Daemon {
         let mode = mode_of(&self.config.policy, &self.latest);
         let admitted = block_in_place(|| self.book.admit(vec![proposal], mode, now, wall_unix_ms()));
         let mut orders = admitted.map_err(|error| CommandError::Failed(error.to_string()))?;
-        orders.pop().ok_or_else(|| {
-            CommandError::Failed("mode observe changes nothing; set another mode first".to_owned())
-        })
+        orders.pop().ok_or_else(|| CommandError::Failed("that is nothing that kvmpilot can undo".to_owned()))
     }
 
     fn check_free(&self, domain: Uuid) -> Result<(), CommandError> {

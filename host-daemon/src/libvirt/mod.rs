@@ -35,6 +35,7 @@ use uuid::Uuid;
 
 pub use error::{Error, ErrorKind};
 pub use events::{DomainEvent, Events, Lifecycle};
+pub use metadata::{OwnWord, Scope};
 use pool::{Pool, Refusal};
 pub use read::{ActiveDomain, DomainReading};
 use session::{Link, Session};

@@ -11,6 +11,7 @@ mod guard;
 pub mod history;
 mod managed;
 mod overhead;
+mod own_word;
 mod placement;
 mod priority;
 mod rivals;
@@ -71,6 +72,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     findings.extend(history.rivals.findings(policy));
     for domain in running(model) {
         class::infer(domain, policy, history);
+        findings.extend(own_word::check(domain, policy));
     }
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;

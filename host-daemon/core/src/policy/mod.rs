@@ -1,6 +1,7 @@
 //! What the administrator wants, validated: modes, classes, thresholds, limits. The daemon's `config` room reads the
 //! files and makes a [`Policy`] of them; here are only values, their defaults and what they mean.
 
+mod change;
 mod domain;
 mod keys;
 mod limits;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use change::Change;
 pub use domain::{DomainSettings, Setting, Source, Subject, WeightLimits};
 pub use keys::{CPU_SHARES, FLOOR, KEYS, Key, MAX_FACTOR, key_names};
 pub use limits::{

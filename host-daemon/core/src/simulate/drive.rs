@@ -10,7 +10,7 @@ use super::scenario::{Event, Scenario};
 use crate::decide::{self, Decision, History};
 use crate::model::Model;
 use crate::order::Proposal;
-use crate::policy::{DomainPolicy, Mode, Policy};
+use crate::policy::{DomainPolicy, Mode, Policy, Wishes};
 use crate::sample::Sample;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,8 +41,7 @@ fn policy_of(scenario: &Scenario, policy: &Policy) -> Policy {
     policy.periods.cycle = Duration::from_secs(scenario.cycle_s);
     let own = scenario.domain.iter().map(|spec| DomainPolicy {
         name: if spec.count > 1 { format!("{}*", spec.name) } else { spec.name.clone() },
-        class: spec.class,
-        ..DomainPolicy::default()
+        wishes: Wishes { class: Some(spec.class), ..Wishes::default() },
     });
     policy.domains = own.collect();
     policy
