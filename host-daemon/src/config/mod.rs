@@ -61,6 +61,8 @@ pub struct DaemonConfig {
     pub probes: ProbesConfig,
     /// Flow probes.
     pub flows: FlowsConfig,
+    /// Whether QEMU's monitor may be asked for the guests' signs of want; libvirt taints such domains.
+    pub qemu_monitor: bool,
     /// How much history is kept.
     pub store: Limits,
 }
@@ -138,6 +140,7 @@ impl Default for DaemonConfig {
             agent: AgentConfig { enabled: true, timeout: Duration::from_secs(5), max_output_bytes: 1 << 20 },
             probes: ProbesConfig { enabled: true, max_threads: 4096, max_domains: 512 },
             flows: FlowsConfig { enabled: true, max_per_domain: 1024 },
+            qemu_monitor: false,
             store: Limits::default(),
         }
     }

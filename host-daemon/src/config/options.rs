@@ -92,6 +92,7 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("balloon", "step_permille", sets!(policy.balloon.step_permille, |v| v.whole(1..=500))),
     option("balloon", "step_period", sets!(policy.balloon.step_period, |v| v.duration(PERIOD))),
     option("balloon", "stale_after", sets!(policy.balloon.stale_after, |v| v.duration(PERIOD))),
+    option("balloon", "qemu_monitor", sets!(daemon.qemu_monitor, |v| v.boolean())),
 
     option("guard", "max_changes", sets!(policy.guard.max_changes, |v| v.whole(1..=10_000))),
     option("guard", "max_pin_part", sets!(policy.guard.max_pin_part, |v| v.number(0.0..=1.0))),

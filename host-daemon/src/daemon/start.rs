@@ -182,9 +182,13 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
 
 /// Starts to connect to the configured libvirt.
 pub(crate) fn connect(config: &Config) -> Libvirt {
-    let deadlines =
-        libvirt::Options { read_deadline: DEADLINE, set_deadline: DEADLINE, ..libvirt::Options::default() };
-    Libvirt::start(&config.daemon.libvirt_uri, deadlines)
+    let options = libvirt::Options {
+        read_deadline: DEADLINE,
+        set_deadline: DEADLINE,
+        qemu_monitor: config.daemon.qemu_monitor,
+        ..libvirt::Options::default()
+    };
+    Libvirt::start(&config.daemon.libvirt_uri, options)
 }
 
 /// Loads the scheduler probe, and says which tiers deliver and why.

@@ -10,6 +10,7 @@
 //! ```
 
 mod agent;
+mod balloon;
 mod error;
 mod events;
 mod facts;
@@ -17,6 +18,7 @@ mod ffi;
 mod metadata;
 mod pool;
 mod read;
+mod refusal;
 mod session;
 mod set;
 mod status;
@@ -60,6 +62,8 @@ pub struct Options {
     pub retry_first: Duration,
     /// Longest wait before connecting again.
     pub retry_last: Duration,
+    /// Whether QEMU's monitor may be asked for what libvirt does not tell. libvirt marks such domains as tainted.
+    pub qemu_monitor: bool,
     /// Events that a slow reader may be behind before it loses some.
     pub event_backlog: usize,
 }
@@ -74,6 +78,7 @@ impl Default for Options {
             set_deadline: Duration::from_secs(3),
             retry_first: Duration::from_secs(1),
             retry_last: Duration::from_secs(30),
+            qemu_monitor: false,
             event_backlog: 4096,
         }
     }

@@ -63,6 +63,7 @@ pub(super) fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pc
         balloon: None,
         metadata: None,
         balloon_refusal: None,
+        os: None,
         agent_connected: None,
         job_active: false,
         interfaces: vec![InterfaceModel {
@@ -90,6 +91,7 @@ fn balloon_of(current_mib: u64, demand_mib: u64) -> BalloonModel {
         swapped_in: Some(KiB(0)),
         major_faults_per_s: Some(0.0),
         age: Some(Duration::from_secs(1)),
+        ..BalloonModel::default()
     }
 }
 

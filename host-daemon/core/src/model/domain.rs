@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of};
+use super::{
+    BalloonModel, DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of,
+};
 use crate::CpuSet;
 use crate::policy::{Metadata, Subject};
 use crate::sample::{
-    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, ThreadRole, ThreadSample,
-    ThreadSource,
+    DomainSample, DomainState, InterfaceSample, IothreadSample, ThreadRole, ThreadSample, ThreadSource,
 };
 use crate::units::{KiB, Ratio};
 
@@ -51,6 +52,8 @@ pub struct DomainModel {
     pub metadata: Option<Arc<Metadata>>,
     /// Why the balloon must not be touched.
     pub balloon_refusal: Option<String>,
+    /// What runs in the guest, as its metadata says: an identifier of libosinfo's.
+    pub os: Option<String>,
     /// Whether libvirt sees an agent.
     pub agent_connected: Option<bool>,
     /// A migration, backup or snapshot runs.
@@ -103,27 +106,6 @@ pub struct ThreadModel {
     pub blocked_per_s: Option<f64>,
     /// Moves between pcpus, a second.
     pub migrations_per_s: Option<f64>,
-}
-
-/// Balloon and guest memory at the end of the window.
-#[derive(Clone, Copy, Debug)]
-pub struct BalloonModel {
-    /// Memory that the domain has.
-    pub current: KiB,
-    /// What the guest can still use without swapping (its MemAvailable).
-    pub usable: Option<KiB>,
-    /// What the guest sees as its memory (its MemTotal).
-    pub available: Option<KiB>,
-    /// Free in the guest.
-    pub unused: Option<KiB>,
-    /// What the guest needs: available - usable.
-    pub demand: Option<KiB>,
-    /// Pages swapped in during the window, in KiB.
-    pub swapped_in: Option<KiB>,
-    /// Major faults a second.
-    pub major_faults_per_s: Option<f64>,
-    /// Age of the guest's report.
-    pub age: Option<Duration>,
 }
 
 /// One tap over one window.
@@ -205,10 +187,18 @@ impl DomainModel {
             memory_node: memory_node(end),
             memory_maximum: KiB(end.memory_maximum_kib),
             balloon: end.balloon.map(|balloon| {
-                BalloonModel::new(begin.and_then(|begin| begin.balloon), &balloon, elapsed, wall_unix_s)
+                let maximum = KiB(end.memory_maximum_kib);
+                BalloonModel::new(
+                    begin.and_then(|begin| begin.balloon),
+                    &balloon,
+                    maximum,
+                    elapsed,
+                    wall_unix_s,
+                )
             }),
             metadata: end.policy.as_ref().map(|policy| Arc::new(Metadata::read(policy))),
             balloon_refusal: end.balloon_refusal.clone(),
+            os: end.os.clone(),
             agent_connected: end.agent_connected,
             job_active: end.job_active,
             threads,
@@ -254,6 +244,12 @@ impl DomainModel {
             self.interfaces.iter().map(rate).try_fold(0.0, |sum, rate| Some(sum + rate?))
         };
         Some(sum(|tap| tap.received_packets_per_s)?.min(sum(|tap| tap.sent_packets_per_s)?))
+    }
+
+    /// Whether Windows runs in the guest: by its metadata, or because it was given Windows' own enlightenments.
+    #[must_use]
+    pub fn is_windows(&self) -> bool {
+        self.os.as_deref().is_some_and(|os| os.contains("microsoft.com"))
     }
 
     /// Number of vcpus as a float.
@@ -322,31 +318,6 @@ impl ThreadModel {
             preempted_per_s: rate(|thread| thread.switches_preempted),
             blocked_per_s: rate(|thread| thread.switches_blocked),
             migrations_per_s: rate(|thread| thread.migrations),
-        }
-    }
-}
-
-impl BalloonModel {
-    fn new(begin: Option<BalloonSample>, end: &BalloonSample, elapsed: Duration, wall_unix_s: u64) -> Self {
-        let available = end.available_kib.map(KiB);
-        let usable = end.usable_kib.map(KiB);
-        Self {
-            current: KiB(end.current_kib),
-            usable,
-            available,
-            unused: end.unused_kib.map(KiB),
-            // The guest wrote both numbers: more usable than there is would be a lie, and counts as no demand known.
-            demand: available
-                .zip(usable)
-                .filter(|(available, usable)| usable <= available)
-                .map(|(a, u)| a - u),
-            swapped_in: rise_of(begin.and_then(|begin| begin.swap_in_kib), end.swap_in_kib).map(KiB),
-            major_faults_per_s: per_second(
-                rise_of(begin.and_then(|begin| begin.major_faults), end.major_faults),
-                elapsed,
-            ),
-            // A report from the future (clock step) has no age that we could trust.
-            age: end.last_update_unix_s.and_then(|at| wall_unix_s.checked_sub(at)).map(Duration::from_secs),
         }
     }
 }

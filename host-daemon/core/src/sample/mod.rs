@@ -19,6 +19,7 @@ pub use detail::{
 };
 pub use domain::{
     BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, NodeMemorySample, VcpuSample,
+    WINDOWS,
 };
 pub use flow::{
     DeviceTraffic, EndedFlows, FlowReading, FlowSample, FlowSide, FlowSource, FlowState, FlowsSample,
