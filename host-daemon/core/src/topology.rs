@@ -113,19 +113,19 @@ impl Topology {
 
     /// pcpus with the same key together; those without one alone.
     fn groups(&self, key: impl Fn(&Pcpu) -> Option<(Option<u32>, u32)>) -> Vec<CpuSet> {
-        let mut groups: Vec<(Option<(Option<u32>, u32)>, Vec<u32>)> = Vec::new();
-        let mut places = BTreeMap::new();
+        let mut groups: Vec<Vec<u32>> = Vec::new();
+        let mut places: BTreeMap<_, usize> = BTreeMap::new();
         for pcpu in &self.pcpus {
             let key = key(pcpu);
-            match key.and_then(|key| places.get(&key).copied()).and_then(|at: usize| groups.get_mut(at)) {
-                Some((_, group)) => group.push(pcpu.id),
+            match key.and_then(|key| groups.get_mut(*places.get(&key)?)) {
+                Some(group) => group.push(pcpu.id),
                 None => {
                     places.extend(key.map(|key| (key, groups.len())));
-                    groups.push((key, vec![pcpu.id]));
+                    groups.push(vec![pcpu.id]);
                 }
             }
         }
-        groups.into_iter().map(|(_, group)| group.into_iter().collect()).collect()
+        groups.into_iter().map(CpuSet::from_iter).collect()
     }
 }
 

@@ -21,6 +21,7 @@ pub use diagnostic::Diagnostic;
 pub use origins::{Origins, Place};
 pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
+pub(crate) use value::show_duration;
 
 use crate::store::Limits;
 use diagnostic::Source;

@@ -221,7 +221,7 @@ impl Value<'_> {
 }
 
 /// As it is written in the file: the largest unit that gives a whole number.
-pub(super) fn show_duration(duration: &Duration) -> String {
+pub(crate) fn show_duration(duration: &Duration) -> String {
     show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATION_UNITS)
 }
 

@@ -123,7 +123,9 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let (commands, requests) = mpsc::channel(16);
     let (watches, asked) = mpsc::channel(16);
     let (recorders, recordings) = mpsc::channel(4);
-    let context = ApiContext { views: shown.clone(), commands, watches, recorders, store: store.clone() };
+    let (asks, questions) = mpsc::channel(16);
+    let store_too = store.clone();
+    let context = ApiContext { views: shown.clone(), commands, watches, recorders, asks, store: store_too };
     let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
     let mut daemon = Daemon {
         config_path: options.config_path,
@@ -156,6 +158,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         waiting: BTreeMap::new(),
         latest: Model::default(),
         findings: BTreeMap::new(),
+        wishes: BTreeMap::new(),
         unread: Vec::new(),
         wanted: options.once.then(Vec::new),
         cycles: 0,
@@ -170,7 +173,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let server = api::serve(socket, context).await?;
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
-    daemon.run(requests, asked, recordings, signals).await;
+    daemon.run(requests, asked, recordings, questions, signals).await;
     if let Some(wanted) = daemon.wanted.take() {
         report(&shown.borrow(), &wanted);
     }

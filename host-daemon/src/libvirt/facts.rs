@@ -13,7 +13,7 @@ use super::metadata;
 use super::refusal::balloon_refusal;
 use super::tuning::Tuning;
 
-/// Namespace of libosinfo's element in the metadata of domains.
+/// Namespace of libosinfo's element in the metadata.
 const OSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
 /// The agent's channel.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";

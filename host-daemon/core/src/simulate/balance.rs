@@ -139,14 +139,13 @@ impl Machine {
             // Between nodes a move must be worth more.
             let far = if self.pcpus[from].node == self.pcpus[to].node { 1.0 } else { 1.25 };
             let difference = loads[from] - loads[to];
-            if difference > weight * far * 1.01 {
-                self.pcpus[from].failed = 0;
-            } else if difference >= weight * far * 0.99 && self.pcpus[from].failed > 0 {
-                self.pcpus[from].failed = 0;
-            } else {
+            let by_far = difference > weight * far * 1.01;
+            let again = difference >= weight * far * 0.99 && self.pcpus[from].failed > 0;
+            if !by_far && !again {
                 self.pcpus[from].failed += 1;
                 continue;
             }
+            self.pcpus[from].failed = 0;
             self.pull(vcpu, to);
             loads[from] -= weight;
             loads[to] += weight;

@@ -24,10 +24,12 @@ const LONGEST_BACKLOG: (f64, f64) = (5.0, 0.5);
 /// Part of a pcpu from which on a vcpu never sleeps.
 const SPINS: f64 = 0.999;
 pub(super) const NS: f64 = 1e9;
-/// Load balancing, work that comes at a time, and slices, where the scenario is not coarse, in ns.
+/// Where the scenario is not coarse, in ns: load balancing, work that comes at a time, the kernel's tick (`HZ=250`), and its
+/// slice on one pcpu, which is longer by itself for each doubling up to 8 pcpus (`sched_tunable_scaling`).
 const STEP: f64 = 10e6;
 const CHUNK: f64 = 2e6;
-const SLICE: f64 = 3e6;
+const TICK: f64 = 4e6;
+const SLICE: f64 = 0.7e6;
 /// Steps between two rounds of the periodic balancing.
 const BALANCE_STEPS: u64 = 10;
 
@@ -81,8 +83,10 @@ impl Host {
         let topology = topology(&scenario.host);
         let coarse = f64::from(scenario.coarse.max(1));
         let pcpus = machine_pcpus(&topology);
+        let doublings = u32::try_from(pcpus.len()).unwrap_or(8).clamp(1, 8).ilog2();
+        let slice = SLICE * f64::from(1 + doublings) * coarse;
         let online = topology.online();
-        let mut machine = Machine { pcpus, vcpus: Vec::new(), groups: Vec::new(), slice: SLICE * coarse };
+        let mut machine = Machine { pcpus, vcpus: Vec::new(), groups: Vec::new(), slice };
         let mut domains = Vec::new();
         for spec in &scenario.domain {
             for number in 0..spec.count {
@@ -140,7 +144,8 @@ impl Host {
     /// Runs for a part of a second.
     pub(super) fn advance(&mut self, part: f64) {
         let step = STEP * self.coarse;
-        let pace = Pace { slice: self.machine.slice, smt_speed: SMT_SPEED, remote_speed: REMOTE_SPEED };
+        let (slice, tick) = (self.machine.slice, TICK * self.coarse);
+        let pace = Pace { slice, tick, smt_speed: SMT_SPEED, remote_speed: REMOTE_SPEED };
         let steps = super::memory::count(part * NS / step);
         for _ in 0..steps {
             let end = self.now + step;
@@ -232,7 +237,7 @@ impl Host {
                 self.machine.confine(domain.first + number, indices(to), self.now);
             }
             Action::PinEmulator { from, to } if domain.emulator_pin == *from => {
-                domain.emulator_pin = to.clone()
+                domain.emulator_pin = to.clone();
             }
             Action::SetBalloon { from, to } if domain.memory.current_kib() == from.0 => {
                 domain.memory.target = to.as_f64() / 1024.0;
@@ -254,7 +259,7 @@ impl Domain {
         machine: &mut Machine,
     ) -> Self {
         let number = u32::try_from(id).unwrap_or(u32::MAX);
-        let node = spec.node.unwrap_or(number % scenario.host.sockets.max(1));
+        let node = spec.node.unwrap_or_else(|| number % scenario.host.sockets.max(1));
         let node = usize::try_from(node).unwrap_or(0);
         let (first, group) = (machine.vcpus.len(), machine.groups.len());
         let home: Vec<usize> =
@@ -332,7 +337,7 @@ fn topology(spec: &HostSpec) -> Topology {
         socket: Some(id / of_socket),
         llc: Some(id / of_llc * of_llc),
         node: Some(id / of_socket),
-        ..PcpuFacts::default()
+        capacity: None,
     };
     Topology { pcpus: (0..spec.sockets * of_socket).map(pcpu).collect(), ..Topology::default() }
 }

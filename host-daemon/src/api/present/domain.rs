@@ -114,7 +114,7 @@ fn modes(domain: &DomainModel, scene: &Scene<'_>) -> ModesView {
     }
 }
 
-fn agent(domain: &DomainModel, scene: &Scene<'_>) -> AgentView {
+pub(super) fn agent(domain: &DomainModel, scene: &Scene<'_>) -> AgentView {
     let state = scene.guests.get(&domain.uuid);
     let latest = state.and_then(|state| state.latest.as_ref());
     let trouble = state.and_then(|state| state.trouble.clone());
