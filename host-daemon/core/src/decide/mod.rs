@@ -7,12 +7,15 @@
 mod advice;
 mod balloon;
 mod class;
+mod drift;
 mod guard;
 pub mod history;
+mod managed;
 mod overhead;
 mod own_word;
 mod placement;
 mod priority;
+mod rivals;
 mod rules;
 mod state;
 mod trial;
@@ -24,6 +27,7 @@ pub use advice::came_true;
 pub use balloon::least_memory;
 pub use class::class_of;
 pub use history::History;
+pub use managed::{Drift, Managed, Moment};
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
 pub use priority::{protection, scarcity};
 pub use rules::{Asked, RuleCount};
@@ -56,7 +60,7 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
     if !fresh(model.at, &mut history.released_at) {
         return Decision::default();
     }
-    history.observe(model);
+    history.observe(model, policy);
     let findings = rules::ask(model, policy, history, rules::Pace::Release);
     let proposals =
         running(model).filter_map(|domain| balloon::deflate(domain, model, policy, history)).collect();
@@ -69,7 +73,9 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     if !fresh(model.at, &mut history.ticked_at) {
         return Decision::default();
     }
-    let mut findings = history.observe(model);
+    history.observe(model, policy);
+    let mut findings = drift::findings(model, history);
+    findings.extend(history.rivals.findings(policy));
     findings.extend(rules::ask(model, policy, history, rules::Pace::Class));
     for domain in running(model) {
         class::infer(domain, policy, history);
@@ -79,6 +85,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     findings.extend(rules::ask(model, policy, history, rules::Pace::Tick));
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;
+    proposals.extend(drift::enforce(model, policy, history));
     proposals.extend(weight::decide(model, policy, history, &mut findings));
     proposals.extend(
         running(model).filter_map(|domain| balloon::inflate(domain, model, policy, history, &mut findings)),
@@ -94,7 +101,9 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
     if !fresh(model.at, &mut history.cycled_at) {
         return Decision::default();
     }
-    let mut findings = history.observe(model);
+    history.observe(model, policy);
+    // What others changed and who they are, the tick reports.
+    let mut findings = Vec::new();
     for domain in running(model) {
         findings.extend(state::judge(domain, policy, history));
         advice::count(domain, policy, history);
@@ -165,6 +174,8 @@ fn input(name: &str, value: impl ToString) -> (String, String) {
 
 #[cfg(test)]
 mod advice_tests;
+#[cfg(test)]
+mod drift_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -125,6 +125,18 @@ impl TrialHistory {
         self.open.retain(|open| !open.steps.is_empty());
     }
 
+    /// Somebody else has changed the value: what is measured from now on is their doing.
+    pub(super) fn taken_over(&mut self, domain: Uuid, target: &str) {
+        let target = (domain, target.to_owned());
+        for open in &mut self.open {
+            if let Some(step) = open.take(&target) {
+                let why = "somebody else changed the value before the trial was over".to_owned();
+                self.ended.push(open.verdict(step.orders, OrderState::RolledBack, why));
+            }
+        }
+        self.open.retain(|open| !open.steps.is_empty());
+    }
+
     /// Everything was put back: nothing is on trial.
     pub(super) fn restored(&mut self) {
         for open in std::mem::take(&mut self.open) {

@@ -11,8 +11,8 @@ use super::super::history::History;
 use super::super::state::{target_wait, wants_cpu};
 use super::super::{input, running};
 use super::{Pace, Target, Verdict, WINDOWS};
-use crate::model::{DomainModel, Model};
-use crate::order::{Action, Metric, OrderState, Prediction, Proposal, Reason, Trial};
+use crate::model::Model;
+use crate::order::{Metric, OrderState, Prediction, Proposal, Reason, Trial};
 use crate::policy::{Class, Policy};
 use crate::units::Ratio;
 
@@ -57,24 +57,6 @@ impl Step {
         self.orders.push(order);
         self.proposal.action = self.proposal.action.up_to(&proposal.action);
         self
-    }
-
-    /// Whether somebody else has set the value since; `None` where that cannot be told now.
-    fn is_theirs(&self, domain: &DomainModel) -> Option<bool> {
-        Some(match &self.proposal.action {
-            Action::SetCpuShares { to, .. } => domain.cpu_shares? != *to,
-            Action::PinVcpu { vcpu, to, .. } => {
-                let found = domain.vcpus.iter().find(|other| other.number == *vcpu)?;
-                found.pin.as_ref()? != to
-            }
-            Action::PinEmulator { to, .. } => domain.emulator_pin.as_ref()? != to,
-            Action::PinIothread { iothread, to, .. } => {
-                let found = domain.iothreads.iter().find(|other| other.number == *iothread)?;
-                found.pin.as_ref()? != to
-            }
-            // A balloon moves by itself, and of levels only the guest knows.
-            _ => return None,
-        })
     }
 }
 
@@ -138,27 +120,13 @@ impl Open {
         self.steps.iter().flat_map(|step| step.orders.iter().copied()).collect()
     }
 
-    /// Leaves out what cannot be judged any more, and says why.
-    pub(super) fn drop_what_is_gone(&mut self, model: &Model) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
-        for step in std::mem::take(&mut self.steps) {
-            let domain = model.domains.iter().find(|domain| domain.uuid == step.target.0);
-            match domain.map(|domain| step.is_theirs(domain)) {
-                None => {
-                    verdicts.push(self.verdict(
-                        step.orders,
-                        OrderState::Kept,
-                        "the domain has gone".to_owned(),
-                    ));
-                }
-                Some(Some(true)) => {
-                    let why = "somebody else has set the value since, so it is theirs".to_owned();
-                    verdicts.push(self.verdict(step.orders, OrderState::RolledBack, why));
-                }
-                Some(_) => self.steps.push(step),
-            }
-        }
-        verdicts
+    /// Leaves out what is not here any more.
+    pub(super) fn drop_what_is_gone(&mut self, model: &Model) -> Option<Verdict> {
+        let here = |step: &Step| model.domains.iter().any(|domain| domain.uuid == step.target.0);
+        let (steps, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.steps).into_iter().partition(here);
+        self.steps = steps;
+        let orders: Vec<u64> = gone.into_iter().flat_map(|step| step.orders).collect();
+        (!orders.is_empty()).then(|| self.verdict(orders, OrderState::Kept, "the domain has gone".to_owned()))
     }
 
     /// Looks at one window.
