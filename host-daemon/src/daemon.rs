@@ -7,7 +7,6 @@ mod on_demand;
 mod overhead;
 mod recording;
 mod start;
-pub mod windows;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +21,7 @@ use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::{DomainState, Sample};
+use kvmpilot_core::windows::{Moment, Windows};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -31,7 +31,6 @@ use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, try_tiers};
-use windows::{Moment, Windows};
 use work::Done;
 
 use crate::act::Executor;
@@ -43,7 +42,7 @@ use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{FlowState, Flows, GuestState, Guests, HostSense, Inventory};
+use crate::sense::{Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
 use crate::watch::Desk;
 
@@ -148,7 +147,8 @@ impl Daemon {
         };
         let flows = self.flows.as_ref().map(Flows::programs).unwrap_or_default();
         self.host.note_programs(flows.into_iter().chain(self.desk.programs()).collect());
-        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at, plan.cadence));
+        let cadence = Cadence::of(plan.detail);
+        let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at, cadence));
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
@@ -166,10 +166,12 @@ impl Daemon {
         let insides = if asked { self.insides() } else { Insides::default() };
         self.recordings.add(&sample, moment, plan.due, &insides);
         let policy = &self.config.policy;
+        let started = Instant::now();
         let decided =
             self.windows.decide(&sample, plan.due, moment, policy, &mut self.history, |model, to_decide| {
                 insides.add(model, policy, to_decide)
             });
+        let took = started.elapsed();
 
         // All paces first, then one admission: what one of them starts must not cost another one its turn.
         let mut wanted = Vec::new();
@@ -187,7 +189,7 @@ impl Daemon {
             wanted.extend(self.take(decision, "tick"));
             self.keep_to_budget();
         }
-        if let Some((model, decision, took)) = decided.cycle {
+        if let Some((model, decision)) = decided.cycle {
             self.cycles += 1;
             self.record(&model, &decision);
             wanted.extend(self.take(decision, "cycle"));

@@ -18,7 +18,7 @@ use kvmpilot_core::sample::{FlowReading, Sample};
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::insides::{FlowReadings, Insides, Readings};
-use crate::daemon::windows::{Decided, Due, Moment, Windows};
+use kvmpilot_core::windows::{Decided, Due, Moment, Windows};
 
 pub use replay::{ReplayError, replay};
 

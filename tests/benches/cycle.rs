@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use kvmpilot::config::{DaemonConfig, ProbesConfig};
-use kvmpilot::daemon::windows::{Moment, Windows};
 use kvmpilot::kernel::Kernel;
 use kvmpilot::probes::{Capacity, Ground, Probes, ThreadKey, Totals};
 use kvmpilot::sense::{Cadence, Entries, HostSense, InventoryEntry};
@@ -19,6 +18,7 @@ use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::History;
 use kvmpilot_core::policy::Policy;
 use kvmpilot_core::sample::DomainSample;
+use kvmpilot_core::windows::{Moment, Windows};
 use kvmpilot_tests::{Farm, farm};
 use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
@@ -161,14 +161,14 @@ impl Bench {
         let plan = self.windows.plan(self.began.elapsed(), &self.policy, false);
         // A copy of the map, as the daemon takes one from the inventory.
         let inventory = self.inventory.clone();
-        let (sample, unread) = self.sense.sample(&inventory, |_| None, plan.cadence);
+        let (sample, unread) = self.sense.sample(&inventory, |_| None, Cadence::of(plan.detail));
         let sensed = thread_cpu()?;
         let sample = Arc::new(sample);
         let wall_unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let moment = Moment { now: self.began.elapsed(), wall_unix_s };
         let decided =
             self.windows.decide(&sample, plan.due, moment, &self.policy, &mut self.history, |model, _| model);
-        let tick = plan.cadence == Cadence::Detail;
+        let tick = plan.detail;
         drop(decided);
         let end = thread_cpu()?;
         let threads: usize = sample.domains.iter().map(|domain| domain.threads.len()).sum();

@@ -15,8 +15,10 @@ pub mod order;
 mod pairs;
 pub mod policy;
 pub mod sample;
+pub mod simulate;
 pub mod topology;
 pub mod units;
+pub mod windows;
 
 pub use cpuset::CpuSet;
 pub use uuid::Uuid;

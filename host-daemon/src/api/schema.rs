@@ -3,6 +3,7 @@
 //! They are written anew with `KVMPILOT_WRITE_SCHEMAS=1 cargo test -p kvmpilot --lib schema`.
 
 use kvmpilot_core::order::WorkOrder;
+use kvmpilot_core::simulate::Report;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
@@ -27,6 +28,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("steal", schema::<StealView>()),
         ("doctor", schema::<DoctorView>()),
         ("watch", schema::<WatchView>()),
+        ("simulate", schema::<Report>()),
         ("version", schema::<VersionView>()),
         ("problem", schema::<Problem>()),
     ]

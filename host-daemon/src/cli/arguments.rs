@@ -145,6 +145,23 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Try the configured policy on a simulated host, and compare with the same host without kvmpilot
+    ///
+    /// Needs no daemon and touches nothing. Scenarios are in the repository's folder `scenarios`. Exit code 1 if a bound
+    /// that the scenario sets is missed.
+    Simulate {
+        /// The scenario
+        file: PathBuf,
+        /// Simulate so many hours instead of the scenario's
+        #[arg(long, value_name = "N", value_parser = hours)]
+        hours: Option<f64>,
+        /// Configuration file whose thresholds and limits are tried [default: the built-in ones]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON (docs/schema/simulate.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
     /// Version of this program and of the API
     Version {
         /// Print JSON (docs/schema/version.schema.json)
@@ -207,6 +224,13 @@ pub(super) struct OrderFilter {
     before: Option<u64>,
 }
 
+fn hours(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|hours| *hours > 0.0 && *hours <= 744.0)
+        .ok_or_else(|| "a number up to 744".to_owned())
+}
+
 impl OrderFilter {
     /// As the query of a URL.
     pub(super) fn query(&self) -> String {
@@ -260,6 +284,7 @@ pub(super) enum State {
     Approved,
     Applied,
     Verified,
+    Kept,
     Rejected,
     Expired,
     Failed,
@@ -273,6 +298,7 @@ impl From<State> for OrderState {
             State::Approved => Self::Approved,
             State::Applied => Self::Applied,
             State::Verified => Self::Verified,
+            State::Kept => Self::Kept,
             State::Rejected => Self::Rejected,
             State::Expired => Self::Expired,
             State::Failed => Self::Failed,

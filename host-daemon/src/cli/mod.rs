@@ -14,7 +14,7 @@ mod words;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvmpilot_core::order::WorkOrder;
 use serde::Serialize;
@@ -43,6 +43,8 @@ enum Failure {
     Client(#[from] ClientError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Scenario(#[from] config::ScenarioError),
     #[error(transparent)]
     Record(#[from] record::RecordError),
     #[error("{0}")]
@@ -156,6 +158,22 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let view = crate::record::replay(input, &file, policy)
                 .map_err(|error| Failure::Offline(error.to_string()))?;
             answer(json, &view, || show::replay(&view, screen))
+        }
+        Command::Simulate { file, hours, config, json } => {
+            let policy = config.as_deref().map(|path| config::load(Some(path))).transpose()?;
+            let policy = policy.map(|config| config.policy).unwrap_or_default();
+            let mut scenario = config::load_scenario(&file)?;
+            scenario.hours = hours.unwrap_or(scenario.hours);
+            let began = Instant::now();
+            let said = |hour: u64| {
+                // Progress that cannot be shown is no reason to stop.
+                if began.elapsed() > Duration::from_secs(1) {
+                    let _ = writeln!(io::stderr(), "kvmpilot: {hour} of {} hours", scenario.hours);
+                }
+            };
+            let report = kvmpilot_core::simulate::run(&scenario, &policy, said);
+            answer(json, &report, || show::simulate(&report, screen))?;
+            Ok(succeeded(report.missed.is_empty()))
         }
         Command::Version { json } => {
             let view =

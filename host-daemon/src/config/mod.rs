@@ -4,6 +4,7 @@
 mod diagnostic;
 mod options;
 mod read;
+mod scenario;
 mod value;
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::time::Duration;
 use kvmpilot_core::policy::Policy;
 
 pub use diagnostic::Diagnostic;
+pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
 
 use crate::store::Limits;

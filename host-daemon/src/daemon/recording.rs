@@ -5,10 +5,10 @@ use std::sync::Arc;
 use kvmpilot_core::sample::Sample;
 
 use super::insides::Insides;
-use super::windows::{Due, Moment};
 use super::{Daemon, wall_unix_ms};
 use crate::api::RecordingRequest;
 use crate::record::{Event, FORMAT, Header, Line, Recorded, State, changes};
+use kvmpilot_core::windows::{Due, Moment};
 
 /// Recordings at a time. Each may hold some samples that its client has not read yet.
 const SIDE_BY_SIDE: usize = 2;

@@ -17,7 +17,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::recording::Recordings;
-use super::windows::Windows;
 use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
@@ -33,6 +32,7 @@ use crate::probes::{Capacity, Ground, Probes};
 use crate::sense::{Flows, Guests, HostSense, Inventory};
 use crate::store::{Store, StoreError};
 use crate::watch::Desk;
+use kvmpilot_core::windows::Windows;
 
 /// Time that orders under way get to end when the daemon stops.
 const FINISH: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{Event, FORMAT, Header, LONGEST_LINE, Line, Recorded};
 use crate::api::views::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
-use crate::daemon::windows::Decided;
+use kvmpilot_core::windows::Decided;
 
 /// What is wrong with a recording, and where.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +152,7 @@ impl Replay {
         if let Some((_, decision)) = tick {
             self.take(at_s, Pace::Tick, decision);
         }
-        if let Some((_, decision, _)) = cycle {
+        if let Some((_, decision)) = cycle {
             self.take(at_s, Pace::Cycle, decision);
         }
         Ok(())

@@ -47,7 +47,7 @@ fn proposals(decided: &Decided) -> Vec<Proposal> {
     let Decided { release, tick, cycle } = decided;
     let decisions =
         [release.as_ref().map(|(_, decision)| decision), tick.as_ref().map(|(_, decision)| decision)];
-    let cycle = cycle.as_ref().map(|(_, decision, _)| decision);
+    let cycle = cycle.as_ref().map(|(_, decision)| decision);
     let decisions = decisions.into_iter().chain([cycle]).flatten();
     decisions.flat_map(|decision| decision.proposals.clone()).collect()
 }

@@ -47,6 +47,14 @@ pub enum Cadence {
     Detail,
 }
 
+impl Cadence {
+    /// Everything if a window that needs `detail` ends.
+    #[must_use]
+    pub const fn of(detail: bool) -> Self {
+        if detail { Self::Detail } else { Self::Fast }
+    }
+}
+
 impl HostSense {
     /// Reads with these probes, or without (tier 0).
     #[must_use]

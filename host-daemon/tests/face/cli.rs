@@ -99,7 +99,7 @@ fn orders_are_filtered_paged_and_decided_on() {
         json["orders"].as_array().unwrap().iter().map(|order| order["id"].as_u64().unwrap()).collect()
     };
     assert_eq!(ids(&["orders"]), [2, 1]);
-    assert_eq!(ids(&["orders", "--state", "verified"]), [1]);
+    assert_eq!(ids(&["orders", "--state", "kept"]), [1]);
     assert_eq!(ids(&["orders", "list", "--domain", "web", "--limit", "1"]), [2]);
     assert_eq!(ids(&["orders", "--domain", "no&such=domain"]), [] as [u64; 0]);
     assert_eq!(ids(&["orders", "--before", "2"]), [1]);

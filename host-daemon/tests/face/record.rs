@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use kvmpilot::daemon::windows::Due;
 use kvmpilot::record::{FORMAT, Header, Line, Recorded, State};
 use kvmpilot_core::policy::Policy;
+use kvmpilot_core::windows::Due;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

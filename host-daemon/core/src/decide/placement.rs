@@ -16,6 +16,8 @@ use crate::topology::{Pcpu, Topology};
 
 /// Of this many pcpus, one at least stays with the batch domains.
 const BATCH_KEEPS_ONE_IN: usize = 4;
+/// Part of a pcpu that may stay unused of those that are kept free.
+const SPARE: f64 = 0.1;
 
 /// Proposes pins for one cycle.
 pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> Vec<Proposal> {
@@ -37,7 +39,7 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
     let mut proposals = Vec::new();
     let mut unneeded = Vec::new();
     for aggressor in running(model) {
-        if takes_from(aggressor, &in_need) {
+        if takes_from(aggressor, &in_need) && !reserved.is_empty() {
             proposals.extend(confine(aggressor, &in_need, &reserved, &online, &allowed, policy, history));
         } else if !takes_from(aggressor, &victims) && is_confined(aggressor, history) {
             unneeded.push(aggressor);
@@ -54,10 +56,11 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
     proposals
 }
 
-/// The pcpus to keep free: as many as the victims want, a core at a time, never more than leaves batch its part.
+/// The pcpus to keep free: as many as the victims fill, a core at a time, never more than leaves batch its part. A pcpu
+/// that they would use for a part of the time only is better shared by weight: what they leave of it would be lost.
 fn reserve(victims: &[&DomainModel], topology: &Topology, allowed: &CpuSet) -> CpuSet {
-    let wanted: f64 =
-        victims.iter().filter_map(|victim| victim.cpu_demand()).map(|demand| demand.ceil().max(1.0)).sum();
+    let used: f64 = victims.iter().filter_map(|victim| Some(victim.cpu_use()?.0 * victim.vcpu_count())).sum();
+    let wanted = (used + SPARE).floor();
     let limit = allowed.len() - (allowed.len() / BATCH_KEEPS_ONE_IN).max(1).min(allowed.len());
     // Neighbours in cache and node first, so that what is kept free is one piece.
     let mut order: Vec<&Pcpu> = topology.pcpus.iter().filter(|pcpu| allowed.contains(pcpu.id)).collect();
@@ -66,8 +69,8 @@ fn reserve(victims: &[&DomainModel], topology: &Topology, allowed: &CpuSet) -> C
     for pcpu in order {
         let core = topology.siblings(pcpu.id).intersection(allowed);
         let with_core = reserved.union(&core);
-        let enough = u32::try_from(reserved.len()).is_ok_and(|count| f64::from(count) >= wanted);
-        if !enough && with_core.len() <= limit {
+        let fits = u32::try_from(with_core.len()).is_ok_and(|count| f64::from(count) <= wanted);
+        if fits && with_core.len() <= limit {
             reserved = with_core;
         }
     }

@@ -1,16 +1,15 @@
 //! The three paces and their windows: each window keeps the sample that it began with. From samples to decisions, the same
-//! for the daemon, for a recording and for the benchmark.
+//! for the daemon, for a recording, for the simulator and for the benchmark.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kvmpilot_core::decide::{self, Decision, History};
-use kvmpilot_core::model::Model;
-use kvmpilot_core::policy::Policy;
-use kvmpilot_core::sample::Sample;
 use serde::{Deserialize, Serialize};
 
-use crate::sense::Cadence;
+use crate::decide::{self, Decision, History};
+use crate::model::Model;
+use crate::policy::Policy;
+use crate::sample::Sample;
 
 /// While detail is shed, it is read at the first two ticks of so many: both ends of a window need it.
 const SPARSE_TICKS: u32 = 6;
@@ -38,8 +37,8 @@ pub struct Due {
 pub struct Plan {
     /// The windows that it will end.
     pub due: Due,
-    /// How much it must hold.
-    pub cadence: Cadence,
+    /// Whether it must hold everything: histograms, rows of the steal matrix, and where the vcpus' time went.
+    pub detail: bool,
 }
 
 /// When a sample was taken.
@@ -58,8 +57,8 @@ pub struct Decided {
     pub release: Option<(Model, Decision)>,
     /// The model is that to show: with all that the guests told.
     pub tick: Option<(Model, Decision)>,
-    /// With the time that it took.
-    pub cycle: Option<(Model, Decision, Duration)>,
+    /// The priority cycle's.
+    pub cycle: Option<(Model, Decision)>,
 }
 
 impl Windows {
@@ -70,7 +69,7 @@ impl Windows {
         let skips = sparse && self.ticks % SPARSE_TICKS > 1;
         self.ticks = self.ticks.wrapping_add(u32::from(tick));
         let detail = cycle || (tick && !skips);
-        Plan { due, cadence: if detail { Cadence::Detail } else { Cadence::Fast } }
+        Plan { due, detail }
     }
 
     /// The windows that a sample of now would end.
@@ -108,10 +107,9 @@ impl Windows {
         if due.cycle
             && let Some(model) = self.cycle.close(sample, moment)
         {
-            let started = Instant::now();
             let model = with_guests(model, true);
             let decision = decide::cycle(&model, policy, history);
-            decided.cycle = Some((model, decision, started.elapsed()));
+            decided.cycle = Some((model, decision));
         }
         decided
     }
@@ -162,7 +160,7 @@ mod tests {
             let moment = Moment { now, wall_unix_s: 0 };
             let decided = windows.decide(&sample, plan.due, moment, &policy, &mut history, |model, _| model);
             let tick = decided.tick.map(|(model, _)| model.elapsed.as_millis());
-            (tick, plan.cadence == Cadence::Detail)
+            (tick, plan.detail)
         };
         times_ms.iter().map(|at| turn(*at)).collect()
     }

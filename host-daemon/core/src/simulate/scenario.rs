@@ -1,0 +1,165 @@
+//! [`Scenario`]: a host, its domains, what they do, and what must come of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::load::Load;
+use crate::policy::{ClassSetting, Mode};
+
+/// What is simulated. Times are seconds since the beginning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// One line: what it is about.
+    pub about: String,
+    /// How long it is, in hours.
+    pub hours: f64,
+    /// Seed of the loads that have something random.
+    #[serde(default)]
+    pub seed: u64,
+    /// Seconds between two priority cycles. Default 300, as in the daemon.
+    #[serde(default = "cycle_s")]
+    pub cycle_s: u64,
+    /// Mode of all actuators. Default `auto`.
+    #[serde(default = "auto")]
+    pub mode: Mode,
+    /// Seconds at the beginning that do not count: classes are being found out, weights are being set.
+    #[serde(default)]
+    pub settle_s: u64,
+    /// The host.
+    pub host: HostSpec,
+    /// Its domains.
+    pub domain: Vec<DomainSpec>,
+    /// Bounds that the report is checked against.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+const fn cycle_s() -> u64 {
+    300
+}
+
+const fn auto() -> Mode {
+    Mode::Auto
+}
+
+/// The host: `sockets * llcs * cores * threads` pcpus; each socket is a NUMA node.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostSpec {
+    /// Sockets, each a NUMA node. Default 1.
+    #[serde(default = "one")]
+    pub sockets: u32,
+    /// Last-level caches of a socket. Default 1.
+    #[serde(default = "one")]
+    pub llcs: u32,
+    /// Cores of a last-level cache.
+    pub cores: u32,
+    /// Threads of a core. Default 1.
+    #[serde(default = "one")]
+    pub threads: u32,
+    /// Memory, in MiB. Default: plenty.
+    #[serde(default = "plenty")]
+    pub memory_mib: u64,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn plenty() -> u64 {
+    1 << 30
+}
+
+/// Some domains that are alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainSpec {
+    /// Name; with `count`, a number is added.
+    pub name: String,
+    /// How many of them. Default 1.
+    #[serde(default = "one")]
+    pub count: u32,
+    /// vcpus of each.
+    pub vcpus: u32,
+    /// Configured class. Default `auto`: found out.
+    #[serde(default)]
+    pub class: ClassSetting,
+    /// Memory of each, in MiB. Default 2048.
+    #[serde(default = "memory_mib")]
+    pub memory_mib: u64,
+    /// Node that its memory is on. Default: they take turns.
+    pub node: Option<u32>,
+    /// pcpus that it wants, over time.
+    pub cpu: Load,
+    /// Packets a second that it answers while it has work. Default none.
+    #[serde(default)]
+    pub packets: f64,
+    /// Working set over time, in MiB. Default: a quarter of its memory.
+    pub memory: Option<Load>,
+    /// Seconds between two reports of its memory. Default 1; 0 for never.
+    #[serde(default = "stats_period_s")]
+    pub stats_period_s: u64,
+    /// MiB a second that its balloon moves. Default 200.
+    #[serde(default = "balloon_mib_per_s")]
+    pub balloon_mib_per_s: u64,
+    /// When it starts. Default 0.
+    #[serde(default)]
+    pub from_s: u64,
+    /// When it ends. Default never.
+    pub until_s: Option<u64>,
+}
+
+const fn memory_mib() -> u64 {
+    2048
+}
+
+const fn stats_period_s() -> u64 {
+    1
+}
+
+const fn balloon_mib_per_s() -> u64 {
+    200
+}
+
+/// Something that was done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at_s: u64,
+    /// Number of the order.
+    pub order: u64,
+    /// The domain.
+    pub domain: String,
+    /// The rule.
+    pub rule: String,
+    /// The change.
+    pub change: String,
+}
+
+/// Bounds; what is not given is not checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// Actions at most, after the beginning that does not count.
+    pub most_actions: Option<u64>,
+    /// Actions at least.
+    pub least_actions: Option<u64>,
+    /// Seconds after `step_at_s` in which latency domains must be back at their target for good.
+    pub converges_within_s: Option<u64>,
+    /// When the step is.
+    pub step_at_s: Option<u64>,
+    /// p99 wait per wake-up of latency domains against without kvmpilot, at most.
+    pub latency_p99_ratio: Option<f64>,
+    /// Work of all domains against without kvmpilot, at least.
+    pub work_ratio: Option<f64>,
+    /// Part of the 10 s windows in which a domain does at least 95 % of what it does without kvmpilot, at least.
+    pub unharmed_ratio: Option<f64>,
+    /// Part of the domains' memory that is given to the host in the mean, at least.
+    pub reclaimed_ratio: Option<f64>,
+    /// Seconds in which a guest had less than its working set, at most, over all domains.
+    pub short_s: Option<u64>,
+    /// Seconds between pressure and the release that answers it, at most.
+    pub release_s: Option<u64>,
+    /// Times that a balloon turned round from taking to giving back, each domain and hour, at most.
+    pub turns_per_hour: Option<f64>,
+}
