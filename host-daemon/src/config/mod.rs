@@ -3,6 +3,7 @@
 
 mod diagnostic;
 mod options;
+mod origins;
 mod read;
 mod scenario;
 mod value;
@@ -17,8 +18,10 @@ use std::time::Duration;
 use kvmpilot_core::policy::Policy;
 
 pub use diagnostic::Diagnostic;
+pub use origins::{Origins, Place};
 pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
+pub(crate) use value::show_duration;
 
 use crate::store::Limits;
 use diagnostic::Source;
@@ -36,6 +39,8 @@ pub struct Config {
     pub policy: Policy,
     /// What the daemon itself needs to know.
     pub daemon: DaemonConfig,
+    /// Where each value was written.
+    pub origins: Origins,
 }
 
 /// What the daemon itself needs to know.
@@ -57,6 +62,8 @@ pub struct DaemonConfig {
     pub probes: ProbesConfig,
     /// Flow probes.
     pub flows: FlowsConfig,
+    /// Whether QEMU's monitor may be asked for the guests' signs of want; libvirt taints such domains.
+    pub qemu_monitor: bool,
     /// How much history is kept.
     pub store: Limits,
 }
@@ -134,6 +141,7 @@ impl Default for DaemonConfig {
             agent: AgentConfig { enabled: true, timeout: Duration::from_secs(5), max_output_bytes: 1 << 20 },
             probes: ProbesConfig { enabled: true, max_threads: 4096, max_domains: 512 },
             flows: FlowsConfig { enabled: true, max_per_domain: 1024 },
+            qemu_monitor: false,
             store: Limits::default(),
         }
     }

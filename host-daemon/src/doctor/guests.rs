@@ -57,9 +57,21 @@ pub(super) fn balloon(domain: &DomainModel) -> Option<CheckView> {
     if let Some(why) = &domain.balloon_refusal {
         return Some(check(&name, Verdict::Ok, format!("left alone: {why}"), None));
     }
-    match domain.balloon?.age {
+    let balloon = domain.balloon?;
+    if let Some(doubt) = balloon.doubt {
+        let message = format!("the guest's figures cannot be true ({doubt}), so its balloon is left alone");
+        let advice = "look at the guest's virtio_balloon driver, and at who runs the guest";
+        return Some(check(&name, Verdict::Warning, message, Some(advice)));
+    }
+    match balloon.age {
         Some(age) => {
-            let message = format!("the guest reported its memory {:.0} s ago", age.as_secs_f64());
+            // Pressure that nobody asked for is no warning: the figures of every kernel do as well.
+            let counters = if balloon.oom_kills.is_some() {
+                "it also counts its out-of-memory kills and allocation stalls"
+            } else {
+                "out-of-memory kills and allocation stalls are not told (Linux 6.12 and balloon.qemu_monitor)"
+            };
+            let message = format!("the guest reported its memory {:.0} s ago; {counters}", age.as_secs_f64());
             Some(check(&name, Verdict::Ok, message, None))
         }
         None => Some(check(

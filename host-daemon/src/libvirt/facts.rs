@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kvmpilot_core::sample::{PolicySample, WINDOWS};
 use roxmltree::{Document, Node};
 use uuid::Uuid;
 
 use super::error::ErrorKind;
+use super::metadata;
+use super::refusal::balloon_refusal;
 
-/// Namespace of our element in the metadata of domains.
-pub(super) const POLICY_NAMESPACE: &str = "https://kvmpilot.dev/policy/1";
-/// Its name.
-pub(super) const POLICY_ELEMENT: &str = "policy";
+/// Namespace of libosinfo's element in the metadata.
+const OSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
 /// The agent's channel.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 
@@ -23,6 +24,10 @@ pub(super) struct Facts {
     pub(super) accel: String,
     /// Why the balloon must not be touched.
     pub(super) balloon_refusal: Option<String>,
+    /// QOM name of the balloon device.
+    pub(super) balloon_alias: Option<String>,
+    /// What runs in the guest: libosinfo's identifier.
+    pub(super) os: Option<String>,
     /// State of the agent's channel; `None` without one.
     pub(super) agent_connected: Option<bool>,
     /// Host names of the tap devices.
@@ -33,8 +38,8 @@ pub(super) struct Facts {
     pub(super) vcpus: Vec<u32>,
     /// How many iothreads it was given.
     pub(super) iothreads: u32,
-    /// Attributes of `<kvmpilot:policy>` in the metadata.
-    pub(super) policy: Option<Vec<(String, String)>>,
+    /// What it says about kvmpilot.
+    pub(super) policy: Option<PolicySample>,
 }
 
 impl Facts {
@@ -55,6 +60,10 @@ impl Facts {
         Ok(Self {
             accel: domain.attribute("type").unwrap_or_default().to_owned(),
             balloon_refusal: balloon_refusal(domain, devices),
+            balloon_alias: device("memballoon")
+                .find_map(|balloon| child(balloon, "alias")?.attribute("name"))
+                .map(str::to_owned),
+            os: os(domain),
             agent_connected: agent.map(|target| target.attribute("state") == Some("connected")),
             taps: device("interface")
                 .filter_map(|interface| child(interface, "target")?.attribute("dev"))
@@ -68,20 +77,22 @@ impl Facts {
             iothreads: child(domain, "iothreads")
                 .and_then(|iothreads| iothreads.text()?.trim().parse().ok())
                 .unwrap_or(0),
-            policy: child(domain, "metadata")
-                .and_then(|metadata| {
-                    metadata.children().find(|node| node.has_tag_name((POLICY_NAMESPACE, POLICY_ELEMENT)))
-                })
-                .map(|policy| {
-                    let attributes = policy.attributes();
-                    attributes.map(|at| (at.name().to_owned(), at.value().to_owned())).collect()
-                }),
+            policy: metadata::find(domain),
         })
     }
 }
 
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+pub(super) fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
     node.children().find(|child| child.has_tag_name(name))
+}
+
+/// What `virt-install` and `virt-manager` write down about the guest's system.
+fn os(domain: Node<'_, '_>) -> Option<String> {
+    let written = child(domain, "metadata")
+        .and_then(|metadata| metadata.descendants().find(|node| node.has_tag_name((OSINFO_NAMESPACE, "os"))))
+        .and_then(|os| os.attribute("id"));
+    let enlightened = || child(child(domain, "features")?, "hyperv").map(|_| WINDOWS);
+    written.or_else(enlightened).map(str::to_owned)
 }
 
 fn online_vcpus(domain: Node<'_, '_>) -> Vec<u32> {
@@ -96,33 +107,6 @@ fn online_vcpus(domain: Node<'_, '_>) -> Vec<u32> {
     let Some(vcpu) = child(domain, "vcpu") else { return Vec::new() };
     let count = vcpu.attribute("current").or_else(|| vcpu.text()).and_then(|text| text.trim().parse().ok());
     (0..count.unwrap_or(0)).collect()
-}
-
-/// VFIO, locked memory, huge pages and encrypted guests either ignore the balloon or are harmed by it
-/// (QEMU c65ee433 inhibits it for VFIO).
-fn balloon_refusal(domain: Node<'_, '_>, devices: Option<Node<'_, '_>>) -> Option<String> {
-    if let Some(security) = child(domain, "launchSecurity") {
-        let kind = security.attribute("type").unwrap_or("unknown type");
-        return Some(format!("memory encryption ({kind})"));
-    }
-    let backing = child(domain, "memoryBacking");
-    for (element, reason) in [("locked", "locked memory"), ("hugepages", "huge pages")] {
-        if backing.is_some_and(|backing| child(backing, element).is_some()) {
-            return Some(reason.to_owned());
-        }
-    }
-    let mut balloon = false;
-    for device in devices.into_iter().flat_map(|devices| devices.children()) {
-        match (device.tag_name().name(), device.attribute("type").unwrap_or_default()) {
-            ("hostdev", kind @ ("pci" | "mdev")) => return Some(format!("VFIO device ({kind})")),
-            ("interface", kind @ ("hostdev" | "vdpa")) => {
-                return Some(format!("network device that pins memory ({kind})"));
-            }
-            ("memballoon", _) => balloon |= device.attribute("model") != Some("none"),
-            _ => {}
-        }
-    }
-    (!balloon).then(|| "no balloon device".to_owned())
 }
 
 /// Facts and names by domain.
@@ -188,11 +172,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn refusal(backing: &str, devices: &str) -> Option<String> {
-        let xml = format!("<domain type='kvm'>{backing}<devices>{devices}</devices></domain>");
-        Facts::parse(&xml).unwrap().balloon_refusal
-    }
-
     #[test]
     fn reads_a_live_domain() {
         let xml = "<domain type='qemu' id='3'><metadata>\
@@ -201,17 +180,22 @@ mod tests {
             <interface type='bridge'><source bridge='br0'/><target dev='vnet7'/></interface>\
             <interface type='user'/>\
             <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>\
-            <memballoon model='virtio'><stats period='1'/></memballoon></devices></domain>";
+            <memballoon model='virtio'><stats period='1'/><alias name='balloon0'/></memballoon></devices></domain>";
         let facts = Facts::parse(xml).unwrap();
         let expected = Facts {
             accel: "qemu".to_owned(),
             balloon_refusal: None,
+            balloon_alias: Some("balloon0".to_owned()),
+            os: None,
             agent_connected: Some(true),
             taps: vec!["vnet7".to_owned()],
             user_networking: true,
             vcpus: vec![0, 1],
             iothreads: 2,
-            policy: Some(vec![("class".to_owned(), "latency".to_owned())]),
+            policy: Some(PolicySample {
+                settings: vec![("class".to_owned(), "latency".to_owned())],
+                wrong: Vec::new(),
+            }),
         };
         assert_eq!(facts, expected);
     }
@@ -224,25 +208,22 @@ mod tests {
     }
 
     #[test]
-    fn refuses_balloons_that_would_harm() {
-        let balloon = "<memballoon model='virtio'/>";
-        assert_eq!(refusal("", balloon), None);
-        assert_eq!(refusal("<memoryBacking><access mode='shared'/></memoryBacking>", balloon), None);
-        let refused = [
-            ("", "<memballoon model='none'/>".to_owned(), "no balloon"),
-            ("", String::new(), "no balloon"),
-            ("", format!("<hostdev mode='subsystem' type='pci'/>{balloon}"), "VFIO"),
-            ("", format!("{balloon}<hostdev mode='subsystem' type='mdev'/>"), "VFIO"),
-            ("", format!("{balloon}<interface type='hostdev'/>"), "pins memory"),
-            ("<memoryBacking><locked/></memoryBacking>", balloon.to_owned(), "locked"),
-            ("<memoryBacking><hugepages/></memoryBacking>", balloon.to_owned(), "huge pages"),
-            ("<launchSecurity type='tdx'/>", balloon.to_owned(), "encryption (tdx)"),
-        ];
-        for (backing, devices, reason) in refused {
-            let found = refusal(backing, &devices).unwrap_or_default();
-            assert!(found.contains(reason), "{backing}{devices}: {found}");
-        }
-        assert_eq!(refusal("", &format!("<hostdev mode='subsystem' type='usb'/>{balloon}")), None);
+    fn knows_windows_by_its_metadata_or_its_enlightenments() {
+        let os = |inside: &str| {
+            let xml = format!("<domain type='kvm'>{inside}</domain>");
+            Facts::parse(&xml).unwrap().os
+        };
+        let metadata = |id: &str| {
+            format!(
+                "<metadata><l:libosinfo xmlns:l='{OSINFO_NAMESPACE}'><l:os id='{id}'/></l:libosinfo></metadata>"
+            )
+        };
+        let debian = "http://debian.org/debian/12";
+        assert_eq!(os(&metadata(debian)).as_deref(), Some(debian));
+        let hyperv = "<features><acpi/><hyperv mode='custom'><relaxed state='on'/></hyperv></features>";
+        assert_eq!(os(hyperv).as_deref(), Some(WINDOWS));
+        assert_eq!(os(&format!("{}{hyperv}", metadata(debian))).as_deref(), Some(debian));
+        assert_eq!(os("<features><acpi/></features>"), None);
     }
 
     #[test]

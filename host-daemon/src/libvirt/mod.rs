@@ -10,12 +10,15 @@
 //! ```
 
 mod agent;
+mod balloon;
 mod error;
 mod events;
 mod facts;
 mod ffi;
+mod metadata;
 mod pool;
 mod read;
+mod refusal;
 mod session;
 mod set;
 mod status;
@@ -33,6 +36,7 @@ use uuid::Uuid;
 
 pub use error::{Error, ErrorKind};
 pub use events::{DomainEvent, Events, Lifecycle};
+pub use metadata::{OwnWord, Scope};
 use pool::{Pool, Refusal};
 pub use read::{ActiveDomain, DomainReading};
 use session::{Link, Session};
@@ -57,6 +61,8 @@ pub struct Options {
     pub retry_first: Duration,
     /// Longest wait before connecting again.
     pub retry_last: Duration,
+    /// Whether QEMU's monitor may be asked for what libvirt does not tell. libvirt marks such domains as tainted.
+    pub qemu_monitor: bool,
     /// Events that a slow reader may be behind before it loses some.
     pub event_backlog: usize,
 }
@@ -71,6 +77,7 @@ impl Default for Options {
             set_deadline: Duration::from_secs(3),
             retry_first: Duration::from_secs(1),
             retry_last: Duration::from_secs(30),
+            qemu_monitor: false,
             event_backlog: 4096,
         }
     }

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use kvmpilot_core::CpuSet;
-use kvmpilot_core::sample::{
-    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, VcpuSample,
-};
+use kvmpilot_core::sample::{DomainSample, DomainState, InterfaceSample, IothreadSample, VcpuSample};
 use uuid::Uuid;
 use virt::domain::{Domain, DomainInfo, DomainState as State};
 use virt::sys;
@@ -77,35 +75,6 @@ impl Libvirt {
             .map(|(call, kind)| Error { call, domain: Some(sample.name.clone()), kind })
             .collect();
         Ok(DomainReading { sample, missing })
-    }
-
-    /// The balloon and its statistics. Asks QEMU: 1 ms where it is well, for ever where it hangs.
-    ///
-    /// # Errors
-    /// When the domain is gone, its QEMU hangs, or libvirt cannot be asked.
-    pub async fn read_balloon(&self, uuid: Uuid) -> Result<BalloonSample, Error> {
-        self.read("balloon statistics", Some(uuid), move |session| {
-            let domain = session.domain(uuid)?;
-            let stats = domain.memory_stats(0)?;
-            let value = |tag| stats.iter().find(|stat| stat.tag == tag).map(|stat| stat.val);
-            Ok(BalloonSample {
-                current_kib: match value(sys::VIR_DOMAIN_MEMORY_STAT_ACTUAL_BALLOON) {
-                    Some(kib) => kib,
-                    None => domain.info()?.memory,
-                },
-                unused_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_UNUSED),
-                usable_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_USABLE),
-                available_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_AVAILABLE),
-                disk_caches_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_DISK_CACHES),
-                swap_in_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_SWAP_IN),
-                swap_out_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_SWAP_OUT),
-                major_faults: value(sys::VIR_DOMAIN_MEMORY_STAT_MAJOR_FAULT),
-                rss_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_RSS),
-                // 0 is "the guest has not reported yet".
-                last_update_unix_s: value(sys::VIR_DOMAIN_MEMORY_STAT_LAST_UPDATE).filter(|at| *at > 0),
-            })
-        })
-        .await
     }
 
     /// The live CPU weight.
@@ -185,11 +154,11 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
         vcpus: online.iter().map(|number| VcpuSample { number: *number, pin: None }).collect(),
         emulator_pin: None,
         iothreads: Vec::new(),
-        policy: facts.policy.clone(),
         cpu_shares: None,
         memory_maximum_kib: info.max_mem,
         balloon: None,
         balloon_refusal: facts.balloon_refusal.clone(),
+        os: facts.os.clone(),
         agent_connected: facts.agent_connected,
         job_active: false,
         interfaces: facts
@@ -198,6 +167,7 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
             .map(|tap| InterfaceSample { device: tap.clone(), ..InterfaceSample::default() })
             .collect(),
         user_networking: facts.user_networking,
+        policy: facts.policy.clone(),
         threads: Vec::new(),
         detail: None,
     };

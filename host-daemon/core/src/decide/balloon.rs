@@ -18,6 +18,10 @@ const WORTH: f64 = 0.0025;
 const HOST_SHORT: f64 = 0.20;
 /// Under host pressure: 5 % per 10 s.
 const PRESSED_STEP: (f64, Duration) = (0.05, Duration::from_secs(10));
+/// Pause after memory had to be given back; doubles each time (arcbox#469 went round each 5 min).
+const PAUSE: Duration = Duration::from_secs(60);
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
 /// Major faults a second that show a guest which reads its own code back from disk.
 const FAULTS_PER_S: f64 = 100.0;
 
@@ -46,7 +50,7 @@ pub(super) fn reclaimable(domain: &DomainModel, policy: &Policy, history: &Histo
     if domain.balloon_refusal.is_some() {
         return None;
     }
-    let idle = domain.balloon?.current - least_memory(domain, &policy.balloon, history)?;
+    let idle = domain.balloon?.current - least_memory(domain, &policy.of(domain).balloon(), history)?;
     (idle >= domain.memory_maximum.part(0.01).max(KiB(1))).then_some(idle)
 }
 
@@ -76,10 +80,10 @@ pub(super) fn inflate(
         ));
     }
     let idle = reclaimable(domain, policy, history)?;
-    let enough = least_memory(domain, &policy.balloon, history)?;
+    let enough = least_memory(domain, &policy.of(domain).balloon(), history)?;
     let current = domain.balloon?.current;
     let entry = history.domains.get_mut(&domain.uuid)?;
-    if entry.states.idle_memory < policy.state.cycles {
+    if entry.states.idle_memory < policy.state.cycles || model.at < entry.no_inflation_until {
         return None;
     }
     // The balloon has not arrived where it was sent: asking for more shows no progress sooner.
@@ -168,8 +172,15 @@ pub(super) fn deflate(
         expected: "room for the guest at once".to_owned(),
         ..Reason::default()
     };
-    let at = model.at;
-    history.domains.get_mut(&domain.uuid)?.inflated_at = Some(at);
+    let entry = history.domains.get_mut(&domain.uuid)?;
+    entry.inflated_at = Some(model.at);
+    // One give-back in several steps counts once; after a calm that is long enough the count begins anew.
+    if model.at >= entry.no_inflation_until {
+        let calm = model.at.saturating_sub(entry.no_inflation_until) > LONGEST_PAUSE * 2;
+        entry.forced_releases = if calm { 0 } else { entry.forced_releases.saturating_add(1) };
+    }
+    let pause = PAUSE.saturating_mul(1_u32.checked_shl(entry.forced_releases).unwrap_or(u32::MAX));
+    entry.no_inflation_until = model.at + pause.min(LONGEST_PAUSE);
     Some(propose(domain, Action::SetBalloon { from: balloon.current, to }, reason, true))
 }
 

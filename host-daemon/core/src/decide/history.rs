@@ -27,6 +27,8 @@ pub struct History {
     pub(super) guard: super::guard::GuardHistory,
     #[serde(default)]
     pub(super) trials: super::trial::TrialHistory,
+    #[serde(default)]
+    pub(super) relaxing: super::weight::Relaxing,
 }
 
 /// What is remembered of one domain.
@@ -57,6 +59,12 @@ pub struct DomainHistory {
     /// Demand for memory, newest last, over the policy's window.
     pub(super) demand: VecDeque<(Duration, KiB)>,
     pub(super) inflated_at: Option<Duration>,
+    /// Until when no memory is taken, because some had to be given back.
+    #[serde(default)]
+    pub(super) no_inflation_until: Duration,
+    /// How often in a row it had to.
+    #[serde(default)]
+    pub(super) forced_releases: u32,
     /// Guest poll that the ladder decided on last.
     pub(super) guest_decided_at: Option<Duration>,
 }

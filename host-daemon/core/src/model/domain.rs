@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of};
+use super::{
+    BalloonModel, DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of,
+};
 use crate::CpuSet;
+use crate::policy::{Metadata, Subject};
 use crate::sample::{
-    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, ThreadRole, ThreadSample,
-    ThreadSource,
+    DomainSample, DomainState, InterfaceSample, IothreadSample, ThreadRole, ThreadSample, ThreadSource,
 };
 use crate::units::{KiB, Ratio};
 
@@ -34,16 +36,18 @@ pub struct DomainModel {
     pub emulator_pin: Option<CpuSet>,
     /// iothreads with their live pins.
     pub iothreads: Vec<IothreadSample>,
-    /// What its metadata says about kvmpilot, name and value.
-    pub policy: Option<Vec<(String, String)>>,
     /// CPU weight.
     pub cpu_shares: Option<u64>,
     /// Largest memory without a restart.
     pub memory_maximum: KiB,
     /// Balloon and the guest's memory.
     pub balloon: Option<BalloonModel>,
+    /// What its own XML says about kvmpilot.
+    pub metadata: Option<Arc<Metadata>>,
     /// Why the balloon must not be touched.
     pub balloon_refusal: Option<String>,
+    /// What runs in the guest, as its metadata says: an identifier of libosinfo's.
+    pub os: Option<String>,
     /// Whether libvirt sees an agent.
     pub agent_connected: Option<bool>,
     /// A migration, backup or snapshot runs.
@@ -98,27 +102,6 @@ pub struct ThreadModel {
     pub migrations_per_s: Option<f64>,
 }
 
-/// Balloon and guest memory at the end of the window.
-#[derive(Clone, Copy, Debug)]
-pub struct BalloonModel {
-    /// Memory that the domain has.
-    pub current: KiB,
-    /// What the guest can still use without swapping (its MemAvailable).
-    pub usable: Option<KiB>,
-    /// What the guest sees as its memory (its MemTotal).
-    pub available: Option<KiB>,
-    /// Free in the guest.
-    pub unused: Option<KiB>,
-    /// What the guest needs: available - usable.
-    pub demand: Option<KiB>,
-    /// Pages swapped in during the window, in KiB.
-    pub swapped_in: Option<KiB>,
-    /// Major faults a second.
-    pub major_faults_per_s: Option<f64>,
-    /// Age of the guest's report.
-    pub age: Option<Duration>,
-}
-
 /// One tap over one window.
 #[derive(Clone, Debug)]
 pub struct InterfaceModel {
@@ -132,6 +115,12 @@ pub struct InterfaceModel {
     pub received_packets_per_s: Option<f64>,
     /// Packets a second from the guest.
     pub sent_packets_per_s: Option<f64>,
+}
+
+impl<'a> From<&'a DomainModel> for Subject<'a> {
+    fn from(domain: &'a DomainModel) -> Self {
+        Self { name: &domain.name, metadata: domain.metadata.as_deref() }
+    }
 }
 
 impl DomainModel {
@@ -186,13 +175,21 @@ impl DomainModel {
             vcpus,
             emulator_pin: end.emulator_pin.clone(),
             iothreads: end.iothreads.clone(),
-            policy: end.policy.clone(),
             cpu_shares: end.cpu_shares,
             memory_maximum: KiB(end.memory_maximum_kib),
             balloon: end.balloon.map(|balloon| {
-                BalloonModel::new(begin.and_then(|begin| begin.balloon), &balloon, elapsed, wall_unix_s)
+                let maximum = KiB(end.memory_maximum_kib);
+                BalloonModel::new(
+                    begin.and_then(|begin| begin.balloon),
+                    &balloon,
+                    maximum,
+                    elapsed,
+                    wall_unix_s,
+                )
             }),
+            metadata: end.policy.as_ref().map(|policy| Arc::new(Metadata::read(policy))),
             balloon_refusal: end.balloon_refusal.clone(),
+            os: end.os.clone(),
             agent_connected: end.agent_connected,
             job_active: end.job_active,
             threads,
@@ -238,6 +235,12 @@ impl DomainModel {
             self.interfaces.iter().map(rate).try_fold(0.0, |sum, rate| Some(sum + rate?))
         };
         Some(sum(|tap| tap.received_packets_per_s)?.min(sum(|tap| tap.sent_packets_per_s)?))
+    }
+
+    /// Whether Windows runs in the guest: by its metadata, or because it was given Windows' own enlightenments.
+    #[must_use]
+    pub fn is_windows(&self) -> bool {
+        self.os.as_deref().is_some_and(|os| os.contains("microsoft.com"))
     }
 
     /// Number of vcpus as a float.
@@ -298,31 +301,6 @@ impl ThreadModel {
             preempted_per_s: rate(|thread| thread.switches_preempted),
             blocked_per_s: rate(|thread| thread.switches_blocked),
             migrations_per_s: rate(|thread| thread.migrations),
-        }
-    }
-}
-
-impl BalloonModel {
-    fn new(begin: Option<BalloonSample>, end: &BalloonSample, elapsed: Duration, wall_unix_s: u64) -> Self {
-        let available = end.available_kib.map(KiB);
-        let usable = end.usable_kib.map(KiB);
-        Self {
-            current: KiB(end.current_kib),
-            usable,
-            available,
-            unused: end.unused_kib.map(KiB),
-            // The guest wrote both numbers: more usable than there is would be a lie, and counts as no demand known.
-            demand: available
-                .zip(usable)
-                .filter(|(available, usable)| usable <= available)
-                .map(|(a, u)| a - u),
-            swapped_in: rise_of(begin.and_then(|begin| begin.swap_in_kib), end.swap_in_kib).map(KiB),
-            major_faults_per_s: per_second(
-                rise_of(begin.and_then(|begin| begin.major_faults), end.major_faults),
-                elapsed,
-            ),
-            // A report from the future (clock step) has no age that we could trust.
-            age: end.last_update_unix_s.and_then(|at| wall_unix_s.checked_sub(at)).map(Duration::from_secs),
         }
     }
 }

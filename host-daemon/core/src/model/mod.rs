@@ -3,6 +3,7 @@
 //! Each model is built by `X::new(begin, end, elapsed)`. A counter that went backwards, or is missing on one side,
 //! gives `None`: missing beats wrong.
 
+mod balloon;
 mod detail;
 mod domain;
 mod exit_reason;
@@ -19,8 +20,9 @@ mod watch;
 
 use std::time::Duration;
 
+pub use balloon::{BalloonModel, Doubt};
 pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
-pub use domain::{BalloonModel, DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
+pub use domain::{DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
 pub use exit_reason::{Isa, exit_reason};
 pub use flow::{DeviceModel, EndedModel, FlowModel, FlowsModel, TrafficRate};
 pub use guest::{Application, GuestModel, GuestReading, ProcessModel};

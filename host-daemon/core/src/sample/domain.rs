@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DetailSample, ThreadSample};
+use super::{DetailSample, PolicySample, ThreadSample};
 use crate::CpuSet;
 
 /// libvirt's domain states.
@@ -27,6 +27,9 @@ pub enum DomainState {
     Unknown,
 }
 
+/// What [`DomainSample::os`] says of a Windows guest of which no version is known.
+pub const WINDOWS: &str = "http://microsoft.com/win";
+
 /// One reading of a domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DomainSample {
@@ -47,17 +50,18 @@ pub struct DomainSample {
     /// iothreads with their pins.
     #[serde(default)]
     pub iothreads: Vec<IothreadSample>,
-    /// Attributes of `<kvmpilot:policy>` in its metadata, name and value; `None` without that element.
-    #[serde(default)]
-    pub policy: Option<Vec<(String, String)>>,
     /// CPU weight as libvirt's `cpu_shares`: 2 to 262144 on cgroup v1, 1 to 10000 on v2.
     pub cpu_shares: Option<u64>,
     /// Largest memory the domain can have without a restart.
     pub memory_maximum_kib: u64,
     /// Balloon statistics.
     pub balloon: Option<BalloonSample>,
-    /// Why the balloon must not be touched (VFIO, locked memory, huge pages, SEV/TDX, no balloon), if so.
+    /// Why the balloon must not be touched (VFIO, locked memory, huge pages, SEV/TDX, free page reporting, no balloon), if so.
     pub balloon_refusal: Option<String>,
+    /// What runs in the guest: libosinfo's identifier in the metadata, or [`WINDOWS`] where the domain has Hyper-V
+    /// enlightenments and says nothing else.
+    #[serde(default)]
+    pub os: Option<String>,
     /// Whether libvirt sees a guest agent connected to its channel; `None` without a channel.
     pub agent_connected: Option<bool>,
     /// A job (migration, backup, snapshot) is running.
@@ -67,6 +71,9 @@ pub struct DomainSample {
     /// Whether it has an interface whose network is QEMU's own (`type='user'`): then QEMU's sockets stand for the guest.
     #[serde(default)]
     pub user_networking: bool,
+    /// What its own XML says about kvmpilot; `None` where it says nothing.
+    #[serde(default)]
+    pub policy: Option<PolicySample>,
     /// QEMU's threads.
     pub threads: Vec<ThreadSample>,
     /// Where its vcpus' time goes; only in samples of the detailed pace.
@@ -111,6 +118,24 @@ pub struct BalloonSample {
     pub swap_out_kib: Option<u64>,
     /// `major_fault`, since the guest's boot.
     pub major_faults: Option<u64>,
+    /// `oom-kills`: processes that the guest killed for want of memory, since its boot. Linux 6.12 and QEMU 9.2 tell.
+    #[serde(default)]
+    pub oom_kills: Option<u64>,
+    /// `alloc-stalls`: allocations that had to reclaim memory themselves, since the guest's boot; as all that follow.
+    #[serde(default)]
+    pub alloc_stalls: Option<u64>,
+    /// `async-scans`: memory that kswapd looked at.
+    #[serde(default)]
+    pub async_scan_bytes: Option<u64>,
+    /// `direct-scans`: memory that waiting allocations looked at.
+    #[serde(default)]
+    pub direct_scan_bytes: Option<u64>,
+    /// `async-reclaims`: memory that kswapd reclaimed.
+    #[serde(default)]
+    pub async_reclaim_bytes: Option<u64>,
+    /// `direct-reclaims`: memory that waiting allocations reclaimed.
+    #[serde(default)]
+    pub direct_reclaim_bytes: Option<u64>,
     /// `rss` of QEMU.
     pub rss_kib: Option<u64>,
     /// `last-update`: wall clock of the guest's report in seconds since 1970.

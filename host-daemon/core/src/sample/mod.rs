@@ -9,6 +9,7 @@ mod flow;
 mod guest;
 mod host;
 mod own;
+mod policy;
 mod thread;
 mod watch;
 
@@ -16,7 +17,9 @@ pub use detail::{
     BandwidthSample, CgroupSample, DetailSample, GroupPressureSample, KvmVcpuSample, TimesSample,
     VcpuDetailSample,
 };
-pub use domain::{BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, VcpuSample};
+pub use domain::{
+    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, VcpuSample, WINDOWS,
+};
 pub use flow::{
     DeviceTraffic, EndedFlows, FlowReading, FlowSample, FlowSide, FlowSource, FlowState, FlowsSample,
     Traffic, service,
@@ -26,6 +29,7 @@ pub use guest::{
 };
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
 pub use own::{OwnSample, ProgramSample};
+pub use policy::PolicySample;
 pub use thread::{Runner, StolenSample, ThreadRole, ThreadSample, ThreadSource};
 pub use watch::{ExitReasonSample, LatencyBucket, LatencySample, ThreadLatencySample, VcpuExitSample};
 

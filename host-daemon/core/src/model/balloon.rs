@@ -1,0 +1,174 @@
+//! [`BalloonModel`]: a domain's balloon and the memory that its guest reports. The guest writes these figures, so what
+//! cannot be true is left out and said.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{per_second, rise_of};
+use crate::sample::BalloonSample;
+use crate::units::KiB;
+
+/// Balloon and guest memory at the end of the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BalloonModel {
+    /// Memory that the domain has.
+    pub current: KiB,
+    /// Memory that the balloon holds: the domain's maximum less `current`.
+    pub inflated: KiB,
+    /// What the guest can still use without swapping (its MemAvailable).
+    pub usable: Option<KiB>,
+    /// What the guest sees as its memory (its MemTotal). Guests that count the balloon as used see their maximum.
+    pub available: Option<KiB>,
+    /// Free in the guest.
+    pub unused: Option<KiB>,
+    /// What the guest has in use: available - usable; with the balloon, in guests that count it as used.
+    pub demand: Option<KiB>,
+    /// Pages swapped in during the window, in KiB.
+    pub swapped_in: Option<KiB>,
+    /// Swapping in, KiB a second between the last two reports.
+    pub swap_in_kib_per_s: Option<f64>,
+    /// Major faults a second, between the last two reports.
+    pub major_faults_per_s: Option<f64>,
+    /// Processes that the guest killed for want of memory during the window. Linux 6.12 and QEMU 9.2 tell; so for the next two.
+    pub oom_kills: Option<u64>,
+    /// Allocations that had to wait for memory during the window.
+    pub alloc_stalls: Option<u64>,
+    /// Memory that waiting allocations reclaimed themselves, KiB a second between the last two reports.
+    pub direct_reclaim_kib_per_s: Option<f64>,
+    /// Age of the guest's report.
+    pub age: Option<Duration>,
+    /// When the guest reported, in seconds since 1970: tells reports apart.
+    pub reported_unix_s: Option<u64>,
+    /// Why the guest's figures cannot be true, if so; they are left out then.
+    pub doubt: Option<Doubt>,
+}
+
+/// What cannot be true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Doubt {
+    /// More memory than the domain can have.
+    MoreThanMaximum,
+    /// More usable or free than there is.
+    MoreThanAvailable,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MoreThanMaximum => "more memory than the domain can have",
+            Self::MoreThanAvailable => "more usable memory than there is",
+        })
+    }
+}
+
+impl BalloonModel {
+    /// Derives the window. Rates are between the guest's reports, not between our readings: several readings may fall
+    /// between two reports, and a fast window sees the whole rise at once.
+    #[must_use]
+    pub fn new(
+        begin: Option<BalloonSample>,
+        end: &BalloonSample,
+        maximum: KiB,
+        elapsed: Duration,
+        wall_unix_s: u64,
+    ) -> Self {
+        let doubt = doubt(end, maximum);
+        let believed = |kib: Option<u64>| kib.filter(|_| doubt.is_none()).map(KiB);
+        let (available, usable) = (believed(end.available_kib), believed(end.usable_kib));
+        let before = |counter: fn(&BalloonSample) -> Option<u64>| begin.as_ref().and_then(counter);
+        let rise = |counter: fn(&BalloonSample) -> Option<u64>| rise_of(before(counter), counter(end));
+        let apart =
+            rise(|sample| sample.last_update_unix_s).map_or(elapsed, Duration::from_secs).max(elapsed);
+        let rate = |counter: fn(&BalloonSample) -> Option<u64>| per_second(rise(counter), apart);
+        Self {
+            current: KiB(end.current_kib),
+            inflated: maximum - KiB(end.current_kib),
+            usable,
+            available,
+            unused: believed(end.unused_kib),
+            demand: available.zip(usable).map(|(available, usable)| available - usable),
+            swapped_in: rise(|sample| sample.swap_in_kib).map(KiB),
+            swap_in_kib_per_s: rate(|sample| sample.swap_in_kib),
+            major_faults_per_s: rate(|sample| sample.major_faults),
+            oom_kills: rise(|sample| sample.oom_kills),
+            alloc_stalls: rise(|sample| sample.alloc_stalls),
+            direct_reclaim_kib_per_s: rate(|sample| sample.direct_reclaim_bytes).map(|bytes| bytes / 1024.0),
+            // A report from the future (clock step) has no age that we could trust.
+            age: end.last_update_unix_s.and_then(|at| wall_unix_s.checked_sub(at)).map(Duration::from_secs),
+            reported_unix_s: end.last_update_unix_s,
+            doubt,
+        }
+    }
+}
+
+fn doubt(end: &BalloonSample, maximum: KiB) -> Option<Doubt> {
+    let available = end.available_kib?;
+    if available > maximum.0 {
+        return Some(Doubt::MoreThanMaximum);
+    }
+    let parts = [end.usable_kib, end.unused_kib, end.disk_caches_kib];
+    parts.into_iter().flatten().any(|part| part > available).then_some(Doubt::MoreThanAvailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024;
+    const S: Duration = Duration::from_secs(1);
+
+    fn sample(available: u64, usable: u64) -> BalloonSample {
+        BalloonSample {
+            current_kib: 512 * MIB,
+            available_kib: Some(available),
+            usable_kib: Some(usable),
+            last_update_unix_s: Some(100),
+            ..BalloonSample::default()
+        }
+    }
+
+    fn model(begin: Option<BalloonSample>, end: &BalloonSample) -> BalloonModel {
+        BalloonModel::new(begin, end, KiB::from_mib(1024), S, 101)
+    }
+
+    #[test]
+    fn what_cannot_be_true_is_left_out() {
+        let good = model(None, &sample(480 * MIB, 400 * MIB));
+        assert_eq!((good.doubt, good.demand), (None, Some(KiB::from_mib(80))));
+        assert_eq!((good.inflated, good.age), (KiB::from_mib(512), Some(S)));
+        for (available, usable, doubt) in [
+            (480 * MIB, 481 * MIB, Doubt::MoreThanAvailable),
+            (u64::MAX, 1, Doubt::MoreThanMaximum),
+            (1025 * MIB, 100, Doubt::MoreThanMaximum),
+            (480 * MIB, u64::MAX, Doubt::MoreThanAvailable),
+        ] {
+            let bad = model(None, &sample(available, usable));
+            assert_eq!(bad.doubt, Some(doubt));
+            assert_eq!((bad.demand, bad.usable, bad.available), (None, None, None));
+        }
+        let free = BalloonSample { unused_kib: Some(u64::MAX), ..sample(480 * MIB, 400 * MIB) };
+        assert_eq!(model(None, &free).demand, None);
+    }
+
+    #[test]
+    fn rates_are_between_reports_and_never_negative() {
+        let counted = |at: u64, count: u64| BalloonSample {
+            last_update_unix_s: Some(at),
+            major_faults: Some(count),
+            swap_in_kib: Some(count),
+            oom_kills: Some(count),
+            direct_reclaim_bytes: Some(count * 1024),
+            ..sample(480 * MIB, 400 * MIB)
+        };
+        let five_apart = model(Some(counted(95, 0)), &counted(100, 50));
+        assert_eq!(five_apart.major_faults_per_s, Some(10.0));
+        assert_eq!(five_apart.direct_reclaim_kib_per_s, Some(10.0));
+        assert_eq!((five_apart.swapped_in, five_apart.oom_kills), (Some(KiB(50)), Some(50)));
+        let same = model(Some(counted(100, 50)), &counted(100, 50));
+        assert_eq!(same.major_faults_per_s, Some(0.0));
+        let rebooted = model(Some(counted(95, 50)), &counted(100, 3));
+        assert_eq!((rebooted.major_faults_per_s, rebooted.swapped_in), (None, None));
+    }
+}
