@@ -42,32 +42,34 @@ fn each_fault_stays_where_it_is_and_leaves_nothing_changed() -> Result<()> {
     back(&lab, &daemon, &before).context("after SIGSTOP")?;
 
     under_load(&lab, || {
-        again(&daemon, "sick")?;
+        again(&daemon)?;
         libvirtd_is_killed(&lab, &daemon)
     })
     .with_context(|| daemon.log())?;
     back(&lab, &daemon, &before).context("after libvirtd was killed")?;
 
     under_load(&lab, || {
-        again(&daemon, "sick")?;
+        again(&daemon)?;
         a_job_holds_changes_back(&lab, &daemon)
     })
     .with_context(|| daemon.log())?;
     back(&lab, &daemon, &before).context("after a job")?;
 
-    under_load(&lab, || again(&daemon, "sick")).with_context(|| daemon.log())?;
+    under_load(&lab, || again(&daemon)).with_context(|| daemon.log())?;
     what_was_saved_to_disk_comes_back_and_goes_back(&lab, &daemon, &before)
         .with_context(|| daemon.log())
         .context("a domain that was saved")?;
     under_load(&lab, || {
-        again(&daemon, "sick")?;
+        again(&daemon)?;
         a_new_name_is_followed(&lab, &daemon)
     })
     .with_context(|| daemon.log())?;
     ensure!(daemon.stop()?.success(), "a bad end");
     wait_for("everything to be back", PATIENCE, || {
         let now = Witness::look_at(&lab, &["web", "well"])?;
-        let of = |witness: &Witness| (witness.shares["web"], witness.shares["well"], witness.pins.get(&("web".to_owned(), 0)).cloned());
+        let of = |witness: &Witness| {
+            (witness.shares["web"], witness.shares["well"], witness.pins.get(&("web".to_owned(), 0)).cloned())
+        };
         ensure!(of(&now) == of(&before), "{now:?}, was {before:?}");
         Ok(())
     })?;
@@ -111,11 +113,11 @@ fn changed(daemon: &Daemon<'_>, domain: &str) -> Result<()> {
     order_after(daemon, domain, 0).map(drop)
 }
 
-/// As [`changed`], after a restore.
-fn again(daemon: &Daemon<'_>, domain: &str) -> Result<()> {
+/// After a restore: orders come again, so that there is something to put back.
+fn again(daemon: &Daemon<'_>) -> Result<()> {
     let after = newest(daemon)?;
     daemon.reload(CONFIG)?;
-    order_after(daemon, domain, after).map(drop)
+    order_after(daemon, "web", after).map(drop)
 }
 
 /// Asks the daemon to put everything back, and checks it without it.
@@ -147,7 +149,10 @@ fn a_stopped_qemu_delays_nobody(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
         let status = daemon.json(&["status"])?;
         ensure!(status["health"]["ok"] == false, "{status}");
         ensure!(status["findings"].to_string().contains("quarantined"), "{status}");
-        ensure!(daemon.json(&["doctor"])?.to_string().contains("domain sick"), "the doctor says nothing: {why}");
+        ensure!(
+            daemon.json(&["doctor"])?.to_string().contains("domain sick"),
+            "the doctor says nothing: {why}"
+        );
         let then = newest(daemon)?;
         // Several deadlines and back-offs go by; who is well gets what it needs.
         wait_for("three more cycles", PATIENCE, || {
@@ -221,7 +226,10 @@ fn the_others_kept_their_second(recording: &str) -> Result<()> {
     }
     gaps.sort_by(f64::total_cmp);
     let (median, worst) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
-    println!("cadence with a stopped QEMU: {} samples, median {median:.3} s, worst {worst:.3} s", turns.len());
+    println!(
+        "cadence with a stopped QEMU: {} samples, median {median:.3} s, worst {worst:.3} s",
+        turns.len()
+    );
     ensure!(turns.len() >= 15, "{} samples only", turns.len());
     ensure!(median < 1.1 && worst < CADENCE, "median {median:.3} s, worst {worst:.3} s");
     Ok(())
@@ -301,15 +309,17 @@ fn what_was_saved_to_disk_comes_back_and_goes_back(
 ) -> Result<()> {
     // Nothing of another life may mix with new orders.
     daemon.reload(OBSERVE)?;
-    lab.virsh(&["managedsave", "sick"])?;
+    lab.virsh(&["managedsave", "web"])?;
     let answer = daemon.json(&["restore"])?;
-    let saved = answer["restore"]["values"].as_array().into_iter().flatten().filter(|value| {
-        value["domain"] == "sick" && value["outcome"] == "saved"
-    });
+    let saved = answer["restore"]["values"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|value| value["domain"] == "web" && value["outcome"] == "saved");
     ensure!(saved.count() > 0, "nothing was saved with it: {answer}");
-    lab.virsh(&["start", "sick"])?;
-    let ours = Witness::look_at(lab, &["sick"])?;
-    println!("after managedsave: {} shares, was {}", ours.shares["sick"], before.shares["sick"]);
+    lab.virsh(&["start", "web"])?;
+    let ours = Witness::look_at(lab, &["web"])?;
+    println!("after managedsave: {} shares, was {}", ours.shares["web"], before.shares["web"]);
     wait_for("what came from the disk to go back", PATIENCE, || Witness::look(lab)?.is_as(before))
 }
 
@@ -319,14 +329,12 @@ fn a_new_name_is_followed(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     lab.virsh(&["destroy", "sick"])?;
     lab.virsh(&["domrename", "sick", "renamed"])?;
     lab.virsh(&["start", "renamed"])?;
-    let after = newest(daemon)?;
     wait_for("the new name", PATIENCE, || {
         let domain = daemon.json(&["domain", "renamed"])?;
         ensure!(domain["uuid"] == uuid, "{domain}");
         ensure!(daemon.json(&["domain", "sick"]).is_err(), "the old name is known still");
         Ok(())
     })?;
-    order_after(daemon, "renamed", after)?;
     // In the middle of whatever is under way.
     lab.virsh(&["destroy", "renamed"])?;
     wait_for("it to be gone", PATIENCE, || {

@@ -71,7 +71,10 @@ fn changed(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     under_load(lab, || {
         wait_for("changed values", PATIENCE, || {
             let left = daemon.json(&["status"])?["ledger_entries"].as_u64();
-            ensure!(left > Some(0) && daemon.orders()?.iter().any(is_in_force), "{left:?} values are changed");
+            ensure!(
+                left > Some(0) && daemon.orders()?.iter().any(is_in_force),
+                "{left:?} values are changed"
+            );
             Ok(())
         })
     })
@@ -116,7 +119,8 @@ fn a_bad_configuration_is_mended(lab: &Lab) -> Result<()> {
 fn disk_and_lock(lab: &Lab, before: &Witness) -> Result<()> {
     let state = lab.state_dir().join("disk/state");
     fs::create_dir_all(&state)?;
-    let script = format!("mount -t tmpfs -o size=16m,mode=0700 none {} && exec \"$0\" \"$@\"", state.display());
+    let script =
+        format!("mount -t tmpfs -o size=16m,mode=0700 none {} && exec \"$0\" \"$@\"", state.display());
     let daemon = lab.start_wrapped_daemon("disk", CONFIG, &["unshare", "--mount", "sh", "-c", &script])?;
     let seen = PathBuf::from(format!("/proc/{}/root{}", daemon.process_id(), state.display()));
     changed(lab, &daemon)?;
@@ -179,7 +183,10 @@ fn a_damaged_database(lab: &Lab, before: &Witness) -> Result<()> {
         let path = entry?.path();
         fs::rename(&path, sound.join(path.file_name().context("no name")?))?;
     }
-    fs::write(state.join("kvmpilot.db"), "This is no database, and it is long enough to look like one.".repeat(200))?;
+    fs::write(
+        state.join("kvmpilot.db"),
+        "This is no database, and it is long enough to look like one.".repeat(200),
+    )?;
 
     let daemon = lab.start_daemon("damaged", CONFIG)?;
     health(&daemon, Some("is damaged"))?;
@@ -210,7 +217,7 @@ fn a_deleted_database(lab: &Lab, before: &Witness) -> Result<()> {
 
 /// The wall clock goes a day ahead, a day back and comes home. Only ages know, and an age that cannot be is none.
 fn the_clock_steps(lab: &Lab, before: &Witness) -> Result<()> {
-    let clock = lab.state_dir().join("clock");
+    let clock = lab.state_dir().join("wall-clock");
     let step = |seconds: i64| fs::write(&clock, format!("{seconds:+}\n"));
     step(0)?;
     let script = format!(
