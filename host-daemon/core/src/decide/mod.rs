@@ -56,8 +56,9 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
     }
     history.observe(model);
     let findings = rules::ask(model, policy, history, rules::Pace::Release);
-    let proposals =
+    let mut proposals: Vec<Proposal> =
         running(model).filter_map(|domain| balloon::deflate(domain, model, policy, history)).collect();
+    rules::sign(&mut proposals, policy, history);
     Decision { findings, proposals, ..Decision::default() }
 }
 

@@ -1,5 +1,7 @@
 //! Scenarios and properties of the deciders, on models made up here and advanced as if every change was carried out.
 
+mod rules;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
