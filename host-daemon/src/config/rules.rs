@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(wrong.len(), 1, "{wrong:?}");
         assert!(shown.contains("0.toml:5:4: there is no field domain.cpu.wait_ration\n"), "{shown}");
         assert!(shown.contains("5 | && domain.cpu.wait_ration > 0.1\n"), "{shown}");
-        assert!(shown.contains("  |    ^^^^^^^^^^^^^^^^^^^^^\n"), "{shown}");
+        assert!(shown.contains("  |    ^^^^^^^^^^^^^^^^^^^^^^\n"), "{shown}");
         assert!(shown.contains("did you mean domain.cpu.wait_ratio?"), "{shown}");
         let off = "[[rule]]\nname = \"weight.yeild\"\nenabled = false\n";
         let Err(ConfigError::Invalid(wrong)) = load(&[off]) else { panic!("not refused") };
