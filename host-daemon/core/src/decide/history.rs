@@ -1,6 +1,6 @@
 //! [`History`]: what decisions remember. Outcomes come back only through [`History::applied`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub struct History {
     pub(super) ticked_at: Option<Duration>,
     pub(super) cycled_at: Option<Duration>,
     pub(super) guard: super::guard::GuardHistory,
+    #[serde(default)]
+    pub(super) host_memory: super::balloon::HostMemoryHistory,
     #[serde(default)]
     pub(super) trials: super::trial::TrialHistory,
 }
@@ -54,9 +56,9 @@ pub struct DomainHistory {
     pub(super) calm_since: Option<Duration>,
     /// Cycles in a row in which a pin of ours was not needed.
     pub(super) pin_unneeded: u32,
-    /// Demand for memory, newest last, over the policy's window.
-    pub(super) demand: VecDeque<(Duration, KiB)>,
-    pub(super) inflated_at: Option<Duration>,
+    /// What the guest reported about its memory, and how its balloon moved.
+    #[serde(default)]
+    pub(super) memory: super::balloon::BalloonHistory,
     /// Guest poll that the ladder decided on last.
     pub(super) guest_decided_at: Option<Duration>,
 }
@@ -81,7 +83,7 @@ impl<T> Default for Managed<T> {
 impl<T: Clone + PartialEq> Managed<T> {
     /// Takes note of the live value. Returns what we had set where somebody else has changed it since: their value is
     /// the original from now on.
-    fn observe(&mut self, live: &T) -> Option<T> {
+    pub(super) fn observe(&mut self, live: &T) -> Option<T> {
         if std::mem::take(&mut self.unsure) {
             self.set(live);
             return None;
@@ -139,7 +141,10 @@ impl History {
             Action::PinIothread { iothread, to, .. } => {
                 domain.iothread_pins.entry(*iothread).or_default().set(to);
             }
-            Action::SetBalloon { to, .. } => domain.balloon.set(to),
+            Action::SetBalloon { from, to } => {
+                domain.balloon.set(to);
+                domain.memory.applied(*from, *to, now);
+            }
             Action::SetLevel { to, .. } => {
                 if let Some(application) = domain.remember_originals(&proposal.action) {
                     application.level = *to;
@@ -165,7 +170,10 @@ impl History {
                 (LedgerTarget::IothreadPin { iothread }, Value::Pin(original)) => {
                     domain.iothread_pins.entry(*iothread).or_default().doubt(original);
                 }
-                (LedgerTarget::Balloon, Value::Memory(original)) => domain.balloon.doubt(original),
+                (LedgerTarget::Balloon, Value::Memory(original)) => {
+                    domain.balloon.doubt(original);
+                    domain.memory.forget_target();
+                }
                 _ => {}
             }
         }
@@ -177,6 +185,7 @@ impl History {
             domain.shares.ours = None;
             domain.emulator_pin.ours = None;
             domain.balloon.ours = None;
+            domain.memory.forget_target();
             domain.pins.values_mut().chain(domain.iothread_pins.values_mut()).for_each(|pin| pin.ours = None);
             domain.applications.clear();
         }
@@ -248,7 +257,8 @@ impl DomainHistory {
             }
         }
         self.iothread_pins.retain(|number, _| live.iothreads.iter().any(|other| other.number == *number));
-        // A balloon moves slowly towards its target, so a value that is not ours says nothing about others.
+        // A balloon moves slowly towards its target, so a value that is not ours says nothing about others yet; see
+        // `balloon::note`.
         if let Some(balloon) = &live.balloon
             && (self.balloon.ours.is_none() || self.balloon.unsure)
         {

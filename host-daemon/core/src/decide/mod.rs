@@ -17,7 +17,7 @@ mod weight;
 
 use std::time::Duration;
 
-pub use balloon::least_memory;
+pub use balloon::{Accounting, least_memory};
 pub use class::class_of;
 pub use history::History;
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
@@ -51,6 +51,7 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
         return Decision::default();
     }
     history.observe(model);
+    balloon::note(model, policy, history);
     let proposals =
         running(model).filter_map(|domain| balloon::deflate(domain, model, policy, history)).collect();
     Decision { proposals, ..Decision::default() }
@@ -63,15 +64,14 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
         return Decision::default();
     }
     let mut findings = history.observe(model);
+    balloon::note(model, policy, history);
     for domain in running(model) {
         class::infer(domain, policy, history);
     }
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;
     proposals.extend(weight::decide(model, policy, history, &mut findings));
-    proposals.extend(
-        running(model).filter_map(|domain| balloon::inflate(domain, model, policy, history, &mut findings)),
-    );
+    proposals.extend(balloon::inflate(model, policy, history, &mut findings));
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, ..decision }
 }
@@ -83,6 +83,7 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
         return Decision::default();
     }
     let mut findings = history.observe(model);
+    balloon::note(model, policy, history);
     for domain in running(model) {
         findings.extend(state::judge(domain, policy, history));
     }

@@ -35,7 +35,7 @@ fn thread(number: u32, run: f64, wait: f64) -> ThreadModel {
 }
 
 /// A domain of which each vcpu runs and waits the given parts of the time, answering `packets` a second.
-fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pcpus: u32) -> DomainModel {
+pub(super) fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pcpus: u32) -> DomainModel {
     let threads: Vec<_> = (0..vcpus).map(|number| thread(number, run, wait)).collect();
     DomainModel {
         uuid: Uuid::from_u128(id),
@@ -81,6 +81,7 @@ fn balloon_of(current_mib: u64, demand_mib: u64) -> BalloonModel {
     let demand = KiB::from_mib(demand_mib).min(current);
     BalloonModel {
         current,
+        inflated: KiB::from_mib(1024) - current,
         usable: Some(current - demand),
         available: Some(current),
         unused: None,
@@ -122,7 +123,7 @@ fn application(pid: u32, name: &str, nice: i8, communicating: bool) -> Applicati
     }
 }
 
-fn host(pcpus: u32, domains: Vec<DomainModel>) -> Model {
+pub(super) fn host(pcpus: u32, domains: Vec<DomainModel>) -> Model {
     let pcpus = (0..pcpus)
         .map(|id| Pcpu { id, core: Some(id), socket: Some(0), llc: Some(0), node: Some(0) })
         .collect();

@@ -187,6 +187,15 @@ impl Open {
                 let wants = wants_cpu(domain, policy, history);
                 domain.wait_ratio().filter(|_| wants).map(|wait| wait.0)
             }
+            // A guest that has not followed yet has shown nothing; how long it may take is the balloon's rule.
+            Metric::MemoryMib
+                if history
+                    .domains
+                    .get(&domain.uuid)
+                    .is_some_and(|entry| entry.memory.is_inactive(model.at)) =>
+            {
+                None
+            }
             Metric::MemoryMib => domain.balloon.map(|balloon| balloon.current.as_f64() / 1024.0),
         }
     }
