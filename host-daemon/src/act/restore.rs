@@ -85,14 +85,18 @@ impl Executor {
             Err(failure) => return (RestoreOutcome::Failed, Some(failure.to_string())),
         };
         match entry.restore_verdict(&live) {
-            RestoreVerdict::AlreadyOriginal => (RestoreOutcome::AlreadyOriginal, None),
-            RestoreVerdict::Drift => (RestoreOutcome::Drift, Some(drift(entry, &live))),
-            RestoreVerdict::Restore => {
-                match self.set(entry.domain, &entry.target, &live, &entry.original).await {
-                    Ok(_) => (RestoreOutcome::Restored, None),
-                    Err(failure) => (RestoreOutcome::Failed, Some(failure.to_string())),
-                }
+            // A guest that has not followed yet would do so later: its target has to go back.
+            RestoreVerdict::AlreadyOriginal if entry.target != LedgerTarget::Balloon => {
+                (RestoreOutcome::AlreadyOriginal, None)
             }
+            RestoreVerdict::Drift => (RestoreOutcome::Drift, Some(drift(entry, &live))),
+            verdict => match self.set(entry.domain, &entry.target, &live, &entry.original).await {
+                Ok(_) if verdict == RestoreVerdict::AlreadyOriginal => {
+                    (RestoreOutcome::AlreadyOriginal, None)
+                }
+                Ok(_) => (RestoreOutcome::Restored, None),
+                Err(failure) => (RestoreOutcome::Failed, Some(failure.to_string())),
+            },
         }
     }
 

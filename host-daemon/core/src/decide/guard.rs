@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Decision;
 use super::history::{DomainHistory, History, Managed};
 use crate::finding::Finding;
-use crate::model::Model;
+use crate::model::{DomainModel, Model};
 use crate::order::{Action, Proposal};
 use crate::policy::{Actuator, Policy};
 
@@ -142,6 +142,17 @@ fn refusal(
 fn leads_away(shares: &Managed<u64>, to: u64) -> bool {
     let Some(original) = shares.original else { return false };
     to.abs_diff(original) > shares.ours.unwrap_or(original).abs_diff(original)
+}
+
+/// Whether the limits allow that all of these domains are pinned in one cycle.
+pub(super) fn may_pin_at_once(domains: &[&DomainModel], model: &Model, policy: &Policy) -> bool {
+    let vcpus = |domains: &mut dyn Iterator<Item = &DomainModel>| {
+        domains.map(|domain| domain.vcpu_count()).sum::<f64>()
+    };
+    let changes: usize = domains.iter().map(|domain| domain.vcpus.len() + domain.iothreads.len() + 1).sum();
+    let part =
+        vcpus(&mut domains.iter().copied()) <= vcpus(&mut model.domains.iter()) * policy.guard.max_pin_part;
+    changes <= policy.guard.max_changes && (domains.len() <= 1 || part)
 }
 
 /// At most a part of all vcpus in 10 s, but always one domain.

@@ -29,6 +29,8 @@ pub struct History {
     pub(super) host_memory: super::balloon::HostMemoryHistory,
     #[serde(default)]
     pub(super) trials: super::trial::TrialHistory,
+    #[serde(default)]
+    pub(super) relaxing: super::weight::Relaxing,
 }
 
 /// What is remembered of one domain.

@@ -4,6 +4,7 @@
 //! aggressor that is confined, to a part of the pcpus that its administrator gave it; the victim keeps all of its own.
 
 use super::class::class_of;
+use super::guard;
 use super::history::History;
 use super::state::target_wait;
 use super::weight::takes_cpu_of;
@@ -38,9 +39,14 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
 
     let mut proposals = Vec::new();
     let mut unneeded = Vec::new();
+    // One that is left out would take what the others leave, and nobody had anything from it.
+    let aggressors: Vec<&DomainModel> =
+        running(model).filter(|domain| takes_from(domain, &in_need)).collect();
+    let separates = !reserved.is_empty() && guard::may_pin_at_once(&aggressors, model, policy);
     for aggressor in running(model) {
-        if takes_from(aggressor, &in_need) && !reserved.is_empty() {
-            proposals.extend(confine(aggressor, &in_need, &reserved, &online, &allowed, policy, history));
+        if separates && takes_from(aggressor, &in_need) {
+            let own = policy.of(aggressor).pcpus().value.unwrap_or_else(|| online.clone());
+            proposals.extend(confine(aggressor, &in_need, &reserved, &online, &own, policy, history));
         } else if !takes_from(aggressor, &victims) && is_confined(aggressor, history) {
             unneeded.push(aggressor);
         }

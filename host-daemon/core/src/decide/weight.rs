@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::class::class_of;
 use super::history::{History, Managed};
 use super::state::{target_wait, waits_too_long, wants_cpu};
@@ -12,7 +14,7 @@ use super::{finding, input, propose, running};
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Metric, Prediction, Proposal, Reason};
-use crate::policy::{Class, Policy, WeightPolicy};
+use crate::policy::{Class, Policy, WeightLimits};
 use crate::sample::Runner;
 use crate::units::Ratio;
 
@@ -68,10 +70,47 @@ pub(super) fn decide(
         let victim = Victim { domain, wait, target, aggressors, stolen, model };
         victim.protect(policy, history, &mut proposals);
     }
-    if !pressed {
-        proposals.extend(running(model).filter_map(|domain| relax(domain, model, policy, history)));
+    let back_off = &mut history.relaxing;
+    if pressed {
+        back_off.pressed(model.at, policy);
+    } else {
+        let relaxed: Vec<Proposal> =
+            running(model).filter_map(|domain| relax(domain, model, policy, history)).collect();
+        if !relaxed.is_empty() {
+            history.relaxing.last = Some(model.at);
+        }
+        proposals.extend(relaxed);
     }
     proposals
+}
+
+/// Longest calm that is asked for before weights go back.
+const LONGEST_CALM: Duration = Duration::from_secs(3600);
+
+/// How long the calm must be before weights go back: twice as long each time that they were needed again soon after, and
+/// half as long each time that they were not.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Relaxing {
+    /// When weights went back last.
+    last: Option<Duration>,
+    too_early: u32,
+}
+
+impl Relaxing {
+    fn calm(&self, policy: &Policy) -> Duration {
+        let factor = 1_u32.checked_shl(self.too_early).unwrap_or(u32::MAX);
+        policy.weight.relax_after.saturating_mul(factor).min(LONGEST_CALM.max(policy.weight.relax_after))
+    }
+
+    /// Somebody waits: if weights went back not long ago, that was too early.
+    fn pressed(&mut self, now: Duration, policy: &Policy) {
+        let Some(last) = self.last.take() else { return };
+        if now.saturating_sub(last) < self.calm(policy) * 20 {
+            self.too_early = (self.too_early + 1).min(16);
+        } else {
+            self.too_early = self.too_early.saturating_sub(1);
+        }
+    }
 }
 
 /// Whether `other` has a lower class than `victim`, shares pcpus with it, and takes CPU. Of a batch domain counts what it
@@ -170,10 +209,10 @@ struct Victim<'a> {
 impl Victim<'_> {
     /// One step to the weight that the measurement calls for; what is missing beyond the limit, the aggressors give.
     fn protect(&self, policy: &Policy, history: &History, proposals: &mut Vec<Proposal>) {
-        let Self { domain, wait, target, aggressors, .. } = self;
+        let Self { domain, wait, target, model, .. } = self;
         let Some((current, shares)) = weight_of(domain, history) else { return };
         let factor = odds(*target) / odds(wait.0).max(0.001);
-        let to = limited(as_float(current) * factor, shares, &policy.weight);
+        let to = limited(as_float(current) * factor, shares, policy.of(*domain).weight_limits());
         let raised = as_float(to.max(1)) / as_float(current.max(1));
         if to > current {
             let summary = format!(
@@ -188,12 +227,24 @@ impl Victim<'_> {
         if missing <= 1.0 + policy.weight.dead_band {
             return;
         }
+        // All of them by the same part of their original: what one alone gave up, the others would take.
         let class = class_of(domain, policy, history);
-        for aggressor in aggressors {
+        let batch = |other: &&DomainModel| class_of(other, policy, history) == Class::Batch;
+        let all: Vec<&DomainModel> = running(model)
+            .filter(batch)
+            .filter(|other| takes_cpu_of(other, domain, policy, history))
+            .collect();
+        let part = |other: &&DomainModel| {
+            let (current, shares) = weight_of(other, history)?;
+            Some(as_float(current) / as_float(shares.original.unwrap_or(current).max(1)))
+        };
+        let lowest = all.iter().filter_map(part).fold(1.0, f64::min);
+        for aggressor in all {
             let Some((current, shares)) = weight_of(aggressor, history) else { continue };
-            let to = limited(as_float(current) / missing, shares, &policy.weight);
+            let original = as_float(shares.original.unwrap_or(current));
+            let to = limited(original * lowest / missing, shares, policy.of(aggressor).weight_limits());
             let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
-            if to < current && !known && class_of(aggressor, policy, history) == Class::Batch {
+            if to < current && !known {
                 let summary = format!(
                     "{} takes CPU that {} ({class}) waits for, whose own weight is at its limit",
                     aggressor.name, domain.name
@@ -250,13 +301,14 @@ impl Victim<'_> {
 fn relax(domain: &DomainModel, model: &Model, policy: &Policy, history: &History) -> Option<Proposal> {
     let entry = history.domains.get(&domain.uuid)?;
     let (ours, original) = (entry.shares.ours?, entry.shares.original?);
+    let calm_wanted = history.relaxing.calm(policy);
     let calm = |domain: &DomainModel| {
         target_wait(class_of(domain, policy, history), policy).is_none()
             || history
                 .domains
                 .get(&domain.uuid)
                 .and_then(|entry| entry.calm_since)
-                .is_some_and(|since| model.at.saturating_sub(since) >= policy.weight.relax_after)
+                .is_some_and(|since| model.at.saturating_sub(since) >= calm_wanted)
     };
     // A lowered neighbour may come up again only when those that it was lowered for are calm.
     let held_for = |other: &&DomainModel| yields_to(domain, other, policy, history);
@@ -267,12 +319,12 @@ fn relax(domain: &DomainModel, model: &Model, policy: &Policy, history: &History
     let stepped = round(as_float(ours) * step);
     let to =
         if ours > original { stepped.clamp(original, ours - 1) } else { stepped.clamp(ours + 1, original) };
-    let summary = format!("nobody has waited for {} s", policy.weight.relax_after.as_secs());
+    let summary = format!("nobody has waited for {} s", calm_wanted.as_secs());
     let reason = Reason {
         rule: "weight.relax".to_owned(),
         summary,
         inputs: vec![input("configured weight", original)],
-        threshold: format!("{} s without anybody over a target", policy.weight.relax_after.as_secs()),
+        threshold: format!("{} s without anybody over a target", calm_wanted.as_secs()),
         expected: "the configured weights in force again".to_owned(),
         ..Reason::default()
     };
@@ -283,12 +335,13 @@ fn weight_of<'a>(domain: &DomainModel, history: &'a History) -> Option<(u64, &'a
     Some((domain.cpu_shares?, &history.domains.get(&domain.uuid)?.shares))
 }
 
-/// `wanted` inside the policy's factor around the original, and inside what cgroups accept.
-fn limited(wanted: f64, shares: &Managed<u64>, policy: &WeightPolicy) -> u64 {
+/// `wanted` inside the domain's limits, and inside what cgroups accept. The original is always inside, so that it can go back.
+fn limited(wanted: f64, shares: &Managed<u64>, limits: WeightLimits) -> u64 {
+    let WeightLimits { max_factor, min, max } = limits;
     let original = shares.original.unwrap_or(1024);
-    let most = round(as_float(original) * policy.max_factor).clamp(original, original.max(*VALID.end()));
-    let least = round(as_float(original) / policy.max_factor).clamp(*VALID.start().min(&original), original);
-    round(wanted).clamp(least, most)
+    let most = round(as_float(original) * max_factor).min(*VALID.end()).min(max.unwrap_or(u64::MAX));
+    let least = round(as_float(original) / max_factor).max(*VALID.start()).max(min.unwrap_or(0));
+    round(wanted).clamp(least.min(original), most.max(original))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "weights are below 2^18")]

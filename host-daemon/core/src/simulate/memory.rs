@@ -1,6 +1,8 @@
 //! A guest's memory: its balloon, its working set, and what it reports.
 
+use super::scenario::DomainSpec;
 use crate::sample::BalloonSample;
+use crate::units::KiB;
 
 /// Pages of 4 KiB that a guest with too little memory reads back from disk each second.
 const FAULTS_PER_S: f64 = 500.0;
@@ -23,6 +25,7 @@ impl Memory {
             maximum,
             current: maximum,
             target: maximum,
+            // A guest that has just booted has touched next to nothing.
             working_set: 0.0,
             swapped_in_kib: 0.0,
             faults: 0.0,
@@ -31,8 +34,10 @@ impl Memory {
     }
 
     /// One second: the balloon moves, and a guest that is short reads its own pages back.
-    pub(super) fn step(&mut self, working_set: f64, balloon_mib_per_s: f64) {
-        self.working_set = working_set.min(self.maximum);
+    pub(super) fn step(&mut self, working_set: f64, spec: &DomainSpec) {
+        // It grows as fast as the guest can fill it.
+        self.working_set = working_set.min(self.maximum).min(self.working_set + float(spec.growth_mib_per_s));
+        let balloon_mib_per_s = float(spec.balloon_mib_per_s);
         let way = self.target - self.current;
         self.current += way.clamp(-balloon_mib_per_s, balloon_mib_per_s);
         if self.short() > 0.0 {
@@ -49,6 +54,16 @@ impl Memory {
     /// What the guest could still use.
     pub(super) fn usable(&self) -> f64 {
         (self.current - self.working_set).max(0.0)
+    }
+
+    /// `actual`, as libvirt tells it.
+    pub(super) fn current_kib(&self) -> u64 {
+        kib(self.current)
+    }
+
+    /// What the guest could still use, as it has told last.
+    pub(super) fn told_usable_mib(&self) -> Option<f64> {
+        self.report.usable_kib.map(|kib| KiB(kib).as_f64() / 1024.0)
     }
 
     /// The guest reports.
@@ -78,4 +93,9 @@ pub(super) fn kib(mib: f64) -> u64 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
 pub(super) fn count(number: f64) -> u64 {
     number.round() as u64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "MiB a second")]
+fn float(rate: u64) -> f64 {
+    rate as f64
 }

@@ -4,17 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use super::host::{Domain, Host, Second};
-use super::scenario::{Event, Expect, Scenario};
-use crate::decide::History;
-use crate::policy::{Class, ClassSetting, Policy};
+use super::host::Host;
+use super::queue::{FINE, fine_quantile};
+use super::record::{Event, Recorder, Sums};
+use super::scenario::Expect;
+use crate::policy::Class;
 
-/// Length of the windows in which work is compared.
-const WINDOW_S: u64 = 10;
 /// Least part of the work without kvmpilot that is no harm.
-const UNHARMED: f64 = 0.95;
+pub(super) const UNHARMED: f64 = 0.95;
 
 /// What came of a scenario.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,25 +27,40 @@ pub struct Report {
     pub vcpus: u32,
     /// Changes by rule, after the beginning that does not count.
     pub actions: BTreeMap<String, u64>,
+    /// Orders that found another value than the decision had seen.
+    pub failed: u64,
+    /// Proposals that the guard held back, each time that they were wanted.
+    pub held: u64,
+    /// Trials that went well.
+    pub trials_kept: u64,
+    /// Trials that did not, and were undone.
+    pub trials_undone: u64,
     /// The last changes: second, number, domain, rule, change.
     pub last_actions: Vec<(u64, u64, String, String, String)>,
     /// By class as it was at the end.
     pub classes: BTreeMap<String, ClassFigures>,
-    /// The domains that did least of what they do without kvmpilot.
-    pub worst_domains: Vec<DomainFigures>,
+    /// All domains, those that did least of what they do without kvmpilot first.
+    pub domains: Vec<DomainFigures>,
     /// Work of all domains against without kvmpilot.
     pub work_ratio: f64,
-    /// Part of all windows of 10 s of all domains with at least 95 % of the work without kvmpilot.
+    /// Part of all windows of all domains with at least 95 % of the work without kvmpilot.
     pub unharmed_ratio: f64,
     /// Part of all memory that the host had back, in the mean.
     pub reclaimed_ratio: f64,
+    /// Memory that the host had back at most, in MiB.
+    pub most_reclaimed_mib: f64,
     /// Seconds in which a guest had less than its working set, over all domains.
     pub short_s: u64,
-    /// Longest time between pressure in a guest that gave memory, and the order that gives it back. `None` if there was none.
+    /// Longest time from the moment at which a guest that gave memory tells that it is short, to the order that gives it
+    /// back. `None` if none was.
     pub release_s: Option<u64>,
     /// Times that a balloon turned from taking to giving back, each domain and hour.
     pub turns_per_hour: f64,
-    /// Seconds after the step until latency domains stayed at their target. `None` without a step, or if they never did.
+    /// Times that a value was back at where it had been within two minutes, for the target that did it most often.
+    pub oscillations: u64,
+    /// Seconds that weights went on to change after a step of a load, at most. `None` without a step.
+    pub answered_s: Option<u64>,
+    /// Seconds after the first step until latency domains stayed at their target. `None` without a step, or if they never did.
     pub converged_s: Option<u64>,
     /// Bounds of the scenario that were missed.
     pub missed: Vec<Missed>,
@@ -62,7 +75,11 @@ pub struct ClassFigures {
     pub wait_ratio: f64,
     /// The same without kvmpilot.
     pub wait_ratio_without: f64,
-    /// 99th percentile, over all domains and seconds, of the mean wait per wake-up, in ms.
+    /// Median of its vcpus' waits for a pcpu, in ms.
+    pub p50_ms: f64,
+    /// The same without kvmpilot.
+    pub p50_ms_without: f64,
+    /// 99th percentile of its vcpus' waits, in ms.
     pub p99_ms: f64,
     /// The same without kvmpilot.
     pub p99_ms_without: f64,
@@ -77,10 +94,13 @@ pub struct DomainFigures {
     pub name: String,
     /// Class at the end.
     pub class: String,
-    /// Work against without kvmpilot.
-    pub work_ratio: f64,
-    /// Part of its windows of 10 s with at least 95 % of the work without kvmpilot.
+    /// Its figures.
+    #[serde(flatten)]
+    pub figures: ClassFigures,
+    /// Part of its windows with at least 95 % of the work without kvmpilot.
     pub unharmed_ratio: f64,
+    /// Work against without kvmpilot in its worst window. `None` if there was none in which it worked.
+    pub worst_window_ratio: Option<f64>,
 }
 
 /// A bound that was missed.
@@ -94,107 +114,12 @@ pub struct Missed {
     pub found: Option<f64>,
 }
 
-/// Sums of one domain, with and without kvmpilot.
-#[derive(Default)]
-struct Sums {
-    with: Second,
-    without: Second,
-    window: (f64, f64),
-    windows: u64,
-    unharmed: u64,
-    /// Wait per wake-up in ms, second by second.
-    waits: (Vec<f32>, Vec<f32>),
-    reclaimed_mib: f64,
-    memory_mib: f64,
-    short_s: u64,
-    pressed_since: Option<u64>,
-    taking: bool,
-    turns: u64,
-    last_over_target: u64,
-}
-
-/// Takes notes while a scenario runs.
-pub(super) struct Recorder {
-    scenario: Scenario,
-    guard_mib: f64,
-    latency_target: f64,
-    pcpus: usize,
-    sums: Vec<Sums>,
-    classes: Vec<Class>,
-    names: Vec<(Uuid, String)>,
-    events: Vec<Event>,
-    release_s: Option<u64>,
-    second: u64,
-}
-
 impl Recorder {
-    pub(super) fn new(scenario: &Scenario, host: &Host, policy: &Policy) -> Self {
-        Self {
-            scenario: scenario.clone(),
-            guard_mib: policy.balloon.guard.as_f64() / 1024.0,
-            latency_target: policy.weight.latency_target * (1.0 + policy.weight.dead_band),
-            pcpus: host.sample().topology.pcpus.len(),
-            sums: host.domains.iter().map(|_| Sums::default()).collect(),
-            classes: host.domains.iter().map(|_| Class::Standard).collect(),
-            names: host.domains.iter().map(|domain| (domain.uuid, domain.name.to_string())).collect(),
-            events: Vec::new(),
-            release_s: None,
-            second: 0,
-        }
-    }
-
-    pub(super) fn second(&mut self, with: &Host, without: &Host, history: &History, events: Vec<Event>) {
-        self.second = with.second;
-        let counts = self.second > self.scenario.settle_s;
-        for (at, (domain, other)) in with.domains.iter().zip(&without.domains).enumerate() {
-            if !with.is_there(domain) {
-                continue;
-            }
-            self.classes[at] = match domain.spec.class {
-                ClassSetting::Latency => Class::Latency,
-                ClassSetting::Standard => Class::Standard,
-                ClassSetting::Batch => Class::Batch,
-                ClassSetting::Auto => {
-                    history.domains.get(&domain.uuid).map_or(Class::Standard, |entry| entry.inferred_class())
-                }
-            };
-            let sums = &mut self.sums[at];
-            if self.classes[at] == Class::Latency
-                && domain.last.wait > self.latency_target * (domain.last.wait + domain.last.run)
-                && domain.last.run > 0.01 * f64::from(domain.spec.vcpus)
-            {
-                sums.last_over_target = self.second;
-            }
-            sums.memory(domain, self.guard_mib, self.second);
-            if counts {
-                sums.add(domain.last, other.last, self.second);
-            }
-        }
-        for event in events {
-            self.note(event, with);
-        }
-    }
-
-    fn note(&mut self, event: Event, host: &Host) {
-        let at = host.domains.iter().position(|domain| *domain.name == *event.domain);
-        if let Some(sums) = at.and_then(|at| self.sums.get_mut(at)) {
-            if event.rule.starts_with("balloon.release") {
-                if let Some(since) = sums.pressed_since.take() {
-                    self.release_s = self.release_s.max(Some(event.at_s - since));
-                }
-                sums.turns += u64::from(std::mem::take(&mut sums.taking));
-            } else if event.rule.starts_with("balloon") {
-                sums.taking = true;
-            }
-        }
-        self.events.push(event);
-    }
-
-    pub(super) fn finish(self) -> Report {
+    pub(super) fn finish(mut self, with: &Host, without: &Host) -> Report {
+        self.close(with, without);
         let Self { scenario, sums, classes, names, events, second, .. } = &self;
-        let counted = events.iter().filter(|event| event.at_s > scenario.settle_s);
         let mut actions = BTreeMap::new();
-        for event in counted {
+        for event in self.counted() {
             *actions.entry(event.rule.clone()).or_default() += 1;
         }
         let of_class = |class: Class| {
@@ -209,48 +134,59 @@ impl Recorder {
             .iter()
             .zip(sums)
             .zip(classes)
-            .map(|(((_, name), sums), class)| DomainFigures {
+            .map(|((name, sums), class)| DomainFigures {
                 name: name.clone(),
                 class: class.to_string(),
-                work_ratio: ratio(sums.with.work, sums.without.work),
+                figures: figures(&[sums]),
                 unharmed_ratio: parts(sums.unharmed, sums.windows),
+                worst_window_ratio: sums.worst_window,
             })
             .collect();
         domains.sort_by(|a, b| {
-            a.unharmed_ratio.total_cmp(&b.unharmed_ratio).then(a.work_ratio.total_cmp(&b.work_ratio))
+            let work = a.figures.work_ratio.total_cmp(&b.figures.work_ratio);
+            a.unharmed_ratio.total_cmp(&b.unharmed_ratio).then(work)
         });
         let sum = |value: fn(&Sums) -> f64| sums.iter().map(value).sum::<f64>();
         let hours = number(*second) / 3600.0;
-        let converged_s = scenario.expect.step_at_s.and_then(|step| {
+        let answers = self.answers();
+        let converged_s = answers.first().and_then(|(step, _)| {
             let last = sums.iter().map(|sums| sums.last_over_target).max()?;
-            (last + 60 < *second).then(|| last.saturating_sub(step))
+            (last + 60 < *second).then(|| last.saturating_sub(*step))
         });
         let mut report = Report {
             about: scenario.about.clone(),
             seconds: *second,
-            pcpus: self.pcpus,
+            pcpus: with.topology.pcpus.len(),
             vcpus: scenario.domain.iter().map(|spec| spec.vcpus * spec.count).sum(),
             actions,
+            failed: u64::try_from(events.iter().filter(|event| !event.done).count()).unwrap_or(u64::MAX),
+            held: self.held,
+            trials_kept: self.verdicts.0,
+            trials_undone: self.verdicts.1,
             last_actions: events
                 .iter()
+                .filter(|event| event.done)
                 .rev()
                 .take(20)
                 .map(|event| {
-                    let Event { at_s, order, domain, rule, change } = event.clone();
+                    let Event { at_s, order, domain, rule, change, .. } = event.clone();
                     (at_s, order, domain, rule, change)
                 })
                 .collect(),
             classes: by_class.map(|class| (class.to_string(), of_class(class))).collect(),
-            worst_domains: domains.into_iter().take(5).collect(),
+            domains,
             work_ratio: ratio(sum(|sums| sums.with.work), sum(|sums| sums.without.work)),
             unharmed_ratio: parts(
                 sums.iter().map(|sums| sums.unharmed).sum(),
                 sums.iter().map(|sums| sums.windows).sum(),
             ),
             reclaimed_ratio: ratio(sum(|sums| sums.reclaimed_mib), sum(|sums| sums.memory_mib)),
+            most_reclaimed_mib: self.most_reclaimed_mib,
             short_s: sums.iter().map(|sums| sums.short_s).sum(),
             release_s: self.release_s,
             turns_per_hour: number(sums.iter().map(|sums| sums.turns).max().unwrap_or(0)) / hours,
+            oscillations: self.oscillations(),
+            answered_s: answers.iter().map(|(_, answered)| *answered).max(),
             converged_s,
             missed: Vec::new(),
         };
@@ -259,54 +195,14 @@ impl Recorder {
     }
 }
 
-impl Sums {
-    fn add(&mut self, with: Second, without: Second, second: u64) {
-        add(&mut self.with, with);
-        add(&mut self.without, without);
-        for (waits, of) in [(&mut self.waits.0, with), (&mut self.waits.1, without)] {
-            if of.waits > 0.0 {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "a percentile needs no more than 24 bits"
-                )]
-                waits.push((of.wait / of.waits * 1000.0) as f32);
-            }
-        }
-        self.window.0 += with.work;
-        self.window.1 += without.work;
-        if second.is_multiple_of(WINDOW_S) {
-            let (with, without) = std::mem::take(&mut self.window);
-            self.windows += 1;
-            self.unharmed += u64::from(with >= without * UNHARMED);
-        }
-    }
-
-    fn memory(&mut self, domain: &Domain, guard_mib: f64, second: u64) {
-        let memory = &domain.memory;
-        self.memory_mib += memory.maximum;
-        self.reclaimed_mib += memory.maximum - memory.current;
-        self.short_s += u64::from(memory.short() > 0.0);
-        // What the policy calls pressed: less than half of the guard is left. It has been for a second by now.
-        let pressed =
-            memory.target < memory.maximum && memory.usable() < guard_mib.max(memory.maximum / 10.0) / 2.0;
-        self.pressed_since =
-            if pressed { self.pressed_since.or(Some(second.saturating_sub(1))) } else { None };
-    }
-}
-
-fn add(sum: &mut Second, second: Second) {
-    sum.work += second.work;
-    sum.run += second.run;
-    sum.wait += second.wait;
-    sum.waits += second.waits;
-}
-
 fn figures(members: &[&Sums]) -> ClassFigures {
     let sum = |value: fn(&Sums) -> f64| members.iter().map(|sums| value(sums)).sum::<f64>();
-    let p99 = |waits: fn(&Sums) -> &Vec<f32>| {
-        let mut all: Vec<f32> = members.iter().flat_map(|sums| waits(sums)).copied().collect();
-        all.sort_by(f32::total_cmp);
-        all.get(all.len() * 99 / 100).map_or(0.0, |wait| f64::from(*wait))
+    let quantile = |waits: fn(&Sums) -> &Vec<u64>, q: f64| {
+        let mut all = vec![0; FINE];
+        for sums in members {
+            all.iter_mut().zip(waits(sums)).for_each(|(all, own)| *all += own);
+        }
+        fine_quantile(&all, q).map_or(0.0, |ns| ns / 1e6)
     };
     ClassFigures {
         domains: u32::try_from(members.len()).unwrap_or(u32::MAX),
@@ -315,8 +211,10 @@ fn figures(members: &[&Sums]) -> ClassFigures {
             sum(|sums| sums.without.wait),
             sum(|sums| sums.without.wait + sums.without.run),
         ),
-        p99_ms: p99(|sums| &sums.waits.0),
-        p99_ms_without: p99(|sums| &sums.waits.1),
+        p50_ms: quantile(|sums| &sums.waits.0, 0.5),
+        p50_ms_without: quantile(|sums| &sums.waits.1, 0.5),
+        p99_ms: quantile(|sums| &sums.waits.0, 0.99),
+        p99_ms_without: quantile(|sums| &sums.waits.1, 0.99),
         work_ratio: ratio(sum(|sums| sums.with.work), sum(|sums| sums.without.work)),
     }
 }
@@ -363,6 +261,13 @@ impl Report {
                 self.converged_s.map(number),
                 false,
             ),
+            most(
+                "answered_within_s",
+                expect.answered_within_s.map(number),
+                self.answered_s.map(number),
+                false,
+            ),
+            most("oscillations", expect.oscillations.map(number), Some(number(self.oscillations)), false),
             most("latency_p99_ratio", expect.latency_p99_ratio, p99, false),
             least("work_ratio", expect.work_ratio, self.work_ratio),
             least("unharmed_ratio", expect.unharmed_ratio, self.unharmed_ratio),

@@ -15,10 +15,20 @@ pub(in super::super) fn simulate(report: &Report, screen: Screen) -> String {
         ("work against without kvmpilot", percent(report.work_ratio)),
         ("windows with 95 % of it at least", percent(report.unharmed_ratio)),
         ("memory given to the host", percent(report.reclaimed_ratio)),
+        ("memory given to the host at most", format!("{:.0} MiB", report.most_reclaimed_mib)),
         ("seconds below a working set", report.short_s.to_string()),
         ("longest until a release", or_none(report.release_s)),
         ("balloons turned round", format!("{:.2} times an hour", report.turns_per_hour)),
-        ("converged after the step", or_none(report.converged_s)),
+        ("values that went to and fro", format!("{} times", report.oscillations)),
+        ("weights settled after a step", or_none(report.answered_s)),
+        ("targets kept after a step", or_none(report.converged_s)),
+        (
+            "trials",
+            format!(
+                "{} kept, {} undone; {} held back, {} failed",
+                report.trials_kept, report.trials_undone, report.held, report.failed
+            ),
+        ),
     ]);
     let rows = report.classes.iter().map(|(class, figures)| {
         vec![
@@ -26,27 +36,33 @@ pub(in super::super) fn simulate(report: &Report, screen: Screen) -> String {
             figures.domains.to_string(),
             percent(figures.wait_ratio),
             percent(figures.wait_ratio_without),
+            format!("{:.2}", figures.p50_ms),
+            format!("{:.2}", figures.p50_ms_without),
             format!("{:.2}", figures.p99_ms),
             format!("{:.2}", figures.p99_ms_without),
             percent(figures.work_ratio),
         ]
     });
-    page.table(&["CLASS", ">DOMAINS", ">WAIT", ">WITHOUT", ">P99 MS", ">WITHOUT", ">WORK"], rows.collect());
+    page.table(
+        &["CLASS", ">DOMAINS", ">WAIT", ">WITHOUT", ">P50 MS", ">WITHOUT", ">P99 MS", ">WITHOUT", ">WORK"],
+        rows.collect(),
+    );
     if !report.actions.is_empty() {
         let rows = report.actions.iter().map(|(rule, count)| vec![rule.clone(), count.to_string()]);
         page.table(&["RULE", ">TIMES"], rows.collect());
     }
-    let rows = report.worst_domains.iter().filter(|domain| domain.unharmed_ratio < 1.0).map(|domain| {
+    let rows = report.domains.iter().filter(|domain| domain.unharmed_ratio < 1.0).take(5).map(|domain| {
         vec![
             domain.name.clone(),
             domain.class.clone(),
-            percent(domain.work_ratio),
+            percent(domain.figures.work_ratio),
+            domain.worst_window_ratio.map_or_else(|| "none".to_owned(), percent),
             percent(domain.unharmed_ratio),
         ]
     });
     let rows: Vec<_> = rows.collect();
     if !rows.is_empty() {
-        page.table(&["~WORST OFF", "CLASS", ">WORK", ">WINDOWS UNHARMED"], rows);
+        page.table(&["~WORST OFF", "CLASS", ">WORK", ">WORST WINDOW", ">WINDOWS UNHARMED"], rows);
     }
     for missed in &report.missed {
         let found = missed.found.map_or_else(|| "never".to_owned(), |found| format!("{found:.3}"));

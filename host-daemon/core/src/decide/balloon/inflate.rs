@@ -25,7 +25,7 @@ pub(in crate::decide) fn reclaimable(
     if domain.balloon_refusal.is_some() {
         return None;
     }
-    let idle = domain.balloon?.current - least_memory(domain, &policy.balloon, history)?;
+    let idle = domain.balloon?.current - least_memory(domain, &policy.of(domain).balloon(), history)?;
     (idle >= domain.memory_maximum.part(0.01).max(KiB(1))).then_some(idle)
 }
 
@@ -94,7 +94,7 @@ fn step(
     if waits(domain, at, policy, history).is_some() {
         return None;
     }
-    let enough = least_memory(domain, &policy.balloon, history)?;
+    let enough = least_memory(domain, &policy.of(domain).balloon(), history)?;
     let needs = working_set(domain, &policy.balloon, history)?;
     let balloon = fresh(domain, &policy.balloon)?;
     let current = balloon.current;

@@ -1,0 +1,154 @@
+//! Where vcpus run: at a wake-up on an idle pcpu near the last one, and balanced between queues now and then, inside their
+//! cpusets. As Linux does it: `select_idle_sibling` inside the last-level cache, pulls by idle pcpus at once, and by the
+//! others when the difference is worth a vcpu.
+
+use super::queue::{Group, Pcpu, Vcpu};
+
+/// Run time lost to cold caches by a move inside the last-level cache, out of it, and to another node, in ns.
+const COLD: [f64; 3] = [50e3, 500e3, 2e6];
+
+/// The pcpus with all that wants them.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    pub(super) pcpus: Vec<Pcpu>,
+    pub(super) vcpus: Vec<Vcpu>,
+    pub(super) groups: Vec<Group>,
+    pub(super) slice: f64,
+}
+
+impl Machine {
+    /// A sleeping vcpu wakes up at `at` of this step.
+    pub(super) fn wake(&mut self, vcpu: usize, at: f64) {
+        let to = self.place(vcpu);
+        self.moved(vcpu, to);
+        self.vcpus[vcpu].runnable = true;
+        self.pcpus[to].wakes.push((at, vcpu));
+    }
+
+    fn place(&self, vcpu: usize) -> usize {
+        let Vcpu { allowed, pcpu: last, .. } = &self.vcpus[vcpu];
+        let idle = |pcpu: &usize| self.pcpus[*pcpu].length() == 0;
+        let may_stay = allowed.binary_search(last).is_ok();
+        if may_stay && idle(last) {
+            return *last;
+        }
+        let cache = self.pcpus[*last].cache;
+        let near = || allowed.iter().copied().filter(|pcpu| self.pcpus[*pcpu].cache == cache);
+        let core_idle =
+            |pcpu: &usize| idle(pcpu) && self.pcpus[*pcpu].sibling.is_none_or(|other| idle(&other));
+        if let Some(free) = near().find(core_idle).or_else(|| near().find(idle)) {
+            return free;
+        }
+        if may_stay {
+            return *last;
+        }
+        let shortest = allowed.iter().copied().min_by_key(|pcpu| self.pcpus[*pcpu].length());
+        shortest.unwrap_or(*last)
+    }
+
+    fn moved(&mut self, vcpu: usize, to: usize) {
+        let own = &mut self.vcpus[vcpu];
+        if own.pcpu == to {
+            return;
+        }
+        let (from, new) = (&self.pcpus[own.pcpu], &self.pcpus[to]);
+        let far = usize::from(from.cache != new.cache) + usize::from(from.node != new.node);
+        own.cold = own.cold.max(COLD[far.min(2)]);
+        for level in 0..=far.min(2) {
+            own.migrations[level] += 1;
+        }
+        own.pcpu = to;
+    }
+
+    /// Moves a waiting vcpu.
+    fn pull(&mut self, vcpu: usize, to: usize) {
+        let from = self.vcpus[vcpu].pcpu;
+        let (lag, since) = self.pcpus[from].dequeue(vcpu, &self.vcpus);
+        self.moved(vcpu, to);
+        self.pcpus[to].enqueue(vcpu, lag, since, self.slice, &mut self.vcpus, &self.groups);
+    }
+
+    /// A vcpu may run on these from now on.
+    pub(super) fn confine(&mut self, vcpu: usize, allowed: Vec<usize>, now: f64) {
+        self.vcpus[vcpu].allowed = allowed;
+        let Vcpu { pcpu, runnable, .. } = self.vcpus[vcpu];
+        if !runnable || self.vcpus[vcpu].allowed.binary_search(&pcpu).is_ok() {
+            return;
+        }
+        if self.pcpus[pcpu].current == Some(vcpu) {
+            self.pcpus[pcpu].preempt(now, &mut self.vcpus);
+        }
+        let to = self.place(vcpu);
+        self.pull(vcpu, to);
+    }
+
+    /// A domain goes.
+    pub(super) fn remove(&mut self, vcpu: usize) {
+        let own = &mut self.vcpus[vcpu];
+        if !std::mem::take(&mut own.runnable) {
+            return;
+        }
+        own.work = 0.0;
+        let pcpu = &mut self.pcpus[own.pcpu];
+        pcpu.waiting.retain(|other| *other != vcpu);
+        pcpu.current = pcpu.current.filter(|other| *other != vcpu);
+        self.groups[own.group].runnable -= 1;
+    }
+
+    /// Idle pcpus pull from the longest queue: in the cache first, then in the node, then anywhere.
+    pub(super) fn fill_idle(&mut self) {
+        if self.pcpus.iter().all(|pcpu| pcpu.waiting.is_empty()) {
+            return;
+        }
+        for to in 0..self.pcpus.len() {
+            if self.pcpus[to].length() > 0 {
+                continue;
+            }
+            let mut queues: Vec<usize> =
+                (0..self.pcpus.len()).filter(|from| !self.pcpus[*from].waiting.is_empty()).collect();
+            queues.sort_by_key(|from| {
+                let (own, other) = (&self.pcpus[to], &self.pcpus[*from]);
+                let far = usize::from(own.cache != other.cache) + usize::from(own.node != other.node);
+                (far, std::cmp::Reverse(other.waiting.len()))
+            });
+            let fits = |from: &usize| self.movable(*from, to);
+            if let Some(vcpu) = queues.iter().find_map(fits) {
+                self.pull(vcpu, to);
+            }
+        }
+    }
+
+    /// A vcpu that waits on `from` and may run on `to`.
+    fn movable(&self, from: usize, to: usize) -> Option<usize> {
+        let may = |vcpu: &&usize| self.vcpus[**vcpu].allowed.binary_search(&to).is_ok();
+        self.pcpus[from].waiting.iter().find(may).copied()
+    }
+
+    /// The periodic balancing: each pcpu looks for the fullest queue that it may take something from. A move that would only
+    /// swap who is worse off waits for the second look, as `nr_balance_failed` has it, so that nobody stays worse off.
+    pub(super) fn balance(&mut self) {
+        let mut loads: Vec<f64> =
+            self.pcpus.iter().map(|pcpu| pcpu.load(&self.vcpus, &self.groups)).collect();
+        for to in 0..self.pcpus.len() {
+            let fullest = (0..self.pcpus.len())
+                .filter(|from| self.pcpus[*from].length() > 1 && loads[*from] > loads[to] * 1.1)
+                .max_by(|a, b| loads[*a].total_cmp(&loads[*b]).then(b.cmp(a)));
+            let Some(from) = fullest else { continue };
+            let Some(vcpu) = self.movable(from, to) else { continue };
+            let weight = self.groups[self.vcpus[vcpu].group].weight();
+            // Between nodes a move must be worth more.
+            let far = if self.pcpus[from].node == self.pcpus[to].node { 1.0 } else { 1.25 };
+            let difference = loads[from] - loads[to];
+            let by_far = difference > weight * far * 1.01;
+            let again = difference >= weight * far * 0.99 && self.pcpus[from].failed > 0;
+            if !by_far && !again {
+                self.pcpus[from].failed += 1;
+                continue;
+            }
+            self.pcpus[from].failed = 0;
+            self.pull(vcpu, to);
+            loads[from] -= weight;
+            loads[to] += weight;
+        }
+    }
+}
