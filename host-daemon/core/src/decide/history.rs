@@ -133,6 +133,11 @@ impl History {
             .collect()
     }
 
+    /// Domains of which we hold memory back.
+    pub fn lean(&self) -> impl Iterator<Item = Uuid> {
+        self.domains.iter().filter(|(_, domain)| domain.balloon.ours.is_some()).map(|(uuid, _)| *uuid)
+    }
+
     /// Takes note of a change that was carried out and read back as `order`.
     pub fn applied(&mut self, order: u64, proposal: &Proposal, now: Duration) {
         let domain = self.domains.entry(proposal.domain).or_default();
