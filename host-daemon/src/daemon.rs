@@ -43,7 +43,7 @@ use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory};
+use crate::sense::{BalloonReport, Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
 use crate::watch::Desk;
 
@@ -57,6 +57,7 @@ struct Daemon {
     config: Config,
     config_path: Option<PathBuf>,
     config_problem: Option<String>,
+    rules_problem: Option<String>,
     began: Instant,
     libvirt: Libvirt,
     inventory: Inventory,
@@ -360,7 +361,7 @@ impl Daemon {
             tiers: &tiers,
             paused: self.paused,
             recovered: self.recovered,
-            problem: self.config_problem.as_deref(),
+            problems: self.config_problem.iter().chain(&self.rules_problem).cloned().collect(),
             unread: &self.unread,
             findings: self.findings.values().flatten().cloned().collect(),
             cycles: self.cycles,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::accounting::Books;
+use super::accounting::{Accounting, Books};
 use crate::units::KiB;
 
 /// A balloon that strays from its target for so long was moved by somebody else.
@@ -59,6 +59,11 @@ pub(super) struct Asked {
 }
 
 impl BalloonHistory {
+    /// How the guest counts its balloon.
+    pub(in crate::decide) fn accounting(&self) -> Accounting {
+        self.books.accounting
+    }
+
     /// Takes note of a target that was set. It takes memory if it is below `from`.
     pub(in crate::decide) fn applied(&mut self, from: KiB, to: KiB, at: Duration) {
         self.asked = Some(Asked { at, to, takes: to < from });

@@ -11,6 +11,7 @@ use crate::decide::{input, propose, running};
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Metric, Prediction, Proposal, Reason};
 use crate::policy::Policy;
+use crate::rules::Means;
 use crate::units::KiB;
 
 /// Under host pressure: 5 % per 10 s.
@@ -62,8 +63,11 @@ pub(super) fn waits(
     let entry = history.domains.get(&domain.uuid)?;
     let memory = &entry.memory;
     let current = domain.balloon?.current;
-    if entry.states.idle_memory < policy.state.cycles {
-        return Some(format!("memory was idle for {} cycles so far", entry.states.idle_memory));
+    if entry.asked.wants(Means::Reclaim).is_none() {
+        return Some(format!(
+            "no rule asks for it; its memory was idle for {} cycles",
+            entry.states.idle_memory
+        ));
     }
     if progress::is_left_alone(domain, at, history) {
         return Some("it does not follow".to_owned());

@@ -12,6 +12,7 @@ use crate::finding::{Finding, Severity};
 use crate::model::{BalloonModel, DomainModel, Model};
 use crate::order::{Action, Proposal, Reason};
 use crate::policy::{BalloonPolicy, Policy};
+use crate::rules::Means;
 use crate::units::KiB;
 
 /// Part of the guard below which a guest gets memory back.
@@ -131,7 +132,8 @@ fn pressure(
     policy: &BalloonPolicy,
     history: &History,
 ) -> Option<Pressure> {
-    let memory = &history.domains.get(&domain.uuid)?.memory;
+    let entry = history.domains.get(&domain.uuid)?;
+    let memory = &entry.memory;
     let all = |why: &str, threshold: String| {
         Some(Pressure { why: why.to_owned(), threshold, missing: None, thrashes: false })
     };
@@ -140,6 +142,9 @@ fn pressure(
             "its agent has gone",
             format!("an agent that was there is gone for {} s", AGENT_GONE.as_secs()),
         );
+    }
+    if let Some(rule) = entry.asked.wants(Means::ReleaseMemory) {
+        return all(&format!("the rule {rule} asks for it"), "the rule's condition".to_owned());
     }
     if let Some(doubt) = balloon.doubt {
         return all(&format!("its figures cannot be true: {doubt}"), "figures that can be true".to_owned());
