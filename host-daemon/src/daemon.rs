@@ -247,7 +247,7 @@ impl Daemon {
             return;
         }
         let now = self.began.elapsed();
-        let mode = mode_of(&self.config.policy, &self.latest);
+        let mode = mode_of(&self.config.policy, &self.latest, &self.history);
         let admitted = block_in_place(|| self.book.admit(proposals, mode, now, wall_unix_ms()));
         match admitted {
             Ok(orders) => self.start_work(orders),
@@ -376,12 +376,18 @@ impl Daemon {
     }
 }
 
-/// How far a proposal may go: what counts for its domain, whose own XML has a say.
-fn mode_of<'a>(policy: &'a Policy, model: &'a Model) -> impl Fn(&Proposal) -> Mode + use<'a> {
+/// How far a proposal may go: what counts for its domain, whose own XML has a say; and no farther than beside those who change
+/// the same values.
+fn mode_of<'a>(
+    policy: &'a Policy,
+    model: &'a Model,
+    history: &'a History,
+) -> impl Fn(&Proposal) -> Mode + use<'a> {
     move |proposal| {
         let known = model.domains.iter().find(|domain| domain.uuid == proposal.domain);
         let subject = known.map_or_else(|| Subject::from(proposal.domain_name.as_str()), Subject::from);
-        policy.of(subject).mode(proposal.action.actuator()).value
+        let actuator = proposal.action.actuator();
+        policy.of(subject).mode(actuator).value.min(history.most(actuator, policy))
     }
 }
 

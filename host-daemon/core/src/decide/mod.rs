@@ -6,12 +6,15 @@
 
 mod balloon;
 mod class;
+mod drift;
 mod guard;
 pub mod history;
+mod managed;
 mod overhead;
 mod own_word;
 mod placement;
 mod priority;
+mod rivals;
 mod rules;
 mod state;
 mod trial;
@@ -22,6 +25,7 @@ use std::time::Duration;
 pub use balloon::{Accounting, least_memory};
 pub use class::class_of;
 pub use history::History;
+pub use managed::{Drift, Managed, Moment};
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
 pub use priority::{protection, scarcity};
 pub use rules::{Asked, RuleCount};
@@ -54,7 +58,7 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
     if !fresh(model.at, &mut history.released_at) {
         return Decision::default();
     }
-    history.observe(model);
+    history.observe(model, policy);
     balloon::note(model, policy, history);
     let findings = rules::ask(model, policy, history, rules::Pace::Release);
     let proposals =
@@ -68,8 +72,10 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     if !fresh(model.at, &mut history.ticked_at) {
         return Decision::default();
     }
-    let mut findings = history.observe(model);
+    history.observe(model, policy);
     balloon::note(model, policy, history);
+    let mut findings = drift::findings(model, history);
+    findings.extend(history.rivals.findings(policy));
     findings.extend(rules::ask(model, policy, history, rules::Pace::Class));
     for domain in running(model) {
         class::infer(domain, policy, history);
@@ -79,6 +85,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     findings.extend(rules::ask(model, policy, history, rules::Pace::Tick));
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;
+    proposals.extend(drift::enforce(model, policy, history));
     proposals.extend(weight::decide(model, policy, history, &mut findings));
     proposals.extend(balloon::inflate(model, policy, history, &mut findings));
     rules::sign(&mut proposals, policy, history);
@@ -92,8 +99,10 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
     if !fresh(model.at, &mut history.cycled_at) {
         return Decision::default();
     }
-    let mut findings = history.observe(model);
+    history.observe(model, policy);
     balloon::note(model, policy, history);
+    // What others changed and who they are, the tick reports.
+    let mut findings = Vec::new();
     for domain in running(model) {
         findings.extend(state::judge(domain, policy, history));
     }
@@ -159,5 +168,7 @@ fn input(name: &str, value: impl ToString) -> (String, String) {
     (name.to_owned(), value.to_string())
 }
 
+#[cfg(test)]
+mod drift_tests;
 #[cfg(test)]
 mod tests;

@@ -104,6 +104,14 @@ impl TrialHistory {
         open.measured.clear();
     }
 
+    /// Somebody else has changed the value: what is measured from now on is their doing.
+    pub(super) fn taken_over(&mut self, domain: Uuid, target: &str) {
+        if let Some(open) = self.open.remove(&(domain, target.to_owned())) {
+            let why = "somebody else changed the value before the trial was over".to_owned();
+            self.ended.push(open.verdict(OrderState::RolledBack, why));
+        }
+    }
+
     /// Everything was put back: nothing is on trial.
     pub(super) fn restored(&mut self) {
         let open = std::mem::take(&mut self.open);

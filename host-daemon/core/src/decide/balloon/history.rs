@@ -11,6 +11,9 @@ use crate::units::KiB;
 /// A balloon that strays from its target for so long was moved by somebody else.
 const STRAYED: Duration = Duration::from_secs(10);
 
+/// A balloon that is not where it was sent after so long will not come there.
+const ON_ITS_WAY: Duration = Duration::from_secs(60);
+
 /// What is remembered of one domain's balloon.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(in crate::decide) struct BalloonHistory {
@@ -45,8 +48,6 @@ pub(in crate::decide) struct BalloonHistory {
     /// Since when the guest counts as one that does not follow.
     pub(super) uncooperative_since: Option<Duration>,
     strayed_since: Option<Duration>,
-    /// What we had set, and what somebody else set since: not told yet.
-    pub(super) strayed: Option<(KiB, KiB)>,
 }
 
 /// A target that was set.
@@ -77,7 +78,7 @@ impl BalloonHistory {
     }
 
     /// Takes note of where the balloon is.
-    pub(super) fn follow(&mut self, current: KiB, maximum: KiB, at: Duration) {
+    pub(in crate::decide) fn follow(&mut self, current: KiB, maximum: KiB, at: Duration) {
         if self.moved.is_none_or(|(_, before)| current != before) {
             self.moved = Some((at, current));
         }
@@ -90,8 +91,13 @@ impl BalloonHistory {
         }
     }
 
+    /// Whether a target of ours was not reached yet, and may still be.
+    pub(in crate::decide) fn is_on_its_way(&self, at: Duration) -> bool {
+        self.asked.is_some_and(|asked| at.saturating_sub(asked.at) < ON_ITS_WAY)
+    }
+
     /// Whether a balloon that had been at `ours` has been elsewhere for so long that somebody else moved it.
-    pub(super) fn strays(&mut self, current: KiB, ours: KiB, maximum: KiB, at: Duration) -> bool {
+    pub(in crate::decide) fn strays(&mut self, current: KiB, ours: KiB, maximum: KiB, at: Duration) -> bool {
         if self.asked.is_some() || current.0.abs_diff(ours.0) <= super::worth(maximum).0 {
             self.strayed_since = None;
             return false;

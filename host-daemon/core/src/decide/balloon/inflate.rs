@@ -69,6 +69,9 @@ pub(super) fn waits(
             entry.states.idle_memory
         ));
     }
+    if entry.balloon.is_theirs() {
+        return Some("somebody else has set it".to_owned());
+    }
     if progress::is_left_alone(domain, at, history) {
         return Some("it does not follow".to_owned());
     }

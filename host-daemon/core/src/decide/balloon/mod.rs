@@ -55,12 +55,8 @@ fn note_domain(domain: &DomainModel, at: Duration, policy: &BalloonPolicy, histo
         }
         _ => memory.agent_gone_since = None,
     }
-    let Some(balloon) = domain.balloon else { return };
-    memory.follow(balloon.current, domain.memory_maximum, at);
-    if let Some(ours) = entry.balloon.ours
-        && memory.strays(balloon.current, ours, domain.memory_maximum, at)
-    {
-        memory.strayed = entry.balloon.observe(&balloon.current).map(|ours| (ours, balloon.current));
+    if domain.balloon.is_none() {
+        return;
     }
     while memory.needs.front().is_some_and(|(then, _)| at.saturating_sub(*then) > policy.window) {
         memory.needs.pop_front();
@@ -104,7 +100,6 @@ pub(super) fn inflate(
         findings.extend(progress::judge(domain, model.at, history));
         findings.extend(release::judge(domain, model.at, &policy.balloon, history));
         findings.extend(unclear(domain, history));
-        findings.extend(drift(domain, history));
     }
     inflate::decide(model, policy, history)
 }
@@ -147,17 +142,6 @@ fn unclear(domain: &DomainModel, history: &History) -> Option<Finding> {
             vec![],
         )
     })
-}
-
-fn drift(domain: &DomainModel, history: &mut History) -> Option<Finding> {
-    let (ours, live) = history.domains.get_mut(&domain.uuid)?.memory.strayed.take()?;
-    Some(finding(
-        domain,
-        "drift",
-        Severity::Warning,
-        format!("somebody else set the balloon to {live}; kvmpilot had set {ours} and leaves it alone now"),
-        vec![input("ours", ours), input("live", live)],
-    ))
 }
 
 #[cfg(test)]

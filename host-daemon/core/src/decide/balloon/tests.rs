@@ -299,10 +299,10 @@ fn somebody_else_s_balloon_is_reported_and_respected() {
     scene.run(3600);
     scene.target = 700;
     let mut drifted = false;
-    for _ in 0..30 {
+    for _ in 0..600 {
         let orders = scene.second();
-        assert!(!drifted || orders.is_empty() || orders[0].reason.rule == "balloon.reclaim");
         drifted |= scene.says("drift");
+        assert!(orders.is_empty(), "{orders:?}");
     }
     assert!(drifted);
     assert_eq!(scene.history.domains[&Uuid::from_u128(ID)].balloon.original, Some(KiB::from_mib(700)));
