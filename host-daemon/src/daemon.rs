@@ -34,7 +34,7 @@ pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, try_tiers};
 use work::Done;
 
-use crate::act::Executor;
+use crate::act::{Executor, crash_point};
 use crate::api::present::{self, LastWishes, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
 use crate::api::{Ask, CommandRequest, RecordingRequest, WatchRequest};
@@ -210,6 +210,7 @@ impl Daemon {
             self.cycles += 1;
             self.record(&model, &decision);
             wanted.extend(self.take(decision, "cycle"));
+            self.follow_up(&model);
             self.expire(&model);
             self.last_cycle = Some((Instant::now(), took));
         }
@@ -227,6 +228,7 @@ impl Daemon {
         for verdict in &decision.verdicts {
             let Verdict { orders, trial, .. } = verdict;
             tracing::info!(?orders, kept = trial.kept, verdict = trial.verdict, "the trial is over");
+            crash_point("judge");
             block_in_place(|| self.book.judge(verdict, wall_unix_ms()));
         }
         self.findings.insert(pace, decision.findings);
@@ -297,6 +299,13 @@ impl Daemon {
             })
             .collect();
         self.guests.poll(&present, self.config.policy.periods.guest);
+    }
+
+    /// What people or orchestrators were to do, and have done.
+    fn follow_up(&mut self, model: &Model) {
+        if let Err(error) = block_in_place(|| self.book.follow_up(model, wall_unix_ms())) {
+            tracing::error!(%error, "cannot write down what came of advice");
+        }
     }
 
     fn expire(&mut self, model: &Model) {

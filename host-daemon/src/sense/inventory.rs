@@ -151,7 +151,7 @@ impl Keeper {
             tokio::select! {
                 _ = look.tick() => self.look(&mut looks),
                 Some(done) = looks.join_next() => match done {
-                    Ok(look) => self.report(look),
+                    Ok(look) => self.report(&look),
                     Err(error) => tracing::error!(%error, "looking at a balloon ended early"),
                 },
                 _ = sweep.tick() => self.sweep(&mut readings).await,
@@ -190,8 +190,8 @@ impl Keeper {
     }
 
     /// Takes a look at a balloon in, and reports what is new.
-    fn report(&mut self, look: Look) {
-        let Look { uuid, began, balloon } = look;
+    fn report(&mut self, look: &Look) {
+        let Look { uuid, began, balloon } = *look;
         self.looking.remove(&uuid);
         // What is wrong the next whole reading says.
         let Some(now) = balloon else { return };

@@ -33,6 +33,9 @@ pub struct History {
     pub(super) host_memory: super::balloon::HostMemoryHistory,
     #[serde(default)]
     pub(super) trials: super::trial::TrialHistory,
+    /// Cycles in a row in which the host had next to no memory left.
+    #[serde(default)]
+    pub(super) host_full: u32,
     #[serde(default)]
     pub(super) rivals: super::rivals::Rivals,
     #[serde(default)]

@@ -4,6 +4,7 @@
 //! (every few seconds: class, weights, balloons) and [`cycle`] (the priority cycle: states, ladder, placement). Each
 //! decides once for a model: the same model again gives nothing.
 
+mod advice;
 mod balloon;
 mod class;
 mod drift;
@@ -22,6 +23,7 @@ mod weight;
 
 use std::time::Duration;
 
+pub use advice::came_true;
 pub use balloon::{Accounting, least_memory};
 pub use class::class_of;
 pub use history::History;
@@ -105,7 +107,9 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
     let mut findings = Vec::new();
     for domain in running(model) {
         findings.extend(state::judge(domain, policy, history));
+        advice::count(domain, policy, history);
     }
+    advice::count_host(model, history);
     findings.extend(rules::ask(model, policy, history, rules::Pace::Cycle));
     // In the order of need, so that a budget goes to who needs it most.
     let mut by_need: Vec<(f64, &DomainModel)> =
@@ -117,6 +121,7 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
         proposals.extend(priority::decide(domain, policy, history));
     }
     proposals.extend(placement::decide(model, policy, history));
+    proposals.extend(advice::decide(model, policy, history));
     rules::sign(&mut proposals, policy, history);
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, ..decision }
@@ -169,6 +174,10 @@ fn input(name: &str, value: impl ToString) -> (String, String) {
 }
 
 #[cfg(test)]
+mod advice_tests;
+#[cfg(test)]
 mod drift_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial_tests;
