@@ -237,7 +237,7 @@ impl Host {
                 self.machine.confine(domain.first + number, indices(to), self.now);
             }
             Action::PinEmulator { from, to } if domain.emulator_pin == *from => {
-                domain.emulator_pin = to.clone()
+                domain.emulator_pin = to.clone();
             }
             Action::SetBalloon { from, to } if domain.memory.current_kib() == from.0 => {
                 domain.memory.target = to.as_f64() / 1024.0;
@@ -259,7 +259,7 @@ impl Domain {
         machine: &mut Machine,
     ) -> Self {
         let number = u32::try_from(id).unwrap_or(u32::MAX);
-        let node = spec.node.unwrap_or(number % scenario.host.sockets.max(1));
+        let node = spec.node.unwrap_or_else(|| number % scenario.host.sockets.max(1));
         let node = usize::try_from(node).unwrap_or(0);
         let (first, group) = (machine.vcpus.len(), machine.groups.len());
         let home: Vec<usize> =
@@ -337,7 +337,6 @@ fn topology(spec: &HostSpec) -> Topology {
         socket: Some(id / of_socket),
         llc: Some(id / of_llc * of_llc),
         node: Some(id / of_socket),
-        ..PcpuFacts::default()
     };
     Topology { pcpus: (0..spec.sockets * of_socket).map(pcpu).collect() }
 }
