@@ -34,7 +34,7 @@ pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, try_tiers};
 use work::Done;
 
-use crate::act::Executor;
+use crate::act::{Executor, crash_point};
 use crate::api::present::{self, LastWishes, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
 use crate::api::{Ask, CommandRequest, RecordingRequest, WatchRequest};
@@ -199,6 +199,7 @@ impl Daemon {
             self.cycles += 1;
             self.record(&model, &decision);
             wanted.extend(self.take(decision, "cycle"));
+            self.follow_up(&model);
             self.expire(&model);
             self.last_cycle = Some((Instant::now(), took));
         }
@@ -216,6 +217,7 @@ impl Daemon {
         for verdict in &decision.verdicts {
             let Verdict { orders, trial, .. } = verdict;
             tracing::info!(?orders, kept = trial.kept, verdict = trial.verdict, "the trial is over");
+            crash_point("judge");
             block_in_place(|| self.book.judge(verdict, wall_unix_ms()));
         }
         self.findings.insert(pace, decision.findings);
@@ -236,7 +238,7 @@ impl Daemon {
             return;
         }
         let now = self.began.elapsed();
-        let mode = mode_of(&self.config.policy, &self.latest);
+        let mode = mode_of(&self.config.policy, &self.latest, &self.history);
         let admitted = block_in_place(|| self.book.admit(proposals, mode, now, wall_unix_ms()));
         match admitted {
             Ok(orders) => self.start_work(orders),
@@ -286,6 +288,13 @@ impl Daemon {
             })
             .collect();
         self.guests.poll(&present, self.config.policy.periods.guest);
+    }
+
+    /// What people or orchestrators were to do, and have done.
+    fn follow_up(&mut self, model: &Model) {
+        if let Err(error) = block_in_place(|| self.book.follow_up(model, wall_unix_ms())) {
+            tracing::error!(%error, "cannot write down what came of advice");
+        }
     }
 
     fn expire(&mut self, model: &Model) {
@@ -365,12 +374,18 @@ impl Daemon {
     }
 }
 
-/// How far a proposal may go: what counts for its domain, whose own XML has a say.
-fn mode_of<'a>(policy: &'a Policy, model: &'a Model) -> impl Fn(&Proposal) -> Mode + use<'a> {
+/// How far a proposal may go: what counts for its domain, whose own XML has a say; and no farther than beside those who change
+/// the same values.
+fn mode_of<'a>(
+    policy: &'a Policy,
+    model: &'a Model,
+    history: &'a History,
+) -> impl Fn(&Proposal) -> Mode + use<'a> {
     move |proposal| {
         let known = model.domains.iter().find(|domain| domain.uuid == proposal.domain);
         let subject = known.map_or_else(|| Subject::from(proposal.domain_name.as_str()), Subject::from);
-        policy.of(subject).mode(proposal.action.actuator()).value
+        let actuator = proposal.action.actuator();
+        policy.of(subject).mode(actuator).value.min(history.most(actuator, policy))
     }
 }
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
+use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, RestoreVerdict, Value};
 use kvmpilot_core::order::{Action, WorkOrder};
 use kvmpilot_core::units::KiB;
 use tokio::time::Instant;
 
-use super::{Executor, Failure, crash_point};
+use super::{Done, Executor, Failure, crash_point};
 
 /// Time that a guest has to move its balloon. In the lab 512 MiB move within 2 s.
 const BALLOON_TIME: Duration = Duration::from_secs(4);
@@ -22,7 +22,7 @@ impl Executor {
         order: &WorkOrder,
         incarnation: &str,
         action: &Action,
-    ) -> Result<String, Failure> {
+    ) -> Result<Done, Failure> {
         let proposal = &order.proposal;
         let (target, seen, wanted) = match action {
             Action::SetCpuShares { from, to } => {
@@ -50,7 +50,15 @@ impl Executor {
         let domain = proposal.domain;
         let live = self.read(domain, &target).await?;
         if live == wanted {
-            return Ok(format!("{target} was {wanted} already"));
+            // Ours from an earlier try, or somebody else's: whose it is, the ledger knows.
+            let ours =
+                self.ledger.entries_of(domain).into_iter().any(|entry| {
+                    entry.target == target && entry.restore_verdict(&live) != RestoreVerdict::Drift
+                });
+            if ours {
+                self.ledger.settle(domain, vec![(target.clone(), live)]).await?;
+            }
+            return Ok(Done::Already(format!("{target} was {wanted} already")));
         }
         if live != seen {
             let what = format!("{target} of {}", proposal.domain_name);
@@ -67,8 +75,8 @@ impl Executor {
         };
         crash_point("announce");
         self.ledger.announce(vec![(entry, live.clone())]).await?;
-        crash_point("mark");
-        self.ledger.mark_applied(order.id).await?;
+        crash_point("claim");
+        self.claim(order.id).await?;
         crash_point("set");
         let result = self.set(domain, &target, &live, &wanted).await;
         crash_point("settle");
@@ -76,7 +84,7 @@ impl Executor {
         if let Ok(now) = self.read(domain, &target).await {
             self.ledger.settle(domain, vec![(target, now)]).await?;
         }
-        result
+        result.map(Done::Changed)
     }
 
     /// Sets a value and reads it back.
@@ -102,10 +110,12 @@ impl Executor {
             }
             (LedgerTarget::Balloon, Value::Memory(memory)) => {
                 self.libvirt.set_balloon(domain, memory.0).await?;
+                crash_point("read_back");
                 return self.await_balloon(domain, before, *memory).await;
             }
             _ => return Err(Failure::Unreadable(target.to_string())),
         }
+        crash_point("read_back");
         let live = self.read(domain, target).await?;
         if live == *wanted {
             Ok(format!("{target} was set from {before} to {wanted} and read back"))

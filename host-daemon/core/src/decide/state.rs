@@ -54,6 +54,15 @@ pub struct StateHistory {
     pub idle_memory: u32,
     /// Cycles in a row off the optimum, for whatever reason.
     pub off_optimum: u32,
+    /// Cycles in a row that its vcpus were used up without waiting for pcpus.
+    #[serde(default)]
+    pub cpu_over: u32,
+    /// Cycles in a row that its memory was used up.
+    #[serde(default)]
+    pub memory_over: u32,
+    /// Cycles in a row that it waited for CPU more than its class allows.
+    #[serde(default)]
+    pub starved: u32,
 }
 
 impl StateHistory {
