@@ -191,6 +191,9 @@ struct OrderQuery {
     domain: Option<String>,
     limit: Option<u32>,
     before: Option<u64>,
+    since_unix_ms: Option<u64>,
+    #[serde(default)]
+    history: bool,
 }
 
 async fn orders(State(api): Api, query: Result<Query<OrderQuery>, QueryRejection>) -> Answer<OrdersView> {
@@ -201,6 +204,8 @@ async fn orders(State(api): Api, query: Result<Query<OrderQuery>, QueryRejection
         state: query.state,
         domain: query.domain,
         before: query.before,
+        since_unix_ms: query.since_unix_ms,
+        with_history: query.history,
         limit: Some(limit + 1),
     };
     let mut orders = api.store(move |store| store.orders(&filter)).await?;

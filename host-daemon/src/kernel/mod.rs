@@ -3,6 +3,7 @@
 //! could not.
 
 mod cgroup;
+mod competitor;
 mod descriptors;
 mod detail;
 mod facts;

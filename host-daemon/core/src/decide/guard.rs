@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Decision;
+use super::drift::ENFORCE;
 use super::history::{DomainHistory, History, Managed};
 use crate::finding::Finding;
 use crate::model::{DomainModel, Model};
@@ -17,6 +18,8 @@ use crate::policy::{Actuator, Policy};
 const OSCILLATION_WINDOW: Duration = Duration::from_secs(120);
 /// Window of the limit on re-pinned vcpus.
 const PIN_WINDOW: Duration = Duration::from_secs(10);
+/// Longest rest of a pin that can be configured.
+const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
 /// Longest pause after oscillations.
 const LONGEST_HOLD: Duration = Duration::from_secs(6 * 3600);
 
@@ -32,8 +35,24 @@ pub(super) struct GuardHistory {
 struct TargetHistory {
     /// When it was changed, from what to what; newest last.
     changes: VecDeque<(Duration, String, String)>,
+    /// When it was changed last, however long that is ago.
+    #[serde(default)]
+    changed_at: Option<Duration>,
+    /// When ours was put back last against somebody else.
+    #[serde(default)]
+    enforced_at: Option<Duration>,
     held_until: Duration,
     holds: u32,
+}
+
+impl TargetHistory {
+    /// A pause, twice as long each time.
+    fn hold(&mut self, now: Duration, policy: &Policy) {
+        let hold =
+            policy.guard.oscillation_hold.saturating_mul(1_u32.checked_shl(self.holds).unwrap_or(u32::MAX));
+        self.held_until = now + hold.min(LONGEST_HOLD);
+        self.holds = self.holds.saturating_add(1);
+    }
 }
 
 impl GuardHistory {
@@ -44,6 +63,10 @@ impl GuardHistory {
         if proposal.action.actuator() != Actuator::Ladder {
             let target = self.targets.entry((proposal.domain, proposal.action.target())).or_default();
             target.changes.push_back((now, proposal.action.from_text(), proposal.action.to_text()));
+            target.changed_at = Some(now);
+            if proposal.reason.rule == ENFORCE {
+                target.enforced_at = Some(now);
+            }
         }
     }
 
@@ -55,7 +78,10 @@ impl GuardHistory {
                 target.changes.pop_front();
             }
         }
-        self.targets.retain(|_, target| !target.changes.is_empty() || target.held_until + LONGEST_HOLD > now);
+        self.targets.retain(|_, target| {
+            let rested = target.changed_at.is_none_or(|at| now.saturating_sub(at) > LONGEST_REST);
+            !rested || !target.changes.is_empty() || target.held_until + LONGEST_HOLD > now
+        });
     }
 }
 
@@ -67,12 +93,13 @@ pub(super) fn hold_back(
     policy: &Policy,
     history: &mut History,
 ) -> Decision {
-    let History { guard, domains, trials, .. } = history;
+    let History { guard, domains, trials, rivals, .. } = history;
     guard.forget(model.at);
     let mut decision = Decision { findings, ..Decision::default() };
-    let mut changes = 0;
+    // All pins of a domain are one change.
+    let mut changed: BTreeSet<(Uuid, Actuator)> = BTreeSet::new();
     for proposal in proposals {
-        let allocation = proposal.action.actuator() != Actuator::Ladder;
+        let actuator = proposal.action.actuator();
         // What is undone in this round is not done again in it.
         let undone = decision.proposals.iter().any(|earlier| {
             earlier.release
@@ -89,13 +116,21 @@ pub(super) fn hold_back(
             Some(why)
         } else if undone {
             Some("it is being put back".to_owned())
+        } else if let Some(why) = rivals.weights_are_void().filter(|_| actuator == Actuator::Weight) {
+            Some(why)
+        } else if domains.get(&proposal.domain).is_some_and(|entry| entry.is_theirs(&proposal.action)) {
+            Some("somebody else changed what kvmpilot had set there, so it is left to them".to_owned())
         } else {
+            let known = changed.contains(&(proposal.domain, actuator));
+            let changes = if known { 0 } else { changed.len() };
             refusal(&proposal, &decision, changes, model, policy, guard, domains)
         };
         match refusal {
             Some(why) => decision.held.push((proposal, why)),
             None => {
-                changes += usize::from(allocation);
+                if !matches!(actuator, Actuator::Ladder | Actuator::Resize) {
+                    changed.insert((proposal.domain, actuator));
+                }
                 decision.proposals.push(proposal);
             }
         }
@@ -125,7 +160,7 @@ fn refusal(
     }
     if actuator == Actuator::Placement {
         let key = (proposal.domain, proposal.action.target());
-        let last = guard.targets.get(&key).and_then(|target| target.changes.back()).map(|(then, ..)| *then);
+        let last = guard.targets.get(&key).and_then(|target| target.changed_at);
         if last.is_some_and(|then| model.at.saturating_sub(then) < policy.placement.rest) {
             return Some(format!("it was pinned less than {} s ago", policy.placement.rest.as_secs()));
         }
@@ -137,7 +172,9 @@ fn refusal(
         }
     }
     // A weight that protects somebody is never late for its ringing: it is the way back that waits.
-    let protects = matches!(proposal.action, Action::SetCpuShares { to, .. }
+    let enforces = proposal.reason.rule == ENFORCE;
+    let protects = !enforces
+        && matches!(proposal.action, Action::SetCpuShares { to, .. }
         if domains.get(&proposal.domain).is_some_and(|entry| leads_away(&entry.shares, to)));
     if protects { None } else { oscillation(proposal, model.at, policy, guard) }
 }
@@ -185,16 +222,17 @@ fn oscillation(
     guard: &mut GuardHistory,
 ) -> Option<String> {
     let target = guard.targets.get_mut(&(proposal.domain, proposal.action.target()))?;
-    if target.held_until <= now {
+    if target.held_until <= now && proposal.reason.rule == ENFORCE {
+        // Once is a correction; twice in two minutes is a fight.
+        target.enforced_at.filter(|at| now.saturating_sub(*at) <= OSCILLATION_WINDOW)?;
+        target.hold(now, policy);
+    } else if target.held_until <= now {
         let to = proposal.action.to_text();
         let taken = target.changes.iter().position(|(_, _, value)| *value == to)?;
         if !target.changes.iter().skip(taken + 1).any(|(_, from, _)| *from == to) {
             return None;
         }
-        let hold =
-            policy.guard.oscillation_hold.saturating_mul(1_u32.checked_shl(target.holds).unwrap_or(u32::MAX));
-        target.held_until = now + hold.min(LONGEST_HOLD);
-        target.holds = target.holds.saturating_add(1);
+        target.hold(now, policy);
     }
     Some(format!("it went back and forth; it rests for another {} s", (target.held_until - now).as_secs()))
 }
