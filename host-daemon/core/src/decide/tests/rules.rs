@@ -185,7 +185,7 @@ fn a_tick_of_500_domains_asks_in_little_time() {
     let began = std::time::Instant::now();
     for _ in 0..3 {
         model.at += Duration::from_secs(5);
-        history.observe(&model);
+        history.observe(&model, &Policy::default());
         super::super::rules::ask(&model, &Policy::default(), &mut history, super::super::rules::Pace::Tick);
     }
     let each = began.elapsed() / 3;
