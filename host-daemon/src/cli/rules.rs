@@ -61,7 +61,7 @@ fn check(files: &[PathBuf]) -> Result<ExitCode, Failure> {
         writeln!(out, "{}: no mistakes, {} in force", file.display(), super::words::count(of(file), "rule"))?;
     }
     let shipped = rules.iter().filter(|rule| &*rule.source == SHIPPED_NAME).count();
-    writeln!(out, "with them, {} of the shipped rules stay in force", shipped)?;
+    writeln!(out, "with them, {shipped} of the shipped rules stay in force")?;
     Ok(ExitCode::SUCCESS)
 }
 

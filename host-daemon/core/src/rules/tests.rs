@@ -193,7 +193,7 @@ proptest! {
             if let Ok(condition) = Condition::new(&text) {
                 let _ = condition.ask(&SUBJECT);
             }
-            let quoted = format!("[[rule]]\nname = 'a'\nwhen = {:?}\nthen = {{ {noise} }}", text);
+            let quoted = format!("[[rule]]\nname = 'a'\nwhen = {text:?}\nthen = {{ {noise} }}");
             let _ = read(&quoted, "f");
             let _ = read(&text, "f");
         }
