@@ -183,6 +183,9 @@ impl HostSense {
                 None => qemu.listings = 2,
             }
         }
+        if cadence == Cadence::Detail && self.topology.nodes.len() > 1 {
+            domain.memory_by_node = qemu.memory_by_node(&self.kernel, Instant::now());
+        }
         if cadence == Cadence::Detail {
             let kvm = domain.accel == "kvm";
             domain.detail = Some(qemu.detail(&self.kernel, kvm, &mut self.shared));

@@ -39,6 +39,8 @@ pub struct History {
     #[serde(default)]
     pub(super) rivals: super::rivals::Rivals,
     #[serde(default)]
+    pub(super) placement: super::placement::PlacementHistory,
+    #[serde(default)]
     pub(crate) relaxing: super::weight::Relaxing,
 }
 
@@ -68,6 +70,9 @@ pub struct DomainHistory {
     pub asked: super::Asked,
     /// Since when the domain has waited less than its target.
     pub(crate) calm_since: Option<Duration>,
+    /// Who pressed it when it last waited too long.
+    #[serde(default)]
+    pub(super) pressed: Option<super::pressed::Pressed>,
     /// Cycles in a row in which a pin of ours was not needed.
     pub(crate) pin_unneeded: u32,
     /// What the guest reported about its memory, and how its balloon moved.

@@ -6,7 +6,9 @@
 
 mod advice;
 mod balloon;
+mod claim;
 mod class;
+mod confine;
 mod drift;
 mod guard;
 pub mod history;
@@ -14,6 +16,7 @@ mod managed;
 mod overhead;
 mod own_word;
 mod placement;
+mod pressed;
 mod priority;
 mod rivals;
 mod rules;
@@ -26,6 +29,7 @@ use std::time::Duration;
 pub use advice::came_true;
 pub use balloon::{Accounting, least_memory};
 pub use class::class_of;
+pub use confine::placement_refusal;
 pub use history::History;
 pub use managed::{Drift, Managed, Moment};
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
@@ -86,6 +90,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     }
     weight::note_calm(model, policy, history);
     findings.extend(rules::ask(model, policy, history, rules::Pace::Tick));
+    pressed::note(model, policy, history);
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;
     proposals.extend(drift::enforce(model, policy, history));
@@ -178,6 +183,8 @@ fn input(name: &str, value: impl ToString) -> (String, String) {
 mod advice_tests;
 #[cfg(test)]
 mod drift_tests;
+#[cfg(test)]
+mod placement_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
