@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::{Decision, History, Overhead, Shed, Verdict};
 use kvmpilot_core::finding::Finding;
-use kvmpilot_core::model::Model;
+use kvmpilot_core::model::{Model, is_bad_news};
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::{Actuator, Mode, Policy, Subject};
 use kvmpilot_core::sample::{DomainState, Sample};
@@ -45,12 +45,14 @@ use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory};
+use crate::sense::{BalloonReport, Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
 use crate::watch::Desk;
 
 /// Rounds in which an open order is not wanted before it expires.
 const PATIENCE: u32 = 3;
+/// Least time between two turns, however bad the news.
+const LEAST_TURN: Duration = Duration::from_millis(200);
 
 /// The daemon's state. One task owns it.
 struct Daemon {
@@ -104,6 +106,7 @@ struct Daemon {
     unread: Vec<String>,
     /// What would be done, for `--once`.
     wanted: Option<Vec<Proposal>>,
+    turned_at: Instant,
     cycles: u64,
     last_cycle: Option<(Instant, Duration)>,
     views: watch::Sender<Arc<Views>>,
@@ -133,6 +136,12 @@ impl Daemon {
                         return;
                     }
                 }
+                // A guest that runs out of memory does not wait for the next turn.
+                Some(BalloonReport { before, now }) = self.inventory.reports.recv() => {
+                    if is_bad_news(&before, &now) && self.turned_at.elapsed() >= LEAST_TURN {
+                        self.turn();
+                    }
+                }
                 Some(request) = commands.recv() => self.command(request),
                 Some(request) = watches.recv() => self.watch(request),
                 Some(request) = recordings.recv() => self.start_recording(request),
@@ -151,6 +160,8 @@ impl Daemon {
 
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
+        self.turned_at = Instant::now();
+        self.inventory.watch_balloons(self.history.lean().collect());
         let inventory = self.inventory.snapshot();
         let plan =
             self.windows.plan(self.began.elapsed(), &self.config.policy, self.overhead.is_shed(Shed::Detail));

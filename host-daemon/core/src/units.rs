@@ -63,6 +63,12 @@ impl KiB {
         if ratio.is_finite() && ratio > 0.0 { Self((self.as_f64() * ratio) as u64) } else { Self(0) }
     }
 
+    /// So many times this amount, rounded down; negative and non-finite numbers give zero.
+    #[must_use]
+    pub fn times(self, number: f64) -> Self {
+        self.part(number)
+    }
+
     /// As a float, for ratios. Exact up to 2^53 KiB.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "2^53 KiB is 8 ZiB")]

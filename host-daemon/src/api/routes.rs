@@ -24,7 +24,7 @@ use super::record::{RecordingRequest, record};
 use super::serve::Limits;
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, FlowsView, OrdersView,
-    ProcessesView, StatusView, StealView, Views, WatchAsk, WatchView,
+    ProcessesView, RulesView, StatusView, StealView, Views, WatchAsk, WatchView,
 };
 use crate::store::{OrderFilter, StoreError};
 
@@ -59,6 +59,7 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
         .route("/restore", post(restore))
         .route("/steal", get(steal))
         .route("/record", get(record))
+        .route("/rules", get(rules))
         .route("/doctor", get(doctor));
     Router::new()
         .nest("/api/v1", routes)
@@ -129,6 +130,10 @@ async fn status(State(api): Api) -> Json<StatusView> {
 
 async fn doctor(State(api): Api) -> Json<DoctorView> {
     Json(api.views().doctor.clone())
+}
+
+async fn rules(State(api): Api) -> Json<RulesView> {
+    Json(api.views().rules.clone())
 }
 
 async fn steal(State(api): Api) -> Json<StealView> {

@@ -183,6 +183,11 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Rules: when what is wanted. List them, check a file of them, try one against a recording
+    Rules {
+        #[command(subcommand)]
+        command: Option<RulesCommand>,
+    },
     /// Version of this program and of the API
     Version {
         /// Print JSON (docs/schema/version.schema.json)
@@ -241,6 +246,40 @@ fn setting(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| format!("there is no setting {key}; the settings are {}", key_names()))?;
     known.read(&mut Wishes::default(), value)?;
     Ok((key.to_owned(), value.trim().to_owned()))
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RulesCommand {
+    /// List the rules in force, and how often they held when they were asked last (the same as no subcommand)
+    ///
+    /// Works without the daemon, too.
+    List {
+        /// Configuration file, for finding socket and rule files [default: /etc/kvmpilot/kvmpilot.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON (docs/schema/rules.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the file of the shipped rules, to read and to copy from
+    Show,
+    /// Check rule files: syntax, names, types. Exit code 1 if there is a mistake
+    Check {
+        /// Files, later ones over earlier ones
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Decide on a recording with a rule file over the recorded rules, and print what would be different
+    Test {
+        /// Rule file
+        file: PathBuf,
+        /// File that `kvmpilot record` wrote
+        #[arg(long, value_name = "RECORDING")]
+        against: PathBuf,
+        /// Print JSON (docs/schema/rules_test.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,7 @@ mod page;
 mod policy;
 mod progress;
 mod record;
+mod rules;
 mod show;
 mod survey;
 #[cfg(test)]
@@ -182,6 +183,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             answer(json, &report, || show::simulate(&report, screen))?;
             Ok(succeeded(report.missed.is_empty()))
         }
+        Command::Rules { command } => rules::run(command, client, screen).await,
         Command::Version { json } => {
             let view =
                 VersionView { version: env!("CARGO_PKG_VERSION").to_owned(), api_version: API_VERSION };

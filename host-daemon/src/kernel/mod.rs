@@ -12,6 +12,7 @@ mod hold;
 mod host;
 mod kept;
 mod kvm_stats;
+mod numa_stat;
 mod process;
 mod tap;
 mod thread;

@@ -154,10 +154,14 @@ impl HostSense {
         let mut domain = entry.domain.clone()?;
         domain.quarantine = entry.quarantine(Instant::now());
         domain.name.clone_from(&entry.name);
-        let stale = changed.is_some_and(|changed| entry.read_at.is_none_or(|read| read <= changed));
-        if stale || entry.failures > 0 {
+        let stale = |read: Option<Instant>| {
+            changed.is_some_and(|changed| read.is_none_or(|read| read <= changed)) || entry.failures > 0
+        };
+        let balloon = domain.balloon.filter(|_| !stale(entry.balloon_read_at));
+        if stale(entry.read_at) {
             forget_allocation(&mut domain);
         }
+        domain.balloon = balloon;
         for tap in &mut domain.interfaces {
             if let Some(counters) = taps.get(&tap.device) {
                 tap.clone_from(counters);
@@ -181,6 +185,9 @@ impl HostSense {
                 None => qemu.listings = 2,
             }
         }
+        if cadence == Cadence::Detail && self.topology.nodes.len() > 1 {
+            domain.memory_by_node = qemu.memory_by_node(&self.kernel, Instant::now());
+        }
         if cadence == Cadence::Detail {
             let kvm = domain.accel == "kvm";
             domain.detail = Some(qemu.detail(&self.kernel, kvm, &mut self.shared));
@@ -189,11 +196,10 @@ impl HostSense {
     }
 }
 
-/// What we may have changed since it was read.
+/// What we may have changed since it was read, but for the balloon, which is read more often.
 fn forget_allocation(domain: &mut DomainSample) {
     domain.cpu_shares = None;
     domain.emulator_pin = None;
-    domain.balloon = None;
     for vcpu in &mut domain.vcpus {
         vcpu.pin = None;
     }

@@ -90,6 +90,8 @@ impl DomainHistory {
             let back = |from, to| Action::PinVcpu { vcpu: *vcpu, from, to };
             all.extend(drifted(format!("the pin of vcpu {vcpu}"), pin, back));
         }
+        let back = |from, to| Action::SetBalloon { from, to };
+        all.extend(drifted("the balloon".to_owned(), &self.balloon, back));
         let back = |from, to| Action::PinEmulator { from, to };
         all.extend(drifted("the emulator pin".to_owned(), &self.emulator_pin, back));
         for (iothread, pin) in &self.iothread_pins {

@@ -20,6 +20,8 @@ const OSCILLATION_WINDOW: Duration = Duration::from_secs(120);
 const PIN_WINDOW: Duration = Duration::from_secs(10);
 /// Longest rest of a pin that can be configured.
 const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
+/// vcpus that may be pinned at once on the smallest of hosts: a move costs a millisecond.
+const ALWAYS_PINS: usize = 8;
 /// Longest pause after oscillations.
 const LONGEST_HOLD: Duration = Duration::from_secs(6 * 3600);
 
@@ -150,9 +152,18 @@ fn refusal(
     guard: &mut GuardHistory,
     domains: &BTreeMap<Uuid, DomainHistory>,
 ) -> Option<String> {
+    let domain = model.domains.iter().find(|domain| domain.uuid == proposal.domain)?;
     let actuator = proposal.action.actuator();
     if matches!(actuator, Actuator::Ladder | Actuator::Resize) {
         return None;
+    }
+    let tuned = match actuator {
+        Actuator::Weight => domain.weight_refusal.as_ref(),
+        Actuator::Placement => domain.placement_refusal.as_ref(),
+        _ => None,
+    };
+    if let Some(why) = tuned {
+        return Some(format!("its administrator has decided on that: {why}"));
     }
     if changes >= policy.guard.max_changes {
         return Some(format!("{} changes were made in this cycle already", policy.guard.max_changes));
@@ -185,14 +196,30 @@ fn leads_away(shares: &Managed<u64>, to: u64) -> bool {
 }
 
 /// Whether the limits allow that all of these domains are pinned in one cycle.
-pub(super) fn may_pin_at_once(domains: &[&DomainModel], model: &Model, policy: &Policy) -> bool {
-    let vcpus = |domains: &mut dyn Iterator<Item = &DomainModel>| {
-        domains.map(|domain| domain.vcpu_count()).sum::<f64>()
-    };
-    let changes: usize = domains.iter().map(|domain| domain.vcpus.len() + domain.iothreads.len() + 1).sum();
-    let part =
-        vcpus(&mut domains.iter().copied()) <= vcpus(&mut model.domains.iter()) * policy.guard.max_pin_part;
-    changes <= policy.guard.max_changes && (domains.len() <= 1 || part)
+pub(super) fn may_pin_at_once(
+    domains: &[&DomainModel],
+    model: &Model,
+    policy: &Policy,
+    history: &History,
+) -> bool {
+    // Those that are pinned already move no more, or hardly.
+    let fresh = domains
+        .iter()
+        .filter(|domain| history.domains.get(&domain.uuid).is_none_or(|entry| !entry.is_pinned()));
+    let vcpus: usize = fresh.map(|domain| domain.vcpus.len()).sum();
+    domains.len() <= policy.guard.max_changes && (domains.len() <= 1 || vcpus <= most_pins(model, policy))
+}
+
+/// vcpus that may be pinned in 10 s: a part of the host's, but always [`ALWAYS_PINS`].
+fn most_pins(model: &Model, policy: &Policy) -> usize {
+    let vcpus: f64 = model.domains.iter().map(DomainModel::vcpu_count).sum();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates, and there are not less than no vcpus"
+    )]
+    let part = (vcpus * policy.guard.max_pin_part) as usize;
+    if policy.guard.max_pin_part > 0.0 { part.max(ALWAYS_PINS) } else { 0 }
 }
 
 /// At most a part of all vcpus in 10 s, but always one domain.
@@ -205,12 +232,11 @@ fn over_pin_budget(
 ) -> bool {
     let planned =
         decision.proposals.iter().filter(|planned| matches!(planned.action, Action::PinVcpu { .. }));
-    let domains: Vec<Uuid> =
-        guard.pinned.iter().map(|(_, domain)| *domain).chain(planned.map(|planned| planned.domain)).collect();
-    let others: BTreeSet<&Uuid> = domains.iter().filter(|domain| **domain != proposal.domain).collect();
-    let vcpus: usize = model.domains.iter().map(|domain| domain.vcpus.len()).sum();
-    let count = |count: usize| u32::try_from(count).map_or(f64::INFINITY, f64::from);
-    !others.is_empty() && count(domains.len() + 1) > count(vcpus) * policy.guard.max_pin_part
+    let pinned = guard.pinned.iter().map(|(_, domain)| *domain).chain(planned.map(|planned| planned.domain));
+    let domains: Vec<Uuid> = pinned.collect();
+    let others = domains.iter().any(|domain| *domain != proposal.domain);
+    let own = usize::from(matches!(proposal.action, Action::PinVcpu { .. }));
+    others && domains.len() + own > most_pins(model, policy)
 }
 
 /// A target that would return to a value that it took and left in the last two minutes gets a pause, twice as long each time.

@@ -1,6 +1,6 @@
 //! [`History`]: what decisions remember. Outcomes come back only through [`History::applied`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub use super::managed::Managed;
 use super::managed::{Look, Moment};
 use crate::CpuSet;
 use crate::ledger::{LedgerEntry, LedgerTarget, Value};
-use crate::model::{DomainModel, Model};
+use crate::model::{BalloonModel, DomainModel, Model};
 use crate::order::{Action, Proposal};
 use crate::policy::{Class, Level, Policy};
 use crate::sample::ProcessKey;
@@ -30,12 +30,16 @@ pub struct History {
     #[serde(default)]
     pub rules: BTreeMap<Arc<str>, super::RuleCount>,
     #[serde(default)]
+    pub(super) host_memory: super::balloon::HostMemoryHistory,
+    #[serde(default)]
     pub(super) trials: super::trial::TrialHistory,
     /// Cycles in a row in which the host had next to no memory left.
     #[serde(default)]
     pub(super) host_full: u32,
     #[serde(default)]
     pub(super) rivals: super::rivals::Rivals,
+    #[serde(default)]
+    pub(super) placement: super::placement::PlacementHistory,
     #[serde(default)]
     pub(crate) relaxing: super::weight::Relaxing,
 }
@@ -66,17 +70,14 @@ pub struct DomainHistory {
     pub asked: super::Asked,
     /// Since when the domain has waited less than its target.
     pub(crate) calm_since: Option<Duration>,
+    /// Who pressed it when it last waited too long.
+    #[serde(default)]
+    pub(super) pressed: Option<super::pressed::Pressed>,
     /// Cycles in a row in which a pin of ours was not needed.
     pub(crate) pin_unneeded: u32,
-    /// Demand for memory, newest last, over the policy's window.
-    pub(super) demand: VecDeque<(Duration, KiB)>,
-    pub(super) inflated_at: Option<Duration>,
-    /// Until when no memory is taken, because some had to be given back.
+    /// What the guest reported about its memory, and how its balloon moved.
     #[serde(default)]
-    pub(super) no_inflation_until: Duration,
-    /// How often in a row it had to.
-    #[serde(default)]
-    pub(super) forced_releases: u32,
+    pub(super) memory: super::balloon::BalloonHistory,
     /// Guest poll that the ladder decided on last.
     pub(super) guest_decided_at: Option<Duration>,
 }
@@ -111,6 +112,11 @@ impl History {
         }
     }
 
+    /// Domains of which we hold memory back.
+    pub fn lean(&self) -> impl Iterator<Item = Uuid> {
+        self.domains.iter().filter(|(_, domain)| domain.balloon.ours.is_some()).map(|(uuid, _)| *uuid)
+    }
+
     /// Takes note of a change that was carried out and read back as `order`.
     pub fn applied(&mut self, order: u64, proposal: &Proposal, now: Duration) {
         let domain = self.domains.entry(proposal.domain).or_default();
@@ -121,7 +127,10 @@ impl History {
             Action::PinIothread { iothread, to, .. } => {
                 domain.iothread_pins.entry(*iothread).or_default().set(to);
             }
-            Action::SetBalloon { to, .. } => domain.balloon.set(to),
+            Action::SetBalloon { from, to } => {
+                domain.balloon.set(to);
+                domain.memory.applied(*from, *to, now);
+            }
             Action::SetLevel { to, .. } => {
                 if let Some(application) = domain.remember_originals(&proposal.action) {
                     application.level = *to;
@@ -147,6 +156,7 @@ impl History {
                     continue;
                 }
                 LedgerTarget::Balloon => {
+                    domain.memory.forget_target();
                     domain.balloon.doubt(entry, |value| match value {
                         Value::Memory(memory) => Some(*memory),
                         _ => None,
@@ -170,6 +180,7 @@ impl History {
         for domain in self.domains.values_mut() {
             domain.shares.restored();
             domain.balloon.restored();
+            domain.memory.forget_target();
             let pins = domain.pins.values_mut().chain(domain.iothread_pins.values_mut());
             pins.chain([&mut domain.emulator_pin]).for_each(Managed::restored);
             domain.applications.clear();
@@ -179,6 +190,12 @@ impl History {
 }
 
 impl DomainHistory {
+    /// What the guest has in use, its balloon left out, in whichever way it counts.
+    #[must_use]
+    pub fn memory_demand(&self, balloon: &BalloonModel) -> Option<KiB> {
+        self.memory.accounting().demand(balloon)
+    }
+
     /// The class that counts, as inferred.
     #[must_use]
     pub fn inferred_class(&self) -> Class {
@@ -253,11 +270,19 @@ impl DomainHistory {
             }
         }
         self.iothread_pins.retain(|number, _| live.iothreads.iter().any(|other| other.number == *number));
-        // A balloon moves slowly towards its target, so a value that is not ours says nothing about others.
-        if let Some(balloon) = &live.balloon
-            && (self.balloon.ours.is_none() || self.balloon.is_unsure())
-        {
-            self.balloon.observe(&balloon.current, look);
+        // A balloon moves slowly towards its target, so a value that is not ours says nothing about others yet. Nor is it
+        // ever enforced: that would take memory in one step.
+        if let Some(balloon) = &live.balloon {
+            let (at, current) = (look.moment.at, balloon.current);
+            self.memory.follow(current, live.memory_maximum, at);
+            let ours = self.balloon.ours;
+            let strays = ours.is_some_and(|ours| self.memory.strays(current, ours, live.memory_maximum, at));
+            let at_rest = ours.is_none() && !self.memory.is_on_its_way(at);
+            if (at_rest || self.balloon.is_unsure() || strays)
+                && self.balloon.observe(&current, Look { enforce: false, ..look })
+            {
+                taken_over.push("balloon".to_owned());
+            }
         }
         if let Some(guest) = &live.guest {
             self.applications

@@ -6,7 +6,9 @@
 
 mod advice;
 mod balloon;
+mod claim;
 mod class;
+mod confine;
 mod drift;
 mod guard;
 pub mod history;
@@ -14,6 +16,7 @@ mod managed;
 mod overhead;
 mod own_word;
 mod placement;
+mod pressed;
 mod priority;
 mod rivals;
 mod rules;
@@ -24,8 +27,9 @@ mod weight;
 use std::time::Duration;
 
 pub use advice::came_true;
-pub use balloon::least_memory;
+pub use balloon::{Accounting, least_memory};
 pub use class::class_of;
+pub use confine::placement_refusal;
 pub use history::History;
 pub use managed::{Drift, Managed, Moment};
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
@@ -61,11 +65,13 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
         return Decision::default();
     }
     history.observe(model, policy);
+    balloon::note(model, policy, history);
     let findings = rules::ask(model, policy, history, rules::Pace::Release);
-    let proposals = running(model)
+    let mut proposals: Vec<Proposal> = running(model)
         .filter(|domain| domain.hold(true).is_none())
         .filter_map(|domain| balloon::deflate(domain, model, policy, history))
         .collect();
+    rules::sign(&mut proposals, policy, history);
     Decision { findings, proposals, ..Decision::default() }
 }
 
@@ -76,6 +82,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
         return Decision::default();
     }
     history.observe(model, policy);
+    balloon::note(model, policy, history);
     let mut findings = drift::findings(model, history);
     findings.extend(model.domains.iter().filter_map(quarantined));
     findings.extend(history.rivals.findings(policy));
@@ -86,13 +93,12 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     }
     weight::note_calm(model, policy, history);
     findings.extend(rules::ask(model, policy, history, rules::Pace::Tick));
+    pressed::note(model, policy, history);
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;
     proposals.extend(drift::enforce(model, policy, history));
     proposals.extend(weight::decide(model, policy, history, &mut findings));
-    proposals.extend(
-        running(model).filter_map(|domain| balloon::inflate(domain, model, policy, history, &mut findings)),
-    );
+    proposals.extend(balloon::inflate(model, policy, history, &mut findings));
     rules::sign(&mut proposals, policy, history);
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, ..decision }
@@ -105,6 +111,7 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
         return Decision::default();
     }
     history.observe(model, policy);
+    balloon::note(model, policy, history);
     // What others changed and who they are, the tick reports.
     let mut findings = Vec::new();
     for domain in running(model) {
@@ -186,6 +193,8 @@ fn input(name: &str, value: impl ToString) -> (String, String) {
 mod advice_tests;
 #[cfg(test)]
 mod drift_tests;
+#[cfg(test)]
+mod placement_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Scenarios and properties of the deciders, on models made up here and advanced as if every change was carried out.
 
+mod rules;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -14,7 +16,7 @@ use crate::model::{
 use crate::order::Action;
 use crate::policy::{Class, ClassSetting, DomainPolicy, Level, Wishes};
 use crate::sample::{IothreadSample, Job, ProcessKey, ProcessSample, SchedPolicy, ThreadRole, ThreadSource};
-use crate::topology::{Pcpu, Topology};
+use crate::topology::{NumaNode, Pcpu, Topology};
 use crate::units::KiB;
 
 pub(super) fn thread(number: u32, run: f64, wait: f64) -> ThreadModel {
@@ -86,6 +88,7 @@ pub(super) fn balloon_of(current_mib: u64, demand_mib: u64) -> BalloonModel {
     let demand = KiB::from_mib(demand_mib).min(current);
     BalloonModel {
         current,
+        inflated: KiB::from_mib(1024) - current,
         usable: Some(current - demand),
         available: Some(current),
         unused: None,
@@ -132,6 +135,29 @@ pub(super) fn host(pcpus: u32, domains: Vec<DomainModel>) -> Model {
         .map(|id| Pcpu { id, core: Some(id), socket: Some(0), llc: Some(0), node: Some(0), capacity: None })
         .collect();
     Model { topology: Topology { pcpus, ..Topology::default() }, domains, ..Model::default() }
+}
+
+/// Two sockets with two nodes each, each with a cache and four cores of two threads; 16 is added for the second thread.
+pub(super) fn numa_host() -> Topology {
+    let pcpu = |id: u32| {
+        let core = id % 16;
+        let node = Some(core / 4);
+        Pcpu {
+            id,
+            core: Some(core % 8),
+            socket: Some(core / 8),
+            llc: Some(core / 4 * 4),
+            node,
+            capacity: None,
+        }
+    };
+    let distances = |node: u32| {
+        (0..4)
+            .map(|other| [10, 12, 21][usize::from(other != node) + usize::from(other / 2 != node / 2)])
+            .collect()
+    };
+    let nodes = (0..4).map(|id| NumaNode { id, distances: distances(id) }).collect();
+    Topology { pcpus: (0..32).map(pcpu).collect(), nodes, ..Topology::default() }
 }
 
 /// Carries the proposals out on the model, as `act` and the world would.

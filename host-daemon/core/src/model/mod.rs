@@ -20,7 +20,7 @@ mod watch;
 
 use std::time::Duration;
 
-pub use balloon::{BalloonModel, Doubt};
+pub use balloon::{BalloonModel, Doubt, is_bad_news};
 pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
 pub use domain::{DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation, incarnation_of};
 pub use exit_reason::{Isa, exit_reason};

@@ -153,11 +153,15 @@ impl Open {
 
     fn measure(&self, model: &Model, policy: &Policy, history: &History) -> Option<f64> {
         let domain = model.domains.iter().find(|domain| domain.uuid == self.prediction.of)?;
+        let is_inactive =
+            || history.domains.get(&domain.uuid).is_some_and(|entry| entry.memory.is_inactive(model.at));
         match self.prediction.metric {
             Metric::WaitRatio => {
                 let wants = wants_cpu(domain, policy, history);
                 domain.wait_ratio().filter(|_| wants).map(|wait| wait.0)
             }
+            // A guest that has not followed yet has shown nothing; how long it may take is the balloon's rule.
+            Metric::MemoryMib if is_inactive() => None,
             Metric::MemoryMib => domain.balloon.map(|balloon| balloon.current.as_f64() / 1024.0),
             // A guest that nobody talks to has no answers to lose.
             Metric::AnsweredPackets => domain.conversation_packets_per_s().filter(|packets| *packets >= 1.0),
