@@ -149,7 +149,7 @@ impl Store {
         let file = &self.shared.file;
         let told = nix::sys::statvfs::statvfs(file.parent().unwrap_or(file));
         let told = told.map_err(|error| StoreError::File { file: file.clone(), source: error.into() })?;
-        let free = u64::from(told.blocks_available()).saturating_mul(told.fragment_size());
+        let free = told.blocks_available().saturating_mul(told.fragment_size());
         if free < RESERVE { Err(StoreError::Full(file.clone())) } else { Ok(()) }
     }
 
