@@ -193,7 +193,7 @@ mod tests {
             balloon_refusal: None,
             tuning: Tuning::default(),
             balloon_alias: Some("balloon0".to_owned()),
-            os: None,
+            os: Some("http://openbsd.org/openbsd/7.4".to_owned()),
             agent_connected: Some(true),
             taps: vec!["vnet7".to_owned()],
             user_networking: true,
