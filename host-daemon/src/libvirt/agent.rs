@@ -35,6 +35,9 @@ impl Libvirt {
                 match kind {
                     ErrorKind::Unsupported(_) if channel() == Ok(None) => ErrorKind::AgentAbsent,
                     ErrorKind::AgentTimeout if channel() == Ok(Some(false)) => ErrorKind::AgentDisconnected,
+                    ErrorKind::Other(message) if message.contains("encode message payload") => {
+                        ErrorKind::AgentRefused("its answer is larger than libvirt carries".to_owned())
+                    }
                     // libvirt reports the agent's own errors as internal ones.
                     ErrorKind::Other(message) if message.contains("QEMU agent command") => {
                         ErrorKind::AgentRefused(message)

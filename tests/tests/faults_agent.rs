@@ -1,0 +1,103 @@
+//! Agents that are not what they should be, on a real channel: what they say is named, their guest is left alone, and the
+//! others are asked as ever.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kvmpilot_tests::daemon::Daemon;
+use kvmpilot_tests::{GuestSpec, Lab, LabOptions, Witness, Work, output_of, wait_for};
+
+const BOOT: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The guests are asked each 2 s; an answer takes a second or two on a busy machine.
+const CONFIG: &str =
+    "[modes]\ndefault = \"auto\"\n[loops]\ncycle = \"5s\"\nguest = \"2s\"\n[agent]\ntimeout = \"5s\"\n";
+/// Oldest answer of the honest guest that is seen meanwhile. A pause that doubles would soon be longer.
+const FRESH: f64 = 20.0;
+const LIAR: &str = include_str!("../guest/liar");
+
+#[test]
+fn an_agent_may_say_what_it_likes() -> Result<()> {
+    let guest = |name: &str, octet| {
+        GuestSpec::new(name, octet).memory_mib(256).runs(Work::Hog("cruncher".to_owned()))
+    };
+    let lab = Lab::start(&LabOptions { guests: vec![guest("liar", 30), guest("honest", 31)] })?;
+    lab.wait_agents(BOOT)?;
+    let before = Witness::look(&lab)?;
+    install(&lab)?;
+
+    let daemon = lab.start_daemon("d", CONFIG)?;
+    let modes = [
+        ("silent", "longer than"),
+        ("dripping", "longer than"),
+        ("malformed", "malformed reply"),
+        ("huge", "larger than"),
+        ("forbidden", "guest-exec is switched off"),
+    ];
+    let mut last = String::new();
+    for (mode, words) in modes {
+        set_mode(&lab, mode)?;
+        let message = wait_for(&format!("word of an agent that is {mode}"), PATIENCE, || {
+            let agent = daemon.json(&["domain", "liar"])?["agent"].clone();
+            let message = agent["message"].as_str().unwrap_or_default().to_owned();
+            ensure!(agent["usable"] == false && !message.is_empty() && message.contains(words), "{agent}");
+            ensure!(
+                message.starts_with("guest agent: ") && (message != last || mode == "dripping"),
+                "{agent}"
+            );
+            Ok(message)
+        })
+        .with_context(|| daemon.log())?;
+        println!("{mode}: {message}");
+        last = message;
+        nobody_else_waits(&daemon).with_context(|| format!("beside an agent that is {mode}"))?;
+    }
+    let own = daemon.json(&["status"])?["own_cost"].clone();
+    ensure!(own["rss_kib"].as_u64() < Some(256 << 10), "memory: {own}");
+
+    set_mode(&lab, "honest")?;
+    wait_for("the agent to be usable again", PATIENCE, || {
+        let agent = daemon.json(&["domain", "liar"])?["agent"].clone();
+        ensure!(agent["usable"] == true, "{agent}");
+        Ok(())
+    })
+    .with_context(|| daemon.log())?;
+    daemon.text(&["restore"])?;
+    wait_for("everything to be back", PATIENCE, || Witness::look(&lab)?.is_as(&before))?;
+    ensure!(daemon.stop()?.success(), "a bad end");
+    lab.stop()
+}
+
+/// Puts the liar in the place of qemu-ga, which carries that out itself.
+fn install(lab: &Lab) -> Result<()> {
+    let mut script = "cat >/bin/liar <<'LIAR'\n".to_owned();
+    write!(script, "{LIAR}LIAR\nchmod +x /bin/liar\necho silent >/tmp/mode\n")?;
+    script += "(sleep 1; kill $(pidof qemu-ga); exec /bin/liar) </dev/null >/dev/ttyS0 2>&1 &\n";
+    lab.guest_exec("liar", &script, PATIENCE)?;
+    wait_for("the liar to be there", PATIENCE, || set_mode(lab, "silent"))
+}
+
+fn set_mode(lab: &Lab, mode: &str) -> Result<()> {
+    let ip = lab.guest("liar")?.ip();
+    let request = format!("GET /cgi-bin/mode?{mode} HTTP/1.0\\r\\n\\r\\n");
+    let ask = format!("exec 3<>/dev/tcp/{ip}/81 && printf '{request}' >&3 && cat <&3");
+    let answer = output_of(lab.command("bash").args(["-c", &ask]))?;
+    ensure!(answer.contains("200 OK"), "{answer}");
+    Ok(())
+}
+
+/// The cycle goes on, and the honest agent is asked as ever.
+fn nobody_else_waits(daemon: &Daemon<'_>) -> Result<()> {
+    let number =
+        || Ok::<_, anyhow::Error>(daemon.json(&["status"])?["cycle"]["number"].as_u64().unwrap_or(0));
+    let first = number()?;
+    wait_for("another cycle", PATIENCE, || {
+        let now = number()?;
+        ensure!(now > first, "cycle {now}");
+        let agent = daemon.json(&["domain", "honest"])?["agent"].clone();
+        ensure!(agent["usable"] == true && agent["last_poll_age_s"].as_f64() < Some(FRESH), "{agent}");
+        Ok(())
+    })
+    .with_context(|| daemon.log())
+}
