@@ -78,11 +78,19 @@ fn guests() -> Vec<GuestSpec> {
 /// One means in this mode, as fast as it goes; the rest only looks.
 fn config(actuator: &str, mode: &str) -> String {
     let agent = actuator == "ladder";
+    // Who takes whose CPU is what pins depend on.
+    let probes = actuator == "placement";
+    // Each has its own guests: what it would do to the others nobody here would see.
+    let others = if ["weight", "placement"].contains(&actuator) {
+        "[[domain]]\nname = \"idle\"\nmode = \"observe\"\n[[domain]]\nname = \"busy\"\nmode = \"observe\"\n"
+    } else {
+        ""
+    };
     format!(
         "[modes]\ndefault = \"observe\"\n{actuator} = \"{mode}\"\n\
          [loops]\ncycle = \"5s\"\nguest = \"5s\"\n[weight]\nperiod = \"1s\"\n[state]\ncycles = 1\n\
-         [agent]\nenabled = {agent}\ntimeout = \"20s\"\n[probes]\nenabled = false\n[flows]\nenabled = false\n\
-         [[domain]]\nname = \"lat\"\nclass = \"latency\"\n[[domain]]\nname = \"bat\"\nclass = \"batch\"\n"
+         [agent]\nenabled = {agent}\ntimeout = \"20s\"\n[probes]\nenabled = {probes}\n[flows]\nenabled = false\n\
+         [[domain]]\nname = \"lat\"\nclass = \"latency\"\n[[domain]]\nname = \"bat\"\nclass = \"batch\"\n{others}"
     )
 }
 
@@ -182,7 +190,10 @@ fn killed_at_any_step_everything_goes_back() -> Result<()> {
             scope.spawn(move || means.iter().try_for_each(|means| means.walk(lab)))
         });
         let ended = walkers.map(|walker| walker.join().map_err(|_| anyhow!("a walk panicked")).flatten());
-        ended.into_iter().collect::<Result<()>>()
+        let errors: Vec<String> =
+            ended.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+        ensure!(errors.is_empty(), "{}", errors.join("\n\n"));
+        Ok(())
     })?;
     lab.stop()
 }
