@@ -43,7 +43,8 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
     // One that is left out would take what the others leave, and nobody had anything from it.
     let aggressors: Vec<&DomainModel> =
         running(model).filter(|domain| takes_from(domain, &in_need)).collect();
-    let separates = !reserved.is_empty() && guard::may_pin_at_once(&aggressors, model, policy);
+    let movable = aggressors.iter().all(|aggressor| aggressor.placement_refusal.is_none());
+    let separates = movable && !reserved.is_empty() && guard::may_pin_at_once(&aggressors, model, policy);
     for aggressor in running(model) {
         if separates && takes_from(aggressor, &in_need) {
             let own = policy.of(aggressor).pcpus().value.unwrap_or_else(|| online.clone());
