@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::sample::{BalloonSample, DomainSample, DomainState};
+use kvmpilot_core::units::doubled;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -271,10 +272,9 @@ impl Keeper {
             }
             Err(error) => {
                 if let Some(entry) = entries.get_mut(&uuid).map(Arc::make_mut) {
-                    let pause =
-                        FIRST_PAUSE.saturating_mul(1_u32.checked_shl(entry.failures).unwrap_or(u32::MAX));
+                    let pause = doubled(FIRST_PAUSE, entry.failures, LONGEST_PAUSE);
                     entry.failures = entry.failures.saturating_add(1);
-                    entry.retry_at = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+                    entry.retry_at = Some(Instant::now() + pause);
                     entry.trouble = vec![error.to_string()];
                 }
             }
