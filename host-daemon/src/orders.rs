@@ -10,6 +10,7 @@ use kvmpilot_core::ledger::{LedgerTarget, RestoreOutcome, RestoredValue};
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::{OrderState, Proposal, Reason, WorkOrder};
 use kvmpilot_core::policy::{Actuator, Mode};
+use kvmpilot_core::units::doubled;
 
 use crate::act::Outcome;
 use crate::api::CommandError;
@@ -321,8 +322,7 @@ impl OrderBook {
 
     fn pause(&mut self, target: Target, now: Duration) {
         let (until, times) = self.pauses.entry(target).or_default();
-        let pause = PAUSE.saturating_mul(1_u32.checked_shl(*times).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
-        *until = now + pause;
+        *until = now + doubled(PAUSE, *times, LONGEST_PAUSE);
         *times = times.saturating_add(1);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,12 @@ impl fmt::Display for KiB {
     }
 }
 
+/// `first`, twice as long for each of `times`, at most `longest`: how every pause here grows.
+#[must_use]
+pub fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
+    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(longest)
+}
+
 /// A share of something, 0.0 to 1.0 unless its user says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -174,6 +181,13 @@ mod tests {
         {
             assert_eq!(KiB::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let s = Duration::from_secs;
+        let pauses = [0, 1, 2, 3, 31, 32, u32::MAX].map(|times| doubled(s(10), times, s(60)).as_secs());
+        assert_eq!(pauses, [10, 20, 40, 60, 60, 60, 60]);
     }
 
     #[test]

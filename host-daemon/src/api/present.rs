@@ -69,6 +69,13 @@ pub struct Scene<'a> {
     pub doctor: DoctorView,
 }
 
+impl Scene<'_> {
+    /// The findings about one domain.
+    fn findings_of(&self, domain: Uuid) -> Vec<Finding> {
+        self.findings.iter().filter(|finding| finding.domain == Some(domain)).cloned().collect()
+    }
+}
+
 /// Everything that the API shows.
 #[must_use]
 pub fn views(scene: &Scene<'_>) -> Views {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::model::GuestReading;
+use kvmpilot_core::units::doubled;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -119,8 +120,7 @@ impl Guests {
                 }
                 Err(error) => {
                     state.failures = state.failures.saturating_add(1);
-                    let pause = period.saturating_mul(1_u32.checked_shl(state.failures).unwrap_or(u32::MAX));
-                    state.due = began.elapsed() + pause.min(LONGEST_PAUSE.max(period));
+                    state.due = began.elapsed() + doubled(period, state.failures, LONGEST_PAUSE.max(period));
                     state.trouble = Some(error.to_string());
                     tracing::info!(domain = %uuid, %error, "the guest's agent could not be used");
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::sample::{BalloonSample, DomainSample, DomainState, Job};
+use kvmpilot_core::units::doubled;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -337,9 +338,9 @@ impl InventoryEntry {
 
     /// It is left alone for a while, longer each time.
     fn fail(&mut self) {
-        let pause = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let pause = doubled(FIRST_PAUSE, self.failures, LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+        self.retry_at = Some(Instant::now() + pause);
     }
 
     /// Why nothing may be decided on it, in words: it could not be read, or only long ago.

@@ -114,7 +114,7 @@ impl Store {
     /// Blocks for as long as the disk or another program does.
     pub fn check(&self) -> bool {
         if self.is_spare() {
-            let directory = self.shared.file.parent().unwrap_or(Path::new("/"));
+            let directory = self.shared.file.parent().unwrap_or_else(|| Path::new("/"));
             return match Self::open_sound(directory, self.shared.limits) {
                 Ok(inner) => {
                     *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(inner);

@@ -140,3 +140,26 @@ fn weights_rest_under_a_scheduler_that_was_loaded() {
         assert!(decision.findings.iter().any(|finding| finding.summary.contains("lavd")));
     }
 }
+
+#[test]
+fn what_an_administrator_tuned_in_the_xml_is_left_alone_with_the_reason() {
+    let policy = Policy::default();
+    let (mut model, _) = contended();
+    let mut history = History::default();
+    let why = Some("it runs in real time (vcpusched fifo)".to_owned());
+    model.domains[1].weight_refusal.clone_from(&why);
+    model.domains[1].placement_refusal = why;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        model.at += Duration::from_secs(5);
+        for decide in [tick, cycle] {
+            let decision = decide(&model, &policy, &mut history);
+            carry_out(&decision.proposals, &mut model, &mut history);
+            held.extend(decision.held);
+        }
+    }
+    assert_eq!(model.domains[1].cpu_shares, Some(1024));
+    assert_eq!(model.domains[1].vcpus[0].pin, Some(CpuSet::first(2)));
+    let of_batch: Vec<_> = held.iter().filter(|(order, _)| order.domain == BATCH).collect();
+    assert!(of_batch.iter().any(|(_, why)| why.contains("real time")), "{held:?}");
+}

@@ -13,6 +13,7 @@ use crate::finding::Finding;
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Proposal};
 use crate::policy::{Actuator, Policy};
+use crate::units::doubled;
 
 /// Window in which A, B, A is an oscillation.
 const OSCILLATION_WINDOW: Duration = Duration::from_secs(120);
@@ -50,9 +51,7 @@ struct TargetHistory {
 impl TargetHistory {
     /// A pause, twice as long each time.
     fn hold(&mut self, now: Duration, policy: &Policy) {
-        let hold =
-            policy.guard.oscillation_hold.saturating_mul(1_u32.checked_shl(self.holds).unwrap_or(u32::MAX));
-        self.held_until = now + hold.min(LONGEST_HOLD);
+        self.held_until = now + doubled(policy.guard.oscillation_hold, self.holds, LONGEST_HOLD);
         self.holds = self.holds.saturating_add(1);
     }
 }
@@ -154,16 +153,14 @@ fn refusal(
 ) -> Option<String> {
     let domain = model.domains.iter().find(|domain| domain.uuid == proposal.domain)?;
     let actuator = proposal.action.actuator();
-    if matches!(actuator, Actuator::Ladder | Actuator::Resize) {
-        return None;
-    }
-    let tuned = match actuator {
-        Actuator::Weight => domain.weight_refusal.as_ref(),
-        Actuator::Placement => domain.placement_refusal.as_ref(),
-        _ => None,
+    let refused = match actuator {
+        Actuator::Weight => &domain.weight_refusal,
+        Actuator::Placement => &domain.placement_refusal,
+        Actuator::Balloon => &domain.balloon_refusal,
+        Actuator::Ladder | Actuator::Resize => return None,
     };
-    if let Some(why) = tuned {
-        return Some(format!("its administrator has decided on that: {why}"));
+    if refused.is_some() {
+        return refused.clone();
     }
     if changes >= policy.guard.max_changes {
         return Some(format!("{} changes were made in this cycle already", policy.guard.max_changes));

@@ -127,8 +127,9 @@ fn dedicated_and_real_time_domains_are_left_alone_with_the_reason() {
     assert!(why.contains("a pcpu of its own (8-15)"), "{why}");
 
     let (mut model, mut history) = (self::model(), History::default());
-    model.domains[1].placement_refusal = Some("it runs in real time (vcpusched fifo)".into());
-    model.domains[1].weight_refusal.clone_from(&model.domains[1].placement_refusal);
+    let why = Some("it runs in real time (vcpusched fifo)".to_owned());
+    model.domains[1].placement_refusal.clone_from(&why);
+    model.domains[1].weight_refusal = why;
     let orders = run(&mut model, &policy, &mut history);
     assert!(orders.iter().all(|order| order.domain != Uuid::from_u128(BATCH)), "{orders:?}");
 }

@@ -22,6 +22,7 @@ use super::history::History;
 use crate::model::{DomainModel, Model};
 use crate::order::{Metric, OrderState, Prediction, Proposal, Trial};
 use crate::policy::{Actuator, Policy};
+use crate::units::doubled;
 use open::{Open, Step};
 
 /// Windows that are measured.
@@ -153,8 +154,7 @@ impl TrialHistory {
 
     fn pause(&mut self, target: Target, now: Duration) -> Duration {
         let pause = self.pauses.entry(target).or_insert(Pause { until: now, times: 0 });
-        let length =
-            PAUSE.saturating_mul(1_u32.checked_shl(pause.times).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
+        let length = doubled(PAUSE, pause.times, LONGEST_PAUSE);
         *pause = Pause { until: now + length, times: pause.times.saturating_add(1) };
         length
     }

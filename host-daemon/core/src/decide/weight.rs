@@ -18,7 +18,7 @@ use crate::order::{Action, Metric, Prediction, Proposal, Reason};
 use crate::policy::{Class, Policy, WeightLimits};
 use crate::rules::Means;
 use crate::sample::Runner;
-use crate::units::Ratio;
+use crate::units::{Ratio, doubled};
 
 /// Least use of CPU, in pcpus, that makes a neighbour worth looking at.
 const TAKES_PCPUS: f64 = 0.05;
@@ -98,8 +98,8 @@ pub(crate) struct Relaxing {
 impl Relaxing {
     /// Calm after which weights go back now.
     pub(crate) fn calm(&self, policy: &Policy) -> Duration {
-        let factor = 1_u32.checked_shl(self.too_early).unwrap_or(u32::MAX);
-        policy.weight.relax_after.saturating_mul(factor).min(LONGEST_CALM.max(policy.weight.relax_after))
+        let first = policy.weight.relax_after;
+        doubled(first, self.too_early, LONGEST_CALM.max(first))
     }
 
     /// Somebody waits: if weights went back not long ago, that was too early.

@@ -3,7 +3,8 @@
 //! Who has had less than its part is eligible; of those, whose slice would end first by its own weight runs next. It runs
 //! until the tick at which its slice is used up; who wakes up takes its place before that only when it has run ahead of its
 //! part (`RUN_TO_PARITY`). A vcpu that wakes up has the lead or lag with which it fell asleep. Weights are those of cgroups: a
-//! domain's is shared by its runnable vcpus. `tests/sched.rs` compares all of it with the real kernel.
+//! domain's is shared by its runnable vcpus. The test below has what Linux 6.18 did
+//! with the same, measured once; the constants here were fitted to that.
 
 /// Buckets of the probe's histograms: log2 of nanoseconds.
 pub(super) const BUCKETS: usize = 40;

@@ -37,12 +37,7 @@ pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailVie
         roles: super::detail::roles(domain),
         interfaces: domain.interfaces.iter().map(interface).collect(),
         balloon: balloon(domain, scene),
-        findings: scene
-            .findings
-            .iter()
-            .filter(|finding| finding.domain == Some(domain.uuid))
-            .cloned()
-            .collect(),
+        findings: scene.findings_of(domain.uuid),
         guest: domain.guest.as_ref().map(|guest| GuestView {
             load1: guest.load1,
             runnable: guest.runnable,

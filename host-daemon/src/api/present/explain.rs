@@ -55,12 +55,7 @@ pub fn explain(domain: &DomainModel, scene: &Scene<'_>, more: &Background<'_>) -
         means: means::means(domain, scene, more),
         held: known.map(held).unwrap_or_default(),
         settings: settings::settings(domain, scene, more),
-        findings: scene
-            .findings
-            .iter()
-            .filter(|finding| finding.domain == Some(domain.uuid))
-            .cloned()
-            .collect(),
+        findings: scene.findings_of(domain.uuid),
     }
 }
 

@@ -114,9 +114,11 @@ fn refusal(actuator: Actuator, domain: &DomainModel, scene: &Scene<'_>) -> Optio
             let unasked = || "its guest has not been asked yet".to_owned();
             (!agent.usable).then(|| agent.message.unwrap_or_else(unasked))
         }
-        Actuator::Weight => domain.cpu_shares.is_none().then(|| {
-            "its weight is not known: it was changed a moment ago, or libvirt does not tell it".to_owned()
+        Actuator::Weight => domain.weight_refusal.clone().or_else(|| {
+            let why = "its weight is not known: it was changed a moment ago, or libvirt does not tell it";
+            domain.cpu_shares.is_none().then(|| why.to_owned())
         }),
+        Actuator::Placement if domain.placement_refusal.is_some() => domain.placement_refusal.clone(),
         Actuator::Placement => {
             let none = scene.policy.of(domain).pcpus().value.is_some_and(|pcpus| pcpus.is_empty());
             none.then(|| "its settings leave no pcpu that all of them allow".to_owned())

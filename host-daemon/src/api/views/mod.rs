@@ -32,7 +32,7 @@ pub use explain::{
 pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
 pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
-pub use rules::{RuleResultView, RuleView, RulesTestView, RulesView, TestedRuleView};
+pub use rules::{RuleView, RulesTestView, RulesView, TestedRuleView};
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
     PressureView, ProgramView, StatusView, TierView,

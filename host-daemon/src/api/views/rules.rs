@@ -1,5 +1,6 @@
 //! Answers about rules.
 
+use kvmpilot_core::decide::RuleCount;
 use kvmpilot_core::finding::Finding;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,26 +30,7 @@ pub struct RuleView {
     /// What it does, as written in a rule file.
     pub then: String,
     /// What came of asking it; null before it was asked, or without a daemon.
-    pub result: Option<RuleResultView>,
-}
-
-/// What came of asking one rule.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct RuleResultView {
-    /// Domains or applications that it was asked about last.
-    pub asked: u64,
-    /// For how many of them it held.
-    pub held: u64,
-    /// For how many of them something that it needs was not known.
-    pub unknown: u64,
-    /// For how many of them it could not be evaluated.
-    pub failed: u64,
-    /// How often it has held.
-    pub held_total: u64,
-    /// How often it could not be evaluated.
-    pub failed_total: u64,
-    /// Why, the last time; empty if that never was.
-    pub last_error: String,
+    pub result: Option<RuleCount>,
 }
 
 /// What rules would have changed in a recording.

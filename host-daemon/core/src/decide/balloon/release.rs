@@ -13,7 +13,7 @@ use crate::model::{BalloonModel, DomainModel, Model};
 use crate::order::{Action, Proposal, Reason};
 use crate::policy::{BalloonPolicy, Policy};
 use crate::rules::Means;
-use crate::units::KiB;
+use crate::units::{KiB, doubled};
 
 /// Part of the guard below which a guest gets memory back.
 const PRESSED: f64 = 0.5;
@@ -113,8 +113,7 @@ impl BalloonHistory {
         if self.forced == 0 || last.is_none_or(|last| last > AGAIN * 2) {
             self.forced = self.forced.saturating_add(1);
         }
-        let rest =
-            REST.saturating_mul(1_u32.checked_shl(self.forced - 1).unwrap_or(u32::MAX)).min(LONGEST_REST);
+        let rest = doubled(REST, self.forced - 1, LONGEST_REST);
         self.released = Some((at, to));
         self.rests_until = at + rest;
         self.took_at = Some(at);
