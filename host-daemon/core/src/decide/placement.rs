@@ -251,7 +251,7 @@ impl<'a> Separation<'a> {
                 let allowed = self.policy.of(*victim).pcpus().value;
                 let place = |original: &CpuSet| {
                     let own = original.intersection(&claim.pcpus);
-                    allowed.as_ref().map_or(own.clone(), |allowed| own.intersection(allowed))
+                    allowed.as_ref().map_or_else(|| own.clone(), |allowed| own.intersection(allowed))
                 };
                 let reason = |what: &str| Reason {
                     rule: "placement.own_cores".to_owned(),
