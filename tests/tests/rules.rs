@@ -21,7 +21,8 @@ const PUSHES: &str = "[[rule]]\nname = \"ladder.decay\"\nenabled = false\n\
     [[rule]]\nname = \"push\"\nwhen = \"process.level != 'low'\"\nthen = { lower = \"process\" }\n";
 const FORBIDS: &str =
     "[[rule]]\nname = \"hands-off\"\nwhen = \"domain.name == 'guest'\"\nthen = { veto = \"ladder\" }\n";
-const GARBAGE: &str = "[[rule]]\nname = \"mine\"\nwhen = \"domain.cpu.us > 0.5 && (\"\nthen = { wait = 1 }\n";
+const GARBAGE: &str =
+    "[[rule]]\nname = \"mine\"\nwhen = \"domain.cpu.us > 0.5 && (\"\nthen = { rise = \"process\" }\n";
 
 fn config(rules: &Path) -> String {
     format!(

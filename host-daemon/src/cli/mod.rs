@@ -13,6 +13,8 @@ mod show;
 mod survey;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod why_tests;
 mod words;
 
 use std::io::{self, Write};

@@ -4,11 +4,13 @@
 
 use super::class::class_of;
 use super::history::History;
+use super::rules::wants;
 use super::state::{ResourceState, need, target_wait, waits_too_long};
 use super::{balloon, input, propose, running};
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Proposal, Reason};
 use crate::policy::{Class, Policy};
+use crate::rules::Means;
 use crate::units::{KiB, Ratio};
 
 /// Part of the host's memory that must be available, else it is too small for its guests.
@@ -58,7 +60,7 @@ pub fn came_true(action: &Action, domain: Option<&DomainModel>) -> Option<String
 fn more_vcpus(domain: &DomainModel, model: &Model, policy: &Policy, history: &History) -> Option<Proposal> {
     let states = &history.domains.get(&domain.uuid)?.states;
     // Best effort takes all that there is, and would take any number of vcpus.
-    if states.cpu_over < policy.state.cycles || class_of(domain, policy, history) == Class::Batch {
+    if !wants(domain, Means::MoreVcpus, history) || class_of(domain, policy, history) == Class::Batch {
         return None;
     }
     let from = u32::try_from(domain.vcpus.len()).ok()?;
@@ -104,7 +106,7 @@ fn more_memory(domain: &DomainModel, policy: &Policy, history: &History) -> Opti
         balloon.age.is_some_and(|age| age <= policy.balloon.stale_after)
             && balloon.current >= domain.memory_maximum
     })?;
-    if states.memory_over < policy.state.cycles {
+    if !wants(domain, Means::MoreMemory, history) {
         return None;
     }
     let (demand, available) = (model.demand?, model.available?);
@@ -143,9 +145,7 @@ fn move_away(model: &Model, policy: &Policy, history: &History) -> Option<Propos
     let pcpus =
         policy.placement.allowed.as_ref().map_or_else(|| online.clone(), |mask| mask.intersection(&online));
     let pcpus = f64::from(u32::try_from(pcpus.len()).ok()?);
-    let starved = |domain: &&DomainModel| {
-        history.domains.get(&domain.uuid).is_some_and(|entry| entry.states.starved >= policy.state.cycles)
-    };
+    let starved = |domain: &&DomainModel| wants(domain, Means::Move, history);
     if demand > pcpus {
         let by_need = |domain: &DomainModel| need(domain, policy, history).unwrap_or(0.0);
         let neediest = running(model).filter(no_batch).filter(starved);

@@ -53,11 +53,12 @@ pub struct DomainHistory {
     /// CPU weight.
     pub shares: Managed<u64>,
     /// vcpu pins.
+    #[serde(with = "crate::pairs")]
     pub pins: BTreeMap<u32, Managed<CpuSet>>,
     /// Emulator pin.
     pub emulator_pin: Managed<CpuSet>,
     /// Pins of the iothreads.
-    #[serde(default)]
+    #[serde(default, with = "crate::pairs")]
     pub iothread_pins: BTreeMap<u32, Managed<CpuSet>>,
     /// Memory.
     pub balloon: Managed<KiB>,

@@ -169,6 +169,9 @@ pub(super) const FIELDS: &[Field] = &[
     field("history.waiting", Number, "cycles in a row that it waited beyond its target, or was held up by a raised weight only", |s| s.past().map(|past| f64::from(past.states.waiting)).into()),
     field("history.idle_memory", Number, "cycles in a row that memory lay idle", |s| s.past().map(|past| f64::from(past.states.idle_memory)).into()),
     field("history.off_optimum", Number, "cycles in a row off the optimum, for whatever reason", |s| s.past().map(|past| f64::from(past.states.off_optimum)).into()),
+    field("history.cpu_over", Number, "cycles in a row that its CPU was over and it did not wait for pcpus", |s| s.past().map(|past| f64::from(past.states.cpu_over)).into()),
+    field("history.memory_over", Number, "cycles in a row that its memory was over", |s| s.past().map(|past| f64::from(past.states.memory_over)).into()),
+    field("history.starved", Number, "cycles in a row that it waited beyond its target", |s| s.past().map(|past| f64::from(past.states.starved)).into()),
     field("history.cpu", Text, "state of its CPU: ok, over, under, unknown", |s| s.past().map(|past| past.states.cpu.as_str()).into()),
     field("history.memory", Text, "state of its memory: ok, over, under, unknown", |s| s.past().map(|past| past.states.memory.as_str()).into()),
     field("history.calm", Number, "seconds since it last waited near its target; 0 if it does now", |s| {

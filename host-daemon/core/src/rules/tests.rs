@@ -45,7 +45,7 @@ fn wrong(text: &str) -> (usize, String, String) {
 fn the_shipped_file_is_fine() {
     let entries = read(SHIPPED, SHIPPED_NAME).unwrap();
     assert_eq!(entries.len(), RuleSet::default().iter().count());
-    for (_, _, _, name) in Means::ALL.iter().filter(|(.., name)| !name.starts_with("order.")) {
+    for (_, _, _, name) in &Means::ALL {
         // What is safe needs no rule.
         assert_eq!(RuleSet::default().get(name).is_some(), *name != "balloon.release", "{name}");
     }

@@ -97,9 +97,9 @@ impl Means {
         (Self::ReleasePins, "cpuset", "release", "placement.release"),
         (Self::Reclaim, "balloon", "reclaim", "balloon.reclaim"),
         (Self::ReleaseMemory, "balloon", "release", "balloon.release"),
-        (Self::MoreVcpus, "order", "more_vcpus", "order.more_vcpus"),
-        (Self::MoreMemory, "order", "more_memory", "order.more_memory"),
-        (Self::Move, "order", "move", "order.move"),
+        (Self::MoreVcpus, "order", "more_vcpus", "advice.more_vcpus"),
+        (Self::MoreMemory, "order", "more_memory", "advice.more_memory"),
+        (Self::Move, "order", "move", "advice.move_away"),
     ];
 
     /// Key and word in `then`.

@@ -175,20 +175,3 @@ proptest! {
         prop_assert_eq!(told.step("app"), Some(step));
     }
 }
-
-/// Not a benchmark: an order of magnitude, so that an accident is noticed. Debug builds are some ten times slower.
-#[test]
-fn a_tick_of_500_domains_asks_in_little_time() {
-    let domains = (0..500).map(|id| domain(id, 2, 0.3, 0.1, 10.0, 8)).collect();
-    let mut model = host(8, domains);
-    let mut history = History::default();
-    let began = std::time::Instant::now();
-    for _ in 0..3 {
-        model.at += Duration::from_secs(5);
-        history.observe(&model, &Policy::default());
-        super::super::rules::ask(&model, &Policy::default(), &mut history, super::super::rules::Pace::Tick);
-    }
-    let each = began.elapsed() / 3;
-    println!("asking the tick's rules about 500 domains: {each:?}");
-    assert!(each < Duration::from_millis(400), "{each:?}");
-}
