@@ -27,7 +27,12 @@ fn config(more: &str) -> String {
 fn guests() -> Vec<GuestSpec> {
     let hog = |name: &str, octet| {
         let cruncher = |n| Work::Hog(format!("cruncher{n}"));
-        GuestSpec::new(name, octet).vcpus(2).memory_mib(256).runs(cruncher(1)).runs(cruncher(2)).without_agent()
+        GuestSpec::new(name, octet)
+            .vcpus(2)
+            .memory_mib(256)
+            .runs(cruncher(1))
+            .runs(cruncher(2))
+            .without_agent()
     };
     let web = GuestSpec::new("web", 11).vcpus(2).memory_mib(256).runs(Work::Http).without_agent();
     vec![web, hog("hog1", 12).iothreads(1), hog("hog2", 13)]
@@ -56,9 +61,14 @@ fn drift(daemon: &Daemon<'_>, ours: &str, live: &str) -> Result<()> {
     let findings = daemon.json(&["status"])?["findings"].clone();
     let named = |finding: &Value| {
         let evidence = finding["evidence"].to_string();
-        finding["name"] == "drift" && evidence.contains(&format!("\"{ours}\"")) && evidence.contains(&format!("\"{live}\""))
+        finding["name"] == "drift"
+            && evidence.contains(&format!("\"{ours}\""))
+            && evidence.contains(&format!("\"{live}\""))
     };
-    ensure!(findings.as_array().is_some_and(|all| all.iter().any(named)), "no drift {ours} -> {live}: {findings}");
+    ensure!(
+        findings.as_array().is_some_and(|all| all.iter().any(named)),
+        "no drift {ours} -> {live}: {findings}"
+    );
     Ok(())
 }
 
@@ -94,7 +104,8 @@ fn neighbours_are_separated_and_what_others_change_is_respected_or_put_back() ->
 fn separated(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     wait_for("both neighbours to be confined", PATIENCE, || {
         let now = Witness::look(lab)?;
-        let pinned = |hog: &str| now.pins.iter().filter(|((name, _), pin)| name == hog && *pin != "0-1").count() == 2;
+        let pinned =
+            |hog: &str| now.pins.iter().filter(|((name, _), pin)| name == hog && *pin != "0-1").count() == 2;
         ensure!(now.shares["web"] > 1024, "web has {} shares", now.shares["web"]);
         ensure!(pinned("hog1") && pinned("hog2"), "{:?}", now.pins);
         ensure!(now.emulator_pins["hog1"] != "0-1" && now.emulator_pins["hog2"] != "0-1", "{now:?}");
@@ -102,7 +113,10 @@ fn separated(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
         Ok(())
     })?;
     let now = Witness::look(lab)?;
-    ensure!(now.pins.iter().all(|((name, _), pin)| name != "web" || pin == "0-1"), "the victim keeps all: {now:?}");
+    ensure!(
+        now.pins.iter().all(|((name, _), pin)| name != "web" || pin == "0-1"),
+        "the victim keeps all: {now:?}"
+    );
     for hog in ["hog1", "hog2"] {
         let own = &now.emulator_pins[hog];
         ensure!(now.pins[&(hog.to_owned(), 0)] == *own, "{now:?}");
@@ -117,7 +131,12 @@ fn separated(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     }
     let order = orders_of(daemon, "placement.separate")?.into_iter().next().context("no order")?;
     let why = daemon.text(&["why", &order["id"].to_string()])?;
-    for part in ["takes the CPU of web", "its part of the waiting of web", "waiting saved in 30 s", "placement.separate"] {
+    for part in [
+        "takes the CPU of web",
+        "its part of the waiting of web",
+        "waiting saved in 30 s",
+        "placement.separate",
+    ] {
         ensure!(why.contains(part), "{part} is not in\n{why}");
     }
     Ok(())
@@ -132,7 +151,9 @@ fn outside_changes(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     let pin = ours.pins[&("hog1".to_owned(), 1)].clone();
     wait_for("the weight to be reported", PATIENCE, || drift(daemon, &weight, "3000"))?;
     let newest = daemon.orders()?.first().and_then(|order| order["id"].as_u64()).unwrap_or(0);
-    let cycles = |daemon: &Daemon<'_>| Ok::<_, anyhow::Error>(daemon.json(&["status"])?["cycle"]["number"].as_u64().unwrap_or(0));
+    let cycles = |daemon: &Daemon<'_>| {
+        Ok::<_, anyhow::Error>(daemon.json(&["status"])?["cycle"]["number"].as_u64().unwrap_or(0))
+    };
     let then = cycles(daemon)?;
     wait_for("three more cycles", PATIENCE, || {
         ensure!(cycles(daemon)? >= then + 3);
@@ -140,9 +161,15 @@ fn outside_changes(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     })?;
     ensure!(Witness::look(lab)?.shares["web"] == 3000, "what somebody else set was changed");
     let fresh = |order: &Value| {
-        order["id"].as_u64() > Some(newest) && order["domain_name"] == "web" && order["action"]["kind"] == "set_cpu_shares"
+        order["id"].as_u64() > Some(newest)
+            && order["domain_name"] == "web"
+            && order["action"]["kind"] == "set_cpu_shares"
     };
-    ensure!(!daemon.orders()?.iter().any(fresh), "orders for a value that is somebody else's: {:?}", daemon.orders()?);
+    ensure!(
+        !daemon.orders()?.iter().any(fresh),
+        "orders for a value that is somebody else's: {:?}",
+        daemon.orders()?
+    );
 
     // Handed back, and then enforced.
     lab.virsh(&["schedinfo", "web", "--live", "--set", "cpu_shares=1024"])?;
@@ -156,7 +183,8 @@ fn outside_changes(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     lab.virsh(&["schedinfo", "web", "--live", "--set", "cpu_shares=2222"])?;
     wait_for("it to be put back", PATIENCE, || {
         let orders = orders_of(daemon, "drift.enforce")?;
-        let back = |order: &&Value| order["action"]["from"] == 2222 && kvmpilot_tests::witness::is_in_force(order);
+        let back =
+            |order: &&Value| order["action"]["from"] == 2222 && kvmpilot_tests::witness::is_in_force(order);
         let order = orders.iter().find(back).context("no order")?;
         ensure!(order["action"]["to"] == ours, "{order}");
         Ok(())
