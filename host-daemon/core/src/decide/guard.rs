@@ -232,8 +232,8 @@ fn over_pin_budget(
     let pinned = guard.pinned.iter().map(|(_, domain)| *domain).chain(planned.map(|planned| planned.domain));
     let domains: Vec<Uuid> = pinned.collect();
     let others = domains.iter().any(|domain| *domain != proposal.domain);
-    let own = usize::from(matches!(proposal.action, Action::PinVcpu { .. }));
-    others && domains.len() + own > most_pins(model, policy)
+    // Emulator and iothreads do not count, but do not go ahead of their vcpus either.
+    others && domains.len() >= most_pins(model, policy)
 }
 
 /// A target that would return to a value that it took and left in the last two minutes gets a pause, twice as long each time.

@@ -160,7 +160,7 @@ impl Default for OverheadPolicy {
 pub struct GuardPolicy {
     /// Changes of domain allocations (weights, pins, balloons) in one cycle. Default 16.
     pub max_changes: usize,
-    /// Part of the host's vcpus that may be re-pinned in 10 s, but at least one domain's. Default 0.05.
+    /// Part of the host's vcpus that may be re-pinned in 10 s, but always eight vcpus, or one domain's. Default 0.05.
     pub max_pin_part: f64,
     /// Pause of a target after it went A, B, A within 120 s; doubles each time. Default 10 min.
     pub oscillation_hold: Duration,
