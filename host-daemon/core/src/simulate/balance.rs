@@ -124,31 +124,44 @@ impl Machine {
         self.pcpus[from].waiting.iter().find(may).copied()
     }
 
-    /// The periodic balancing: each pcpu looks for the fullest queue that it may take something from. A move that would only
-    /// swap who is worse off waits for the second look, as `nr_balance_failed` has it, so that nobody stays worse off.
-    pub(super) fn balance(&mut self) {
-        let mut loads: Vec<f64> =
-            self.pcpus.iter().map(|pcpu| pcpu.load(&self.vcpus, &self.groups)).collect();
+    /// The periodic balancing, over averages of load: each pcpu looks for the fullest queue, and takes the heaviest vcpu
+    /// that waits there and is worth at most half of the difference. If there is none, more is allowed at the next looks, as
+    /// `nr_balance_failed` has it, so that nobody stays worse off than equals.
+    pub(super) fn balance(&mut self, elapsed: f64) {
+        let mut loads = vec![0.0; self.pcpus.len()];
+        for vcpu in &mut self.vcpus {
+            let wanted = vcpu.ran + vcpu.waited;
+            let part = (wanted - vcpu.looked) / elapsed;
+            vcpu.looked = wanted;
+            vcpu.average = (vcpu.average + part) / 2.0;
+            loads[vcpu.pcpu] += vcpu.average * self.groups[vcpu.group].weight();
+        }
         for to in 0..self.pcpus.len() {
             let fullest = (0..self.pcpus.len())
-                .filter(|from| self.pcpus[*from].length() > 1 && loads[*from] > loads[to] * 1.1)
+                .filter(|from| !self.pcpus[*from].waiting.is_empty() && loads[*from] > loads[to] * 1.1)
                 .max_by(|a, b| loads[*a].total_cmp(&loads[*b]).then(b.cmp(a)));
             let Some(from) = fullest else { continue };
-            let Some(vcpu) = self.movable(from, to) else { continue };
-            let weight = self.groups[self.vcpus[vcpu].group].weight();
             // Between nodes a move must be worth more.
-            let far = if self.pcpus[from].node == self.pcpus[to].node { 1.0 } else { 1.25 };
-            let difference = loads[from] - loads[to];
-            let by_far = difference > weight * far * 1.01;
-            let again = difference >= weight * far * 0.99 && self.pcpus[from].failed > 0;
-            if !by_far && !again {
+            let far = if self.pcpus[from].node == self.pcpus[to].node { 1.01 } else { 1.25 };
+            let difference = (loads[from] - loads[to]) / far * 1.02;
+            let patience = f64::from(1_u32 << self.pcpus[from].failed.min(3));
+            let load = |vcpu: usize| {
+                let own = &self.vcpus[vcpu];
+                own.average * self.groups[own.group].weight()
+            };
+            let worth =
+                |vcpu: &usize| load(*vcpu) <= difference && load(*vcpu) / patience <= difference / 2.0;
+            let may = |vcpu: &usize| self.vcpus[*vcpu].allowed.binary_search(&to).is_ok();
+            let candidates = self.pcpus[from].waiting.iter().copied().filter(|vcpu| may(vcpu) && worth(vcpu));
+            let Some(vcpu) = candidates.max_by(|a, b| load(*a).total_cmp(&load(*b)).then(b.cmp(a))) else {
                 self.pcpus[from].failed += 1;
                 continue;
-            }
+            };
+            let moved = load(vcpu);
             self.pcpus[from].failed = 0;
             self.pull(vcpu, to);
-            loads[from] -= weight;
-            loads[to] += weight;
+            loads[from] -= moved;
+            loads[to] += moved;
         }
     }
 }

@@ -26,12 +26,12 @@ const SPINS: f64 = 0.999;
 pub(super) const NS: f64 = 1e9;
 /// Where the scenario is not coarse, in ns: load balancing, work that comes at a time, the kernel's tick (`HZ=250`), and its
 /// slice on one pcpu, which is longer by itself for each doubling up to 8 pcpus (`sched_tunable_scaling`).
-const STEP: f64 = 10e6;
+const STEP: f64 = 1e6;
 const CHUNK: f64 = 2e6;
 const TICK: f64 = 4e6;
 const SLICE: f64 = 0.7e6;
 /// Steps between two rounds of the periodic balancing.
-const BALANCE_STEPS: u64 = 10;
+const BALANCE_STEPS: u64 = 100;
 
 /// The toy host.
 #[derive(Clone, Debug)]
@@ -151,7 +151,8 @@ impl Host {
             let end = self.now + step;
             self.arrive(end);
             if self.steps.is_multiple_of(BALANCE_STEPS) {
-                self.machine.balance();
+                #[expect(clippy::cast_precision_loss, reason = "a hundred")]
+                self.machine.balance(step * BALANCE_STEPS as f64);
             }
             self.machine.fill_idle();
             self.steps += 1;
@@ -237,7 +238,7 @@ impl Host {
                 self.machine.confine(domain.first + number, indices(to), self.now);
             }
             Action::PinEmulator { from, to } if domain.emulator_pin == *from => {
-                domain.emulator_pin = to.clone()
+                domain.emulator_pin = to.clone();
             }
             Action::SetBalloon { from, to } if domain.memory.current_kib() == from.0 => {
                 domain.memory.target = to.as_f64() / 1024.0;
@@ -259,7 +260,7 @@ impl Domain {
         machine: &mut Machine,
     ) -> Self {
         let number = u32::try_from(id).unwrap_or(u32::MAX);
-        let node = spec.node.unwrap_or(number % scenario.host.sockets.max(1));
+        let node = spec.node.unwrap_or_else(|| number % scenario.host.sockets.max(1));
         let node = usize::try_from(node).unwrap_or(0);
         let (first, group) = (machine.vcpus.len(), machine.groups.len());
         let home: Vec<usize> =
@@ -337,7 +338,6 @@ fn topology(spec: &HostSpec) -> Topology {
         socket: Some(id / of_socket),
         llc: Some(id / of_llc * of_llc),
         node: Some(id / of_socket),
-        ..PcpuFacts::default()
     };
     Topology { pcpus: (0..spec.sockets * of_socket).map(pcpu).collect() }
 }

@@ -171,13 +171,15 @@ impl Recorder {
 
     /// Times that a value left something and was back there within two minutes, by the target that did it most often.
     pub(super) fn oscillations(&self) -> u64 {
-        let mut targets: BTreeMap<(&str, &str), Vec<(u64, &str, &str)>> = BTreeMap::new();
+        /// When, from what, to what.
+        type Change<'a> = (u64, &'a str, &'a str);
+        let mut targets: BTreeMap<(&str, &str), Vec<Change<'_>>> = BTreeMap::new();
         for event in self.counted() {
             let change = event.change.strip_prefix(&event.target).unwrap_or("").trim_start_matches(": ");
             let (from, to) = change.split_once(" -> ").unwrap_or_default();
             targets.entry((&event.domain, &event.target)).or_default().push((event.at_s, from, to));
         }
-        let back = |changes: &Vec<(u64, &str, &str)>| {
+        let back = |changes: &Vec<Change<'_>>| {
             let again = changes.iter().enumerate().filter(|(n, (at, _, to))| {
                 let earlier = changes[..*n].iter().rev().take_while(|(then, ..)| at - then <= OSCILLATION_S);
                 earlier.into_iter().any(|(_, from, _)| from == to)
