@@ -1,6 +1,7 @@
 //! THE loop: the only file that names every stage. Values go one way, sense -> model -> decide -> orders -> act; an
 //! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
 
+mod ask;
 mod command;
 pub mod insides;
 mod on_demand;
@@ -19,7 +20,7 @@ use kvmpilot_core::decide::{Decision, History, Overhead, Shed, Verdict};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
-use kvmpilot_core::policy::Actuator;
+use kvmpilot_core::policy::{Actuator, Mode, Policy, Subject};
 use kvmpilot_core::sample::{DomainState, Sample};
 use kvmpilot_core::windows::{Moment, Windows};
 use tokio::sync::{mpsc, watch};
@@ -34,9 +35,9 @@ pub(crate) use start::{connect, try_tiers};
 use work::Done;
 
 use crate::act::Executor;
-use crate::api::present::{self, Scene};
+use crate::api::present::{self, LastWishes, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
-use crate::api::{CommandRequest, RecordingRequest, WatchRequest};
+use crate::api::{Ask, CommandRequest, RecordingRequest, WatchRequest};
 use crate::config::Config;
 use crate::doctor;
 use crate::kernel::Kernel;
@@ -92,6 +93,8 @@ struct Daemon {
     waiting: BTreeMap<u64, command::Reply>,
     latest: Model,
     findings: BTreeMap<&'static str, Vec<Finding>>,
+    /// What each pace wanted last.
+    wishes: BTreeMap<&'static str, LastWishes>,
     unread: Vec<String>,
     /// What would be done, for `--once`.
     wanted: Option<Vec<Proposal>>,
@@ -108,6 +111,7 @@ impl Daemon {
         mut commands: mpsc::Receiver<CommandRequest>,
         mut watches: mpsc::Receiver<WatchRequest>,
         mut recordings: mpsc::Receiver<RecordingRequest>,
+        mut asks: mpsc::Receiver<Ask>,
         mut signals: Signals,
     ) {
         let mut fast = interval(self.config.policy.periods.fast);
@@ -124,6 +128,7 @@ impl Daemon {
                 Some(request) = commands.recv() => self.command(request),
                 Some(request) = watches.recv() => self.watch(request),
                 Some(request) = recordings.recv() => self.start_recording(request),
+                Some(ask) = asks.recv() => self.ask(ask),
                 Some(done) = self.work.join_next() => self.done(done),
                 _ = signals.reload.recv() => {
                     self.reload();
@@ -213,6 +218,8 @@ impl Daemon {
             block_in_place(|| self.book.judge(verdict, wall_unix_ms()));
         }
         self.findings.insert(pace, decision.findings);
+        let wishes = LastWishes { wanted: decision.proposals.clone(), held: decision.held };
+        self.wishes.insert(pace, wishes);
         decision.proposals
     }
 
@@ -228,8 +235,8 @@ impl Daemon {
             return;
         }
         let now = self.began.elapsed();
-        let admitted =
-            block_in_place(|| self.book.admit(proposals, &self.config.policy, now, wall_unix_ms()));
+        let mode = mode_of(&self.config.policy, &self.latest);
+        let admitted = block_in_place(|| self.book.admit(proposals, mode, now, wall_unix_ms()));
         match admitted {
             Ok(orders) => self.start_work(orders),
             Err(error) => {
@@ -319,6 +326,11 @@ impl Daemon {
     }
 
     fn publish(&self) {
+        self.views.send_replace(Arc::new(self.with_scene(present::views)));
+    }
+
+    /// Shows everything that is known now to `show`.
+    fn with_scene<T>(&self, show: impl FnOnce(&Scene<'_>) -> T) -> T {
         let guests = self.guests.snapshot();
         let mut tiers = self.tiers.clone();
         if let (Some(flows), Some(tier)) = (&self.flows, tiers.iter_mut().find(|tier| tier.tier == 3)) {
@@ -348,7 +360,16 @@ impl Daemon {
             orders: self.store.order_counts().ok(),
             doctor: DoctorView { checks: self.check_up(&guests, &tiers) },
         };
-        self.views.send_replace(Arc::new(present::views(&scene)));
+        show(&scene)
+    }
+}
+
+/// How far a proposal may go: what counts for its domain, whose own XML has a say.
+fn mode_of<'a>(policy: &'a Policy, model: &'a Model) -> impl Fn(&Proposal) -> Mode + use<'a> {
+    move |proposal| {
+        let known = model.domains.iter().find(|domain| domain.uuid == proposal.domain);
+        let subject = known.map_or_else(|| Subject::from(proposal.domain_name.as_str()), Subject::from);
+        policy.of(subject).mode(proposal.action.actuator()).value
     }
 }
 

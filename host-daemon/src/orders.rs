@@ -7,7 +7,7 @@ use std::time::Duration;
 use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::Verdict;
 use kvmpilot_core::order::{OrderState, Proposal, Reason, WorkOrder};
-use kvmpilot_core::policy::{Actuator, Mode, Policy};
+use kvmpilot_core::policy::{Actuator, Mode};
 
 use crate::act::Outcome;
 use crate::api::CommandError;
@@ -61,8 +61,8 @@ impl OrderBook {
         Ok(Self { store, open: BTreeMap::new(), pauses: BTreeMap::new() })
     }
 
-    /// Takes in what one decision wants and returns the orders to carry out now: those in mode `auto`, and releases.
-    /// The others wait for approval; one that is wanted again stays the same order as long as it starts from the same
+    /// Takes in what one decision wants and returns the orders to carry out now: those in mode `auto`, and releases, in
+    /// whatever mode: what was taken in another mode must come back also when the mode has changed. The others wait for approval; one that is wanted again stays the same order as long as it starts from the same
     /// value.
     ///
     /// # Errors
@@ -70,20 +70,20 @@ impl OrderBook {
     pub fn admit(
         &mut self,
         proposals: Vec<Proposal>,
-        policy: &Policy,
+        mode: impl Fn(&Proposal) -> Mode,
         now: Duration,
         unix_ms: u64,
     ) -> Result<Vec<WorkOrder>, StoreError> {
         let mut ready = Vec::new();
         for proposal in proposals {
             let target = (proposal.domain, proposal.action.target());
-            let mode = policy.mode(&proposal.domain_name, proposal.action.actuator());
+            let mode = mode(&proposal);
             let paused = self.pauses.get(&target).is_some_and(|(until, _)| *until > now);
             // Releases come first in a round; nothing else may answer them in the same one.
             let taken = ready
                 .iter()
                 .any(|order: &WorkOrder| (order.proposal.domain, order.proposal.action.target()) == target);
-            if mode == Mode::Observe || taken || (paused && !proposal.release) {
+            if taken || (!proposal.release && (paused || mode == Mode::Observe)) {
                 continue;
             }
             let goes_ahead = mode == Mode::Auto || proposal.release;
@@ -103,6 +103,17 @@ impl OrderBook {
             self.open.insert(target, Open { order, wanted_at: now });
         }
         Ok(ready)
+    }
+
+    /// The orders of a domain that wait for approval.
+    pub fn open_of(&self, domain: Uuid) -> impl Iterator<Item = &WorkOrder> {
+        self.open.iter().filter(move |((of, _), _)| *of == domain).map(|(_, open)| &open.order)
+    }
+
+    /// What of a domain rests after a person refused it, and for how long.
+    pub fn resting(&self, domain: Uuid, now: Duration) -> impl Iterator<Item = (&str, Duration)> {
+        let of_domain = self.pauses.iter().filter(move |((of, _), (until, _))| *of == domain && *until > now);
+        of_domain.map(move |((_, target), (until, _))| (target.as_str(), until.saturating_sub(now)))
     }
 
     /// Closes open orders that nobody has wanted for `patience`, and those of domains that are gone.
@@ -265,8 +276,8 @@ mod tests {
         (directory, OrderBook::open(store, 0).unwrap())
     }
 
-    fn policy(mode: Mode) -> Policy {
-        Policy { mode, ..Policy::default() }
+    fn policy(mode: Mode) -> impl Fn(&Proposal) -> Mode + Copy {
+        move |_| mode
     }
 
     const S: Duration = Duration::from_secs(1);
@@ -275,11 +286,11 @@ mod tests {
     fn recommend_waits_for_a_person_and_keeps_one_order_for_a_target() {
         let (_directory, mut book) = book();
         let recommend = policy(Mode::Recommend);
-        assert!(book.admit(vec![proposal(1024, 8192)], &recommend, S, 1).unwrap().is_empty());
-        assert!(book.admit(vec![proposal(1024, 4096)], &recommend, 2 * S, 2).unwrap().is_empty());
+        assert!(book.admit(vec![proposal(1024, 8192)], recommend, S, 1).unwrap().is_empty());
+        assert!(book.admit(vec![proposal(1024, 4096)], recommend, 2 * S, 2).unwrap().is_empty());
         let orders = book.store.orders(&OrderFilter::default()).unwrap();
         assert_eq!(orders.len(), 1, "the same start is the same order");
-        assert!(book.admit(vec![proposal(2048, 4096)], &recommend, 3 * S, 3).unwrap().is_empty());
+        assert!(book.admit(vec![proposal(2048, 4096)], recommend, 3 * S, 3).unwrap().is_empty());
         assert_eq!(book.read(1).unwrap().state, OrderState::Expired);
         assert_eq!(book.approve(2, 0, 4).unwrap().state, OrderState::Approved);
         assert!(matches!(book.approve(2, 0, 5), Err(CommandError::WrongState { id: 2, .. })));
@@ -289,23 +300,26 @@ mod tests {
     #[test]
     fn observe_writes_nothing_and_auto_goes_ahead() {
         let (_directory, mut book) = book();
-        assert!(book.admit(vec![proposal(1, 2)], &policy(Mode::Observe), S, 1).unwrap().is_empty());
+        assert!(book.admit(vec![proposal(1, 2)], policy(Mode::Observe), S, 1).unwrap().is_empty());
         assert!(book.store.orders(&OrderFilter::default()).unwrap().is_empty());
-        assert_eq!(book.admit(vec![proposal(1, 2)], &policy(Mode::Auto), S, 1).unwrap().len(), 1);
+        assert_eq!(book.admit(vec![proposal(1, 2)], policy(Mode::Auto), S, 1).unwrap().len(), 1);
+        let release = Proposal { release: true, ..proposal(2, 1) };
+        let back = book.admit(vec![release], policy(Mode::Observe), S, 1).unwrap();
+        assert_eq!(back.len(), 1, "what is held goes back in mode observe, too");
     }
 
     #[test]
     fn what_a_person_refused_rests_and_longer_each_time() {
         let (_directory, mut book) = book();
         let recommend = policy(Mode::Recommend);
-        book.admit(vec![proposal(1024, 8192)], &recommend, S, 1).unwrap();
+        book.admit(vec![proposal(1024, 8192)], recommend, S, 1).unwrap();
         book.reject(1, 0, S, 2).unwrap();
         for (at, orders) in [(PAUSE, 1), (PAUSE + 2 * S, 2)] {
-            book.admit(vec![proposal(1024, 8192)], &recommend, at, 3).unwrap();
+            book.admit(vec![proposal(1024, 8192)], recommend, at, 3).unwrap();
             assert_eq!(book.store.orders(&OrderFilter::default()).unwrap().len(), orders);
         }
         book.reject(2, 0, PAUSE + 2 * S, 4).unwrap();
-        book.admit(vec![proposal(1024, 8192)], &recommend, PAUSE * 2 + 3 * S, 5).unwrap();
+        book.admit(vec![proposal(1024, 8192)], recommend, PAUSE * 2 + 3 * S, 5).unwrap();
         assert_eq!(
             book.store.orders(&OrderFilter::default()).unwrap().len(),
             2,
@@ -316,18 +330,18 @@ mod tests {
     #[test]
     fn an_undo_is_the_change_the_other_way_round() {
         let (_directory, mut book) = book();
-        let order = book.admit(vec![proposal(1024, 8192)], &policy(Mode::Auto), S, 1).unwrap().remove(0);
+        let order = book.admit(vec![proposal(1024, 8192)], policy(Mode::Auto), S, 1).unwrap().remove(0);
         assert!(book.undo(order.id, S).is_err(), "not carried out yet");
         book.settle(order.id, &Outcome { state: OrderState::Verified, text: "done".into() }, 2);
         let undo = book.undo(order.id, S).unwrap();
         assert_eq!(undo.action, Action::SetCpuShares { from: 8192, to: 1024 });
-        assert!(book.admit(vec![proposal(1024, 8192)], &policy(Mode::Auto), 2 * S, 3).unwrap().is_empty());
+        assert!(book.admit(vec![proposal(1024, 8192)], policy(Mode::Auto), 2 * S, 3).unwrap().is_empty());
     }
 
     #[test]
     fn what_nobody_wants_any_more_expires() {
         let (_directory, mut book) = book();
-        book.admit(vec![proposal(1024, 8192)], &policy(Mode::Recommend), S, 1).unwrap();
+        book.admit(vec![proposal(1024, 8192)], policy(Mode::Recommend), S, 1).unwrap();
         book.expire(|_| true, |_| 3 * S, 4 * S, 2).unwrap();
         assert_eq!(book.read(1).unwrap().state, OrderState::Proposed);
         book.expire(|_| true, |_| 3 * S, 5 * S, 2).unwrap();

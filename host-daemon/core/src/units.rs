@@ -22,6 +22,30 @@ impl KiB {
         Self(mib.saturating_mul(1024))
     }
 
+    /// A size as people write it: a whole number and `KiB`, `MiB` or `GiB`. `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit.trim_start() {
+            "KiB" => 1,
+            "MiB" => 1 << 10,
+            "GiB" => 1 << 20,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(factor).map(Self)
+    }
+
+    /// The size as [`Self::parse`] reads it, in the largest unit that gives a whole number.
+    #[must_use]
+    pub fn written(self) -> String {
+        match self.0 {
+            kib if kib != 0 && kib.is_multiple_of(1 << 20) => format!("{}GiB", kib >> 20),
+            kib if kib != 0 && kib.is_multiple_of(1 << 10) => format!("{}MiB", kib >> 10),
+            kib => format!("{kib}KiB"),
+        }
+    }
+
     /// This amount less `other`, never below zero.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
@@ -97,6 +121,19 @@ mod tests {
         assert_eq!(KiB(1000).part(-1.0), KiB(0));
         assert_eq!(KiB(1000).part(f64::NAN), KiB(0));
         assert_eq!(KiB(u64::MAX).part(2.0), KiB(u64::MAX));
+    }
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        for (text, kib) in [("0KiB", 0), ("7KiB", 7), ("512MiB", 512 << 10), ("3GiB", 3 << 20)] {
+            assert_eq!(KiB::parse(text), Some(KiB(kib)));
+            assert_eq!(KiB(kib).written(), text);
+        }
+        for bad in
+            ["", "12", "MiB", "1.5GiB", "-1MiB", "12MB", "99999999999999999999GiB", "18446744073709551615GiB"]
+        {
+            assert_eq!(KiB::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use kvmpilot_core::model::WatchWhat;
 use kvmpilot_core::order::OrderState;
 use tokio::sync::{mpsc, oneshot};
 
+use super::ask::Ask;
 use super::record::RecordingRequest;
 use super::views::{CommandReply, Views};
 use crate::store::Store;
@@ -24,6 +25,8 @@ pub struct ApiContext {
     pub watches: mpsc::Sender<WatchRequest>,
     /// Where those go who want to record.
     pub recorders: mpsc::Sender<RecordingRequest>,
+    /// Where questions and wishes about one domain go.
+    pub asks: mpsc::Sender<Ask>,
     /// Work orders and history.
     pub store: Store,
 }
@@ -83,6 +86,14 @@ pub enum CommandError {
         /// Which orders the command is for, as a clause: "only proposed orders can be approved".
         allowed: &'static str,
     },
+    /// libvirt knows no such domain.
+    #[error(
+        "there is no domain \"{0}\"; `kvmpilot domains` lists those that run, `virsh list --all` all of them"
+    )]
+    NoSuchDomain(String),
+    /// What was asked for is wrong; the text says what.
+    #[error("{0}")]
+    Bad(String),
     /// It was tried and did not work, or is refused; the text says why and what to do.
     #[error("{0}")]
     Failed(String),

@@ -3,6 +3,7 @@
 //! It reads what the daemon last published ([`ApiContext::views`]) and the store, and passes commands on. It measures
 //! nothing, decides nothing and changes nothing.
 
+mod ask;
 mod command;
 mod listen;
 mod peer;
@@ -14,6 +15,7 @@ pub mod schema;
 mod serve;
 pub mod views;
 
+pub use ask::Ask;
 pub use command::{ApiContext, Command, CommandError, CommandRequest, WatchRequest};
 pub use listen::{ApiError, Listen};
 pub use record::RecordingRequest;

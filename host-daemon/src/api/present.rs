@@ -2,10 +2,13 @@
 
 mod detail;
 mod domain;
+mod explain;
 mod flow;
+mod means;
 mod own;
 mod process;
 mod record;
+mod settings;
 mod status;
 mod steal;
 mod watch;
@@ -19,6 +22,7 @@ use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::policy::Policy;
 
+pub use explain::{Background, LastWishes, explain};
 pub use record::record;
 pub use watch::watch;
 

@@ -46,7 +46,8 @@ impl IntoResponse for Failure {
 impl From<CommandError> for Failure {
     fn from(error: CommandError) -> Self {
         let status = match error {
-            CommandError::NoSuchOrder(_) => StatusCode::NOT_FOUND,
+            CommandError::NoSuchOrder(_) | CommandError::NoSuchDomain(_) => StatusCode::NOT_FOUND,
+            CommandError::Bad(_) => StatusCode::BAD_REQUEST,
             CommandError::WrongState { .. } => StatusCode::CONFLICT,
             CommandError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::ask::{self, Ask};
 use super::command::{ApiContext, Command, CommandRequest, WatchRequest};
 use super::peer::Peer;
 use super::present;
@@ -38,7 +39,7 @@ pub(super) struct Shared {
 }
 
 pub(super) type Api = State<Arc<Shared>>;
-type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
 
 pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) -> Router {
     let routes = Router::new()
@@ -48,6 +49,8 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
         .route("/domains/{domain}/processes", get(processes))
         .route("/domains/{domain}/flows", get(flows))
         .route("/domains/{domain}/watch", post(watch))
+        .route("/domains/{domain}/explain", get(ask::explain))
+        .route("/domains/{domain}/policy", get(ask::show_policy).post(ask::change_policy))
         .route("/orders", get(orders))
         .route("/orders/{id}", get(order))
         .route("/orders/{id}/approve", post(|api, peer, id| change(api, peer, id, Command::Approve)))
@@ -74,6 +77,10 @@ impl Shared {
         &self.context.recorders
     }
 
+    pub(super) fn asks(&self) -> &mpsc::Sender<Ask> {
+        &self.context.asks
+    }
+
     fn views(&self) -> Arc<Views> {
         Arc::clone(&self.context.views.borrow())
     }
@@ -87,7 +94,7 @@ impl Shared {
     }
 
     /// Refuses peers who may only look.
-    async fn entitled(&self, peer: Peer, what: &str) -> Result<(), Failure> {
+    pub(super) async fn entitled(&self, peer: Peer, what: &str) -> Result<(), Failure> {
         let group = self.group;
         if spawn_blocking(move || peer.may_change(group)).await.map_err(|_| Failure::stopping())? {
             return Ok(());

@@ -8,8 +8,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use super::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, FlowsView, OrdersView, Problem, ProcessesView,
-    ReplayView, StatusView, StealView, VersionView, WatchView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FlowsView, OrdersView, PolicyView,
+    Problem, ProcessesView, ReplayView, StatusView, StealView, VersionView, WatchView,
 };
 
 /// Every answer's name (`docs/schema/NAME.schema.json`) and schema.
@@ -27,6 +27,8 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("replay", schema::<ReplayView>()),
         ("steal", schema::<StealView>()),
         ("doctor", schema::<DoctorView>()),
+        ("explain", schema::<ExplainView>()),
+        ("policy", schema::<PolicyView>()),
         ("watch", schema::<WatchView>()),
         ("simulate", schema::<Report>()),
         ("version", schema::<VersionView>()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kvmpilot_core::model;
 use kvmpilot_core::order::OrderState;
+use kvmpilot_core::policy::{Key, Wishes, key_names};
 
 use super::client::encode;
 use crate::config::parse_duration;
@@ -99,6 +100,25 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Explain a domain: what counts for it and who said so, what kvmpilot holds, what it would do next or why not
+    Explain {
+        /// Name or UUID of the domain
+        name: String,
+        /// Print JSON (docs/schema/explain.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// What a domain's own XML says about kvmpilot: show and change it
+    ///
+    /// It goes with the domain, also to another host, and comes before what the configuration says; but no mode is more active
+    /// than an option of [modes] (other than `default`) or a [[domain]] entry allows.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+        /// Print JSON (docs/schema/policy.schema.json)
+        #[arg(long, global = true)]
+        json: bool,
+    },
     /// Put every value that kvmpilot changed back, and change nothing more until the daemon is reloaded
     ///
     /// Works without the daemon, too.
@@ -179,6 +199,47 @@ fn recording_time(text: &str) -> Result<Duration, String> {
     } else {
         Err("1s to 24h are possible".to_owned())
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Show what stands in the XML of the running domain and in the stored one
+    Show {
+        /// Name or UUID of the domain, which need not run
+        name: String,
+    },
+    /// Set settings: in the running domain and in its stored configuration, where it has one
+    ///
+    /// Keys: class (latency, standard, batch, auto), mode and mode.ladder, mode.weight, mode.placement, mode.balloon,
+    /// mode.resize (observe, recommend, auto), protected (names with commas), floor (a size), weight.max_factor, weight.min,
+    /// weight.max, pcpus (a CPU list), enforce and suspend_for_change (yes, no).
+    Set {
+        /// Name or UUID of the domain, which need not run
+        name: String,
+        /// What to set, like class=latency mode.balloon=observe floor=512MiB
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
+        settings: Vec<(String, String)>,
+    },
+    /// Take settings out, also those that are not understood
+    Unset {
+        /// Name or UUID of the domain, which need not run
+        name: String,
+        /// What to take out, like mode.balloon
+        #[arg(value_name = "KEY", required_unless_present = "all")]
+        keys: Vec<String>,
+        /// Take out everything that is there
+        #[arg(long, conflicts_with = "keys")]
+        all: bool,
+    },
+}
+
+/// `KEY=VALUE` that a domain's own policy can hold.
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, like class=latency")?;
+    let known = Key::named(key)
+        .ok_or_else(|| format!("there is no setting {key}; the settings are {}", key_names()))?;
+    known.read(&mut Wishes::default(), value)?;
+    Ok((key.to_owned(), value.trim().to_owned()))
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@ mod arguments;
 mod client;
 pub mod offline;
 mod page;
+mod policy;
 mod progress;
 mod record;
 mod show;
@@ -26,8 +27,8 @@ use page::Screen;
 
 use crate::api::API_VERSION;
 use crate::api::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, FlowsView, OrdersView, ProcessesView,
-    StatusView, StealView, Verdict, VersionView, WatchAsk, WatchView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FlowsView, OrdersView,
+    ProcessesView, StatusView, StealView, Verdict, VersionView, WatchAsk, WatchView,
 };
 use crate::config::{self, Config, ConfigError, DEFAULT_SOCKET};
 
@@ -119,6 +120,11 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let order: WorkOrder = client(None).get(&format!("/orders/{id}")).await?;
             answer(json, &order, || show::why(&order, screen))
         }
+        Command::Explain { name, json } => {
+            let view: ExplainView = client(None).get(&format!("/domains/{}/explain", encode(&name))).await?;
+            answer(json, &view, || show::explain(&view, screen))
+        }
+        Command::Policy { command, json } => policy::policy(&client(None), command, json, screen).await,
         Command::Restore { config, json } => {
             let (config, mistakes) = config::salvage(config.as_deref())?;
             if let Some(mistakes) = mistakes {

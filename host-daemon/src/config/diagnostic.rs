@@ -18,6 +18,13 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The line, from 1, in which this byte stands.
+    pub(super) fn line_of(&self, at: usize) -> usize {
+        self.text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+    }
+}
+
 /// Something wrong in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {

@@ -3,6 +3,7 @@
 
 mod diagnostic;
 mod options;
+mod origins;
 mod read;
 mod scenario;
 mod value;
@@ -17,8 +18,10 @@ use std::time::Duration;
 use kvmpilot_core::policy::Policy;
 
 pub use diagnostic::Diagnostic;
+pub use origins::{Origins, Place};
 pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
+pub(crate) use value::show_duration;
 
 use crate::store::Limits;
 use diagnostic::Source;
@@ -36,6 +39,8 @@ pub struct Config {
     pub policy: Policy,
     /// What the daemon itself needs to know.
     pub daemon: DaemonConfig,
+    /// Where each value was written.
+    pub origins: Origins,
 }
 
 /// What the daemon itself needs to know.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kvmpilot_core::policy::{Actuator, DomainPolicy};
+use kvmpilot_core::policy::{Actuator, CPU_SHARES, DomainPolicy, FLOOR, MAX_FACTOR};
 use kvmpilot_core::units::KiB;
 
 use super::Config;
@@ -62,6 +62,7 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("modes", "weight", |config, v| actuator_mode(config, Actuator::Weight, v)),
     option("modes", "placement", |config, v| actuator_mode(config, Actuator::Placement, v)),
     option("modes", "balloon", |config, v| actuator_mode(config, Actuator::Balloon, v)),
+    option("modes", "resize", |config, v| actuator_mode(config, Actuator::Resize, v)),
 
     option("loops", "fast", sets!(policy.periods.fast, |v| v.duration(SECOND / 10..=SECOND * 10))),
     option("loops", "guest", sets!(policy.periods.guest, |v| v.duration(PERIOD))),
@@ -78,14 +79,14 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("weight", "latency_target", sets!(policy.weight.latency_target, |v| v.number(0.001..=1.0))),
     option("weight", "standard_target", sets!(policy.weight.standard_target, |v| v.number(0.001..=1.0))),
     option("weight", "dead_band", sets!(policy.weight.dead_band, |v| v.number(0.0..=1.0))),
-    option("weight", "max_factor", sets!(policy.weight.max_factor, |v| v.number(1.0..=64.0))),
+    option("weight", "max_factor", sets!(policy.weight.max_factor, |v| v.number(MAX_FACTOR))),
     option("weight", "relax_after", sets!(policy.weight.relax_after, |v| v.duration(PERIOD))),
     option("weight", "relax_step", sets!(policy.weight.relax_step, |v| v.number(0.01..=1.0))),
 
     option("placement", "allowed", sets!(policy.placement.allowed, |v| v.unless("all", Value::cpu_set))),
     option("placement", "rest", sets!(policy.placement.rest, |v| v.duration(PERIOD))),
 
-    option("balloon", "floor", sets!(policy.balloon.floor, |v| v.size(KiB::from_mib(16)..=KiB::from_mib(1 << 20)))),
+    option("balloon", "floor", sets!(policy.balloon.floor, |v| v.size(FLOOR))),
     option("balloon", "guard", sets!(policy.balloon.guard, |v| v.size(KiB::from_mib(16)..=KiB::from_mib(1 << 20)))),
     option("balloon", "window", sets!(policy.balloon.window, |v| v.duration(PERIOD))),
     option("balloon", "step_permille", sets!(policy.balloon.step_permille, |v| v.whole(1..=500))),
@@ -96,6 +97,8 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("guard", "max_changes", sets!(policy.guard.max_changes, |v| v.whole(1..=10_000))),
     option("guard", "max_pin_part", sets!(policy.guard.max_pin_part, |v| v.number(0.0..=1.0))),
     option("guard", "oscillation_hold", sets!(policy.guard.oscillation_hold, |v| v.duration(PERIOD))),
+    option("guard", "enforce", sets!(policy.guard.enforce, |v| v.boolean())),
+    option("guard", "suspend_for_change", sets!(policy.guard.suspend_for_change, |v| v.boolean())),
 
     option("overhead", "enabled", sets!(policy.overhead.enabled, |v| v.boolean())),
     option("overhead", "budget", sets!(policy.overhead.budget, |v| v.number(0.0001..=1.0))),
@@ -103,12 +106,41 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
 ];
 
 /// Every option of a `[[domain]]` entry.
+#[rustfmt::skip]
 pub(super) const DOMAIN_OPTIONS: &[Choice<DomainPolicy>] = &[
     option("domain", "name", sets!(name, |v| v.name())),
-    option("domain", "class", sets!(class, |v| v.word())),
-    option("domain", "mode", sets!(mode, |v| v.unless("default", Value::word))),
-    option("domain", "protected", sets!(protected, |v| v.names())),
+    option("domain", "class", sets!(wishes.class, |v| v.word().map(Some))),
+    option("domain", "mode", sets!(wishes.mode, |v| v.unless("default", Value::word))),
+    option("domain", "modes", |entry, v| v.table(entry, MODES)),
+    option("domain", "protected", sets!(wishes.protected, |v| v.names())),
+    option("domain", "floor", sets!(wishes.floor, |v| v.size(FLOOR).map(Some))),
+    option("domain", "weight", |entry, v| v.table(entry, WEIGHT)),
+    option("domain", "pcpus", sets!(wishes.pcpus, |v| v.unless("all", Value::cpu_set))),
+    option("domain", "enforce", sets!(wishes.enforce, |v| v.boolean().map(Some))),
+    option("domain", "suspend_for_change", sets!(wishes.suspend_for_change, |v| v.boolean().map(Some))),
 ];
+
+/// The modes of one domain by actuator.
+const MODES: &[Choice<DomainPolicy>] = &[
+    option("domain.modes", "ladder", |entry, v| own_mode(entry, Actuator::Ladder, v)),
+    option("domain.modes", "weight", |entry, v| own_mode(entry, Actuator::Weight, v)),
+    option("domain.modes", "placement", |entry, v| own_mode(entry, Actuator::Placement, v)),
+    option("domain.modes", "balloon", |entry, v| own_mode(entry, Actuator::Balloon, v)),
+    option("domain.modes", "resize", |entry, v| own_mode(entry, Actuator::Resize, v)),
+];
+
+/// The limits of one domain's weight.
+#[rustfmt::skip]
+const WEIGHT: &[Choice<DomainPolicy>] = &[
+    option("domain.weight", "max_factor", sets!(wishes.weight.max_factor, |v| v.number(MAX_FACTOR).map(Some))),
+    option("domain.weight", "min", sets!(wishes.weight.min, |v| v.whole(CPU_SHARES).map(Some))),
+    option("domain.weight", "max", sets!(wishes.weight.max, |v| v.whole(CPU_SHARES).map(Some))),
+];
+
+fn own_mode(entry: &mut DomainPolicy, actuator: Actuator, value: Value<'_>) -> Read<()> {
+    entry.wishes.set_mode_of(actuator, value.unless("default", Value::word)?);
+    Ok(())
+}
 
 fn actuator_mode(config: &mut Config, actuator: Actuator, value: Value<'_>) -> Read<()> {
     let mode = value.unless("default", Value::word)?;

@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::Config;
 use super::diagnostic::{Diagnostic, Source};
 use super::options::{Choice, DOMAIN_OPTIONS, OPTIONS};
+use super::origins::{Place as Origin, of_entry};
 use super::value::{Fault, Value, show_duration};
 
 /// More than an administrator mends at once.
@@ -27,6 +28,7 @@ pub(super) fn read(sources: &[Source]) -> (Config, Vec<Diagnostic>) {
         reader.file();
     }
     reader.check_together();
+    reader.note_origins();
     reader.wrong.sort_by_key(|(at, wrong)| (*at, wrong.line, wrong.column));
     (reader.config, reader.wrong.into_iter().map(|(_, wrong)| wrong).take(MAX_DIAGNOSTICS).collect())
 }
@@ -105,9 +107,18 @@ impl<'a> Reader<'a> {
                 self.wrong(key.span(), format!("there is no option {} in [[domain]]", key.get_ref()), help);
                 continue;
             };
+            let entry = self.config.policy.domains.len();
+            self.places.insert(of_entry(entry, choice.key), (self.at, value.span()));
             if let Err(fault) = (choice.set)(&mut domain, Value(value)) {
                 self.fault(&format!("domain.{}", choice.key), fault);
             }
+        }
+        let limits = domain.wishes.weight;
+        if let (Some(min), Some(max), Some(weight)) = (limits.min, limits.max, table.get("weight"))
+            && min > max
+        {
+            let message = format!("domain.weight: min ({min}) is more than max ({max})");
+            self.wrong(weight.span(), message, "lower min or raise max");
         }
         let Some(name) = table.get("name") else {
             let help = "add name = \"...\"; * stands for any run of characters";
@@ -125,6 +136,16 @@ impl<'a> Reader<'a> {
             );
         }
         self.config.policy.domains.push(domain);
+    }
+
+    /// Where each value that counts was written.
+    fn note_origins(&mut self) {
+        for (option, (at, span)) in &self.places {
+            if let Some(source) = self.sources.get(*at) {
+                let place = Origin { path: source.path.clone(), line: source.line_of(span.start) };
+                self.config.origins.insert(option.clone(), place);
+            }
+        }
     }
 
     fn fault(&mut self, option: &str, fault: Fault) {

@@ -1,6 +1,6 @@
 //! Tests of the configuration: defaults, drop-ins, and one test for each kind of mistake.
 
-use kvmpilot_core::policy::{Actuator, Class, ClassSetting, DomainPolicy, Mode};
+use kvmpilot_core::policy::{Actuator, Class, ClassSetting, DomainPolicy, Mode, Source, WeightLimits};
 use kvmpilot_core::units::KiB;
 use tempfile::TempDir;
 
@@ -35,6 +35,11 @@ fn mistake(text: &str) -> String {
     mistakes(&[("kvmpilot.toml", text)])
 }
 
+/// What was read, wherever it was written.
+fn values(config: &Config) -> (&Policy, &DaemonConfig) {
+    (&config.policy, &config.daemon)
+}
+
 /// The shipped file with every option in force.
 fn uncommented() -> String {
     let is_option = |line: &str| {
@@ -46,7 +51,8 @@ fn uncommented() -> String {
 #[test]
 fn the_shipped_file_is_the_defaults_and_leaves_nothing_out() {
     assert_eq!(load_text(SHIPPED).unwrap(), Config::default());
-    assert_eq!(load_text(&uncommented()).unwrap(), Config::default());
+    let loaded = load_text(&uncommented()).unwrap();
+    assert_eq!(values(&loaded), values(&Config::default()));
 
     let table: toml::Table = uncommented().parse().unwrap();
     let written: usize = table.values().map(|section| section.as_table().unwrap().len()).sum();
@@ -68,10 +74,10 @@ fn every_option_sets_something_of_its_own() {
         let config = VALUES
             .iter()
             .filter_map(|value| load_text(&text(value)).ok())
-            .find(|config| *config != Config::default())
+            .find(|config| values(config) != values(&Config::default()))
             .unwrap_or_else(|| panic!("{} sets nothing", text("...")));
         for (other, same) in &seen {
-            assert_ne!(config, *same, "{} and {other}", text("..."));
+            assert_ne!(values(&config), values(same), "{} and {other}", text("..."));
         }
         seen.push((text("..."), config));
         let message = mistake(&text("1979-05-27"));
@@ -104,10 +110,19 @@ fn the_shipped_example_of_a_domain_shows_all_its_options() {
         .filter_map(|line| line.strip_prefix("#   ").map(|line| format!("{line}\n")))
         .collect();
     let config = load_text(&example).unwrap();
-    let domain = config.policy.domain("shop-db1").unwrap();
-    assert_eq!(domain.class, ClassSetting::Latency);
-    assert_eq!(domain.mode, Some(Mode::Observe));
-    assert_eq!(domain.protected, ["postgres*"]);
+    let domain = config.policy.of("shop-db1");
+    assert_eq!(domain.class().value, ClassSetting::Latency);
+    assert_eq!(domain.mode(Actuator::Weight).value, Mode::Auto);
+    assert_eq!(domain.mode(Actuator::Balloon).value, Mode::Observe);
+    assert!(
+        domain
+            .protected()
+            .any(|(name, source)| (name, source) == ("postgres*", Source::Entry(0, "protected")))
+    );
+    assert_eq!(domain.floor().value, KiB::from_mib(512));
+    assert_eq!(domain.weight_limits(), WeightLimits { max_factor: 4.0, min: Some(512), max: Some(8192) });
+    assert_eq!(domain.pcpus().value.unwrap().to_string(), "2-7");
+    assert!(domain.enforce().value && !domain.suspend_for_change().value);
     let table: toml::Table = example.parse().unwrap();
     for option in DOMAIN_OPTIONS {
         assert!(table["domain"][0].get(option.key).is_some(), "{}", option.key);
@@ -145,9 +160,31 @@ fn drop_ins_overrule_in_order_and_domains_add_up() {
     assert_eq!(policy.periods.guest, Duration::from_secs(20));
     assert_eq!(policy.actuator_modes, []);
     assert_eq!(policy.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(policy.class("a"), ClassSetting::Batch);
-    assert_eq!(policy.class("c"), ClassSetting::Auto);
+    assert_eq!(policy.of("a").class().value, ClassSetting::Batch);
+    assert_eq!(policy.of("c").class().value, ClassSetting::Auto);
     assert_eq!(Class::default(), Class::Standard);
+}
+
+#[test]
+fn it_is_known_where_each_value_stands() {
+    let (directory, main) = directory(&[
+        ("kvmpilot.toml", "[modes]\ndefault = 'auto'\n\n[[domain]]\nname = 'web'\nfloor = '64MiB'\n"),
+        (
+            "conf.d/a.toml",
+            "[modes]\n\nweight = 'observe'\n[[domain]]\nname = '*'\nmodes = { ladder = 'observe' }",
+        ),
+    ]);
+    let Config { policy, origins, .. } = load(Some(&main)).unwrap();
+    let stands = |source| {
+        let place = origins.place(source)?.to_string();
+        Some(place.replace(&format!("{}/", directory.path().display()), ""))
+    };
+    let (web, other) = (policy.of("web"), policy.of("other"));
+    assert_eq!(stands(web.mode(Actuator::Ladder).source).unwrap(), "kvmpilot.toml:2");
+    assert_eq!(stands(web.mode(Actuator::Weight).source).unwrap(), "conf.d/a.toml:3");
+    assert_eq!(stands(web.floor().source).unwrap(), "kvmpilot.toml:6");
+    assert_eq!(stands(other.mode(Actuator::Ladder).source).unwrap(), "conf.d/a.toml:6");
+    assert_eq!(stands(other.floor().source), None, "a default stands nowhere");
 }
 
 #[test]
@@ -221,6 +258,22 @@ fn says_what_a_value_should_have_been() {
         ("[daemon]\nlibvirt_uri = ''", "must not be empty", "leave the key out"),
         ("[agent]\nenabled = 'yes'", "wants true or false, but this is of type string", "without quotes"),
         ("loops = 3", "loops is a section", "write [loops]"),
+        (
+            "[[domain]]\nname = 'a'\nmodes = 'auto'",
+            "domain.modes: wants a table",
+            "ladder, weight, placement, balloon",
+        ),
+        ("[[domain]]\nname = 'a'\nmodes = { cpu = 'auto' }", "there is no cpu in it", "the keys are ladder"),
+        (
+            "[[domain]]\nname = 'a'\nweight.max_factor = 65",
+            "domain.weight: max_factor: 65 is too large",
+            "64",
+        ),
+        (
+            "[[domain]]\nname = 'a'\nweight = { min = 9, max = 8 }",
+            "min (9) is more than max (8)",
+            "lower min",
+        ),
         ("[domain]\nname = 'a'", "there can be several domains", "[[domain]]"),
         ("[[domain]]\nclass = 'batch'", "this domain has no name", "add name"),
         (

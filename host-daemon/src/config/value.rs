@@ -11,6 +11,8 @@ use serde::de::value::{Error as WordError, StrDeserializer};
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::options::Choice;
+
 /// What is wrong with a value, before it is known in which file it stands.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -194,6 +196,23 @@ impl Value<'_> {
         Ok(set)
     }
 
+    /// A table of options of its own, all of which set something in `target`.
+    pub(super) fn table<T>(&self, target: &mut T, choices: &[Choice<T>]) -> Read<()> {
+        let keys = || choices.iter().map(|choice| choice.key).collect::<Vec<_>>().join(", ");
+        let Some(table) = self.0.get_ref().as_table() else {
+            return Err(self.wants("a table", format!("write {{ KEY = VALUE }}; the keys are {}", keys())));
+        };
+        for (key, value) in table {
+            let Some(choice) = choices.iter().find(|choice| choice.key == key.get_ref()) else {
+                let message = format!("there is no {} in it", key.get_ref());
+                return Err(Fault { span: key.span(), message, help: format!("the keys are {}", keys()) });
+            };
+            (choice.set)(target, Value(value))
+                .map_err(|fault| Fault { message: format!("{}: {}", choice.key, fault.message), ..fault })?;
+        }
+        Ok(())
+    }
+
     pub(super) fn names(&self) -> Read<Vec<String>> {
         const HELP: &str = "write a list like [\"sshd*\", \"cron\"]";
         let Some(list) = self.0.get_ref().as_array() else { return Err(self.wants("a list of names", HELP)) };
@@ -202,7 +221,7 @@ impl Value<'_> {
 }
 
 /// As it is written in the file: the largest unit that gives a whole number.
-pub(super) fn show_duration(duration: &Duration) -> String {
+pub(crate) fn show_duration(duration: &Duration) -> String {
     show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATION_UNITS)
 }
 

@@ -7,7 +7,7 @@ use kvmpilot_core::policy::Actuator;
 use tokio::sync::oneshot;
 use tokio::task::block_in_place;
 
-use super::{Daemon, wall_unix_ms};
+use super::{Daemon, mode_of, wall_unix_ms};
 use crate::act::Outcome;
 use crate::api::views::{CommandReply, RestoreView};
 use crate::api::{Command, CommandError, CommandRequest};
@@ -62,12 +62,10 @@ impl Daemon {
         self.check_free(domain)?;
         let now = self.began.elapsed();
         let proposal = self.book.undo(id, now)?;
-        let admitted =
-            block_in_place(|| self.book.admit(vec![proposal], &self.config.policy, now, wall_unix_ms()));
+        let mode = mode_of(&self.config.policy, &self.latest);
+        let admitted = block_in_place(|| self.book.admit(vec![proposal], mode, now, wall_unix_ms()));
         let mut orders = admitted.map_err(|error| CommandError::Failed(error.to_string()))?;
-        orders.pop().ok_or_else(|| {
-            CommandError::Failed("mode observe changes nothing; set another mode first".to_owned())
-        })
+        orders.pop().ok_or_else(|| CommandError::Failed("that is nothing that kvmpilot can undo".to_owned()))
     }
 
     fn check_free(&self, domain: Uuid) -> Result<(), CommandError> {
@@ -132,6 +130,7 @@ impl Daemon {
                     );
                 }
                 self.config.policy = config.policy;
+                self.config.origins = config.origins;
                 self.recordings.event(|| Event::Policy { policy: Box::new(self.config.policy.clone()) });
                 self.config_problem = None;
                 self.paused = false;

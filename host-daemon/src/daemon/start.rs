@@ -9,7 +9,7 @@ use kvmpilot_core::decide::{History, Overhead};
 use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
-use kvmpilot_core::policy::Mode;
+use kvmpilot_core::policy::{Actuator, Mode};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -99,9 +99,9 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     // First of all: a SIGHUP that comes before there is a handler would end us.
     let signals = Signals::new().map_err(DaemonError::Signals)?;
     if options.once {
+        // No domain's own metadata may ask for more either.
         config.policy.mode = Mode::Observe;
-        config.policy.actuator_modes.clear();
-        config.policy.domains.iter_mut().for_each(|domain| domain.mode = None);
+        config.policy.actuator_modes = Actuator::ALL.map(|actuator| (actuator, Mode::Observe)).to_vec();
         config.policy.periods.cycle = config.policy.periods.cycle.min(ONCE_CYCLE);
     }
     let store = Store::open(&config.daemon.state_directory, config.daemon.store)?;
@@ -123,7 +123,9 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let (commands, requests) = mpsc::channel(16);
     let (watches, asked) = mpsc::channel(16);
     let (recorders, recordings) = mpsc::channel(4);
-    let context = ApiContext { views: shown.clone(), commands, watches, recorders, store: store.clone() };
+    let (asks, questions) = mpsc::channel(16);
+    let store_too = store.clone();
+    let context = ApiContext { views: shown.clone(), commands, watches, recorders, asks, store: store_too };
     let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
     let mut daemon = Daemon {
         config_path: options.config_path,
@@ -156,6 +158,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         waiting: BTreeMap::new(),
         latest: Model::default(),
         findings: BTreeMap::new(),
+        wishes: BTreeMap::new(),
         unread: Vec::new(),
         wanted: options.once.then(Vec::new),
         cycles: 0,
@@ -170,7 +173,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let server = api::serve(socket, context).await?;
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
-    daemon.run(requests, asked, recordings, signals).await;
+    daemon.run(requests, asked, recordings, questions, signals).await;
     if let Some(wanted) = daemon.wanted.take() {
         report(&shown.borrow(), &wanted);
     }

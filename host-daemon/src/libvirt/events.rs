@@ -52,6 +52,11 @@ pub enum DomainEvent {
         /// The domain.
         domain: Uuid,
     },
+    /// Its metadata changed: its own word about kvmpilot may be another one.
+    MetadataChanged {
+        /// The domain.
+        domain: Uuid,
+    },
     /// A migration, backup or snapshot ended.
     JobCompleted {
         /// The domain.
@@ -178,6 +183,10 @@ impl Registration {
                 (
                     sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
                     transmute::<sys::virConnectDomainEventDeviceRemovedCallback, Generic>(Some(on_device)),
+                ),
+                (
+                    sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE,
+                    transmute::<sys::virConnectDomainEventMetadataChangeCallback, Generic>(Some(on_metadata)),
                 ),
                 (
                     sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED,
@@ -357,6 +366,17 @@ unsafe extern "C" fn on_device(
 ) {
     // SAFETY: called by libvirt with our opaque.
     unsafe { tell(domain, opaque, true, |domain| DomainEvent::DevicesChanged { domain }) };
+}
+
+unsafe extern "C" fn on_metadata(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _type: c_int,
+    _uri: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: called by libvirt with our opaque.
+    unsafe { tell(domain, opaque, true, |domain| DomainEvent::MetadataChanged { domain }) };
 }
 
 unsafe extern "C" fn on_job(

@@ -4,18 +4,15 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvmpilot_core::sample::WINDOWS;
+use kvmpilot_core::sample::{PolicySample, WINDOWS};
 use roxmltree::{Document, Node};
 use uuid::Uuid;
 
 use super::error::ErrorKind;
+use super::metadata;
 use super::refusal::balloon_refusal;
 
-/// Namespace of our element in the metadata of domains.
-pub(super) const POLICY_NAMESPACE: &str = "https://kvmpilot.dev/policy/1";
-/// Its name.
-pub(super) const POLICY_ELEMENT: &str = "policy";
-/// Namespace of libosinfo's element there.
+/// Namespace of libosinfo's element in the metadata.
 const OSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
 /// The agent's channel.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
@@ -41,8 +38,8 @@ pub(super) struct Facts {
     pub(super) vcpus: Vec<u32>,
     /// How many iothreads it was given.
     pub(super) iothreads: u32,
-    /// Attributes of `<kvmpilot:policy>` in the metadata.
-    pub(super) policy: Option<Vec<(String, String)>>,
+    /// What it says about kvmpilot.
+    pub(super) policy: Option<PolicySample>,
 }
 
 impl Facts {
@@ -80,14 +77,7 @@ impl Facts {
             iothreads: child(domain, "iothreads")
                 .and_then(|iothreads| iothreads.text()?.trim().parse().ok())
                 .unwrap_or(0),
-            policy: child(domain, "metadata")
-                .and_then(|metadata| {
-                    metadata.children().find(|node| node.has_tag_name((POLICY_NAMESPACE, POLICY_ELEMENT)))
-                })
-                .map(|policy| {
-                    let attributes = policy.attributes();
-                    attributes.map(|at| (at.name().to_owned(), at.value().to_owned())).collect()
-                }),
+            policy: metadata::find(domain),
         })
     }
 }
@@ -202,7 +192,10 @@ mod tests {
             user_networking: true,
             vcpus: vec![0, 1],
             iothreads: 2,
-            policy: Some(vec![("class".to_owned(), "latency".to_owned())]),
+            policy: Some(PolicySample {
+                settings: vec![("class".to_owned(), "latency".to_owned())],
+                wrong: Vec::new(),
+            }),
         };
         assert_eq!(facts, expected);
     }

@@ -15,6 +15,7 @@ mod error;
 mod events;
 mod facts;
 mod ffi;
+mod metadata;
 mod pool;
 mod read;
 mod refusal;
@@ -35,6 +36,7 @@ use uuid::Uuid;
 
 pub use error::{Error, ErrorKind};
 pub use events::{DomainEvent, Events, Lifecycle};
+pub use metadata::{OwnWord, Scope};
 use pool::{Pool, Refusal};
 pub use read::{ActiveDomain, DomainReading};
 use session::{Link, Session};

@@ -154,7 +154,6 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
         vcpus: online.iter().map(|number| VcpuSample { number: *number, pin: None }).collect(),
         emulator_pin: None,
         iothreads: Vec::new(),
-        policy: facts.policy.clone(),
         cpu_shares: None,
         memory_maximum_kib: info.max_mem,
         balloon: None,
@@ -168,6 +167,7 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
             .map(|tap| InterfaceSample { device: tap.clone(), ..InterfaceSample::default() })
             .collect(),
         user_networking: facts.user_networking,
+        policy: facts.policy.clone(),
         threads: Vec::new(),
         detail: None,
     };

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use kvmpilot_core::CpuSet;
-use kvmpilot_core::sample::DomainState;
+use kvmpilot_core::sample::{DomainState, PolicySample};
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use super::{DomainEvent, ErrorKind, Events, Libvirt, Lifecycle, Options, Status};
+use super::{DomainEvent, ErrorKind, Events, Libvirt, Lifecycle, Options, Scope, Status};
 
 /// All connections to `test:///default` in a process see the same domain, so tests that use it take turns.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -60,6 +60,38 @@ async fn reads_a_domain() {
     assert_eq!(missing, ["cpu_shares", "job"], "{:?}", reading.missing);
     assert_eq!(reading.missing[0].domain.as_deref(), Some("test"));
     assert!(libvirt.balloon_current_kib(uuid).await.unwrap() > 0);
+}
+
+#[tokio::test]
+async fn a_domain_s_own_word_is_written_read_and_announced() {
+    let (libvirt, _turn) = connected(Options::default()).await;
+    let uuid = only_domain(&libvirt).await;
+    assert_eq!(libvirt.read_domain(uuid).await.unwrap().sample.policy, None);
+    let mut events = libvirt.events();
+    let hostile = "<&\">]]>'";
+    let settings: Vec<_> = [("class", "latency"), ("protected", hostile)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+    libvirt.set_own_word(uuid, Scope::Live, &settings).await.unwrap();
+    assert_eq!(next_of_domain(&mut events).await, DomainEvent::MetadataChanged { domain: uuid });
+    let expected = PolicySample { settings, wrong: Vec::new() };
+    assert_eq!(libvirt.read_domain(uuid).await.unwrap().sample.policy.as_ref(), Some(&expected));
+    for name in ["test".to_owned(), uuid.to_string()] {
+        let word = libvirt.own_word(&name).await.unwrap();
+        assert_eq!((word.uuid, word.name.as_str()), (uuid, "test"));
+        assert_eq!(word.said, [(Scope::Live, Some(expected.clone())), (Scope::Stored, None)]);
+    }
+    libvirt.set_own_word(uuid, Scope::Live, &[]).await.unwrap();
+    assert_eq!(libvirt.read_domain(uuid).await.unwrap().sample.policy, None);
+
+    for name in ["nobody", "", "te\0st", &Uuid::from_u128(1).to_string()] {
+        assert_eq!(libvirt.own_word(name).await.unwrap_err().kind, ErrorKind::DomainGone, "{name:?}");
+    }
+    for (name, value) in [("a b", "x"), ("a='1' b", "x"), ("", "x"), ("class", "x\0"), ("class", "a\nb")] {
+        let bad = [(name.to_owned(), value.to_owned())];
+        let error = libvirt.set_own_word(uuid, Scope::Live, &bad).await.unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::Invalid(_)), "{error}");
+    }
 }
 
 #[tokio::test]

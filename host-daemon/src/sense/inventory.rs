@@ -231,6 +231,7 @@ const fn domain_of(event: DomainEvent) -> Option<Uuid> {
         | DomainEvent::Tuned { domain }
         | DomainEvent::Agent { domain, .. }
         | DomainEvent::DevicesChanged { domain }
+        | DomainEvent::MetadataChanged { domain }
         | DomainEvent::JobCompleted { domain } => Some(domain),
         // Balloons move in many small steps; the sweep sees where they end.
         DomainEvent::BalloonChanged { .. } | DomainEvent::Resync => None,

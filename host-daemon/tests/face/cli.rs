@@ -30,6 +30,9 @@ fn every_json_is_as_documented() {
         (&["why", "1"], "order"),
         (&["steal"], "steal"),
         (&["doctor", "--config", "/dev/null"], "doctor"),
+        (&["explain", "web"], "explain"),
+        (&["policy", "show", "web"], "policy"),
+        (&["policy", "set", "web", "class=latency"], "policy"),
         (&["orders", "approve", "2"], "command"),
         (&["version"], "version"),
     ] {

@@ -152,6 +152,7 @@ fn without_a_daemon_behind_it_commands_say_so() {
         commands,
         watches,
         recorders: tokio::sync::mpsc::channel(1).0,
+        asks: tokio::sync::mpsc::channel(1).0,
         store: face.store.clone(),
     };
     let listen = kvmpilot::api::Listen::new(&socket, "x");

@@ -5,6 +5,7 @@
 
 mod cli;
 mod hostile;
+mod policy;
 mod record;
 mod schema;
 mod server;

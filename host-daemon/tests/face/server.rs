@@ -6,13 +6,14 @@ use std::process::{Command as Process, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kvmpilot::api::views::{CommandReply, DomainDetailView, OrdersView, RestoreView, Views};
+use kvmpilot::api::views::{CommandReply, DomainDetailView, OrdersView, PolicyView, RestoreView, Views};
 use kvmpilot::api::{
-    ApiContext, Command, CommandError, CommandRequest, Limits, Listen, RecordingRequest, Server, serve,
+    ApiContext, Ask, Command, CommandError, CommandRequest, Limits, Listen, RecordingRequest, Server, serve,
 };
 use kvmpilot::store::{self, Store};
 use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
 use kvmpilot_core::order::{OrderState, WorkOrder};
+use kvmpilot_core::policy::Change;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -43,11 +44,16 @@ pub(crate) fn views() -> Views {
     }
 }
 
+/// Who asked for which change of which domain's own policy.
+pub(crate) type Changes = Arc<Mutex<Vec<(String, Change, u32)>>>;
+
 /// The server and what its made-up daemon was asked.
 pub(crate) struct Face {
     pub(crate) socket: PathBuf,
     pub(crate) store: Store,
     pub(crate) commands: Arc<Mutex<Vec<(Command, u32)>>>,
+    /// Changes of domains' own policies that were asked for.
+    pub(crate) changes: Changes,
     /// Until a test takes it, nobody answers who wants to record.
     pub(crate) recordings: Mutex<Option<mpsc::Receiver<RecordingRequest>>>,
     pub(crate) watched: Watched,
@@ -82,10 +88,25 @@ impl Face {
         let (watches, asked) = mpsc::channel(4);
         let watched = Watched::default();
         runtime.spawn(watcher(asked, Arc::clone(&watched)));
-        let context = ApiContext { views: shown, commands: sender, watches, recorders, store: store.clone() };
+        let (asks, questions) = mpsc::channel(4);
+        let asked_for = Arc::default();
+        runtime.spawn(explainer(questions, Arc::clone(&asked_for)));
+        let context =
+            ApiContext { views: shown, commands: sender, watches, recorders, asks, store: store.clone() };
         let listen = Listen::new(&socket, "no-such-group").with_limits(limits);
         let server = Some(runtime.block_on(serve(listen, context)).unwrap());
-        Self { socket, store, commands, recordings, watched, views, server, runtime, directory }
+        Self {
+            socket,
+            store,
+            commands,
+            changes: asked_for,
+            recordings,
+            watched,
+            views,
+            server,
+            runtime,
+            directory,
+        }
     }
 
     /// Runs the command line against this server.
@@ -109,6 +130,33 @@ pub(crate) fn kvmpilot(socket: &Path, arguments: &[&str]) -> Output {
 
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Explains `web` as documented, and says that what is asked for was done; knows no other domain.
+async fn explainer(mut asks: mpsc::Receiver<Ask>, changes: Changes) {
+    while let Some(ask) = asks.recv().await {
+        match ask {
+            Ask::Explain { domain, reply } => {
+                let known = domain == "web";
+                reply.send(if known {
+                    Ok(example("explain"))
+                } else {
+                    Err(CommandError::NoSuchDomain(domain))
+                })
+            }
+            .map_err(|_| "nobody waits")
+            .unwrap(),
+            Ask::Policy { domain, change, reply } => {
+                let mut view: PolicyView = example("policy");
+                view.domain.clone_from(&domain);
+                if let Some((change, by_uid)) = change {
+                    view.message = Some(format!("{domain}: wrote it"));
+                    changes.lock().unwrap().push((domain, change, by_uid));
+                }
+                reply.send(Ok(view)).map_err(|_| "nobody waits").unwrap();
+            }
+        }
+    }
 }
 
 /// Approves what is proposed, is too slow for order 99, and restores two of three values.

@@ -24,6 +24,7 @@ fn serve_at(face: &Face, socket: &Path, group: &str) -> Result<kvmpilot::api::Se
         commands,
         watches,
         recorders: tokio::sync::mpsc::channel(1).0,
+        asks: tokio::sync::mpsc::channel(1).0,
         store: face.store.clone(),
     };
     face.runtime.block_on(serve(Listen::new(socket, group), context))

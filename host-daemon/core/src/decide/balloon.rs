@@ -50,7 +50,7 @@ pub(super) fn reclaimable(domain: &DomainModel, policy: &Policy, history: &Histo
     if domain.balloon_refusal.is_some() {
         return None;
     }
-    let idle = domain.balloon?.current - least_memory(domain, &policy.balloon, history)?;
+    let idle = domain.balloon?.current - least_memory(domain, &policy.of(domain).balloon(), history)?;
     (idle >= domain.memory_maximum.part(0.01).max(KiB(1))).then_some(idle)
 }
 
@@ -80,7 +80,7 @@ pub(super) fn inflate(
         ));
     }
     let idle = reclaimable(domain, policy, history)?;
-    let enough = least_memory(domain, &policy.balloon, history)?;
+    let enough = least_memory(domain, &policy.of(domain).balloon(), history)?;
     let current = domain.balloon?.current;
     let entry = history.domains.get_mut(&domain.uuid)?;
     if entry.states.idle_memory < policy.state.cycles || model.at < entry.no_inflation_until {

@@ -30,7 +30,7 @@ pub struct ClassHistory {
 /// The class that counts for a domain: the configured one, else the inferred one.
 #[must_use]
 pub fn class_of(domain: &DomainModel, policy: &Policy, history: &History) -> Class {
-    match policy.class(&domain.name) {
+    match policy.of(domain).class().value {
         ClassSetting::Latency => Class::Latency,
         ClassSetting::Standard => Class::Standard,
         ClassSetting::Batch => Class::Batch,

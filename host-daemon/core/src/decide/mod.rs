@@ -9,6 +9,7 @@ mod class;
 mod guard;
 pub mod history;
 mod overhead;
+mod own_word;
 mod placement;
 mod priority;
 mod state;
@@ -65,6 +66,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     let mut findings = history.observe(model);
     for domain in running(model) {
         class::infer(domain, policy, history);
+        findings.extend(own_word::check(domain, policy));
     }
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;

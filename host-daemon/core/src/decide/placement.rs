@@ -45,7 +45,8 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
     let separates = !reserved.is_empty() && guard::may_pin_at_once(&aggressors, model, policy);
     for aggressor in running(model) {
         if separates && takes_from(aggressor, &in_need) {
-            proposals.extend(confine(aggressor, &in_need, &reserved, &online, &allowed, policy, history));
+            let own = policy.of(aggressor).pcpus().value.unwrap_or_else(|| online.clone());
+            proposals.extend(confine(aggressor, &in_need, &reserved, &online, &own, policy, history));
         } else if !takes_from(aggressor, &victims) && is_confined(aggressor, history) {
             unneeded.push(aggressor);
         }

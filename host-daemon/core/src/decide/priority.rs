@@ -78,14 +78,12 @@ pub fn scarcity(
 /// Why the application is never touched, if so.
 #[must_use]
 pub fn protection(application: &Application, domain: &DomainModel, policy: &Policy) -> Option<String> {
-    let own = policy.domain(&domain.name).map(|domain| domain.protected.as_slice()).unwrap_or_default();
     let root = application.processes.first()?;
     if root.sample.key.pid == 1 {
         return Some("the guest's first process".to_owned());
     }
-    let pattern =
-        policy.ladder.protected.iter().chain(own).find(|pattern| matches_pattern(pattern, &root.sample.name));
-    if let Some(pattern) = pattern {
+    let mut patterns = policy.of(domain).protected();
+    if let Some((pattern, _)) = patterns.find(|(pattern, _)| matches_pattern(pattern, &root.sample.name)) {
         return Some(format!("on the protected list ({pattern})"));
     }
     let movable = application.processes.iter().any(is_movable);

@@ -12,7 +12,7 @@ use crate::model::{
     VcpuModel,
 };
 use crate::order::Action;
-use crate::policy::{Class, DomainPolicy, Level};
+use crate::policy::{Class, ClassSetting, DomainPolicy, Level, Wishes};
 use crate::sample::{IothreadSample, ProcessKey, ProcessSample, SchedPolicy, ThreadRole, ThreadSource};
 use crate::topology::{Pcpu, Topology};
 use crate::units::KiB;
@@ -55,10 +55,10 @@ fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pcpus: u32) -
         threads,
         emulator_pin: Some(CpuSet::first(pcpus)),
         iothreads: vec![IothreadSample { number: 1, pin: Some(CpuSet::first(pcpus)) }],
-        policy: None,
         cpu_shares: Some(1024),
         memory_maximum: KiB::from_mib(1024),
         balloon: None,
+        metadata: None,
         balloon_refusal: None,
         os: None,
         agent_connected: None,
@@ -489,7 +489,8 @@ proptest! {
         let mut model = host(4, domains);
         let mut policy = Policy::default();
         policy.balloon.guard = KiB::from_mib(32);
-        policy.domains.push(DomainPolicy { name: "d1".into(), class: crate::policy::ClassSetting::Latency, ..DomainPolicy::default() });
+        let wishes = Wishes { class: Some(ClassSetting::Latency), ..Wishes::default() };
+        policy.domains.push(DomainPolicy { name: "d1".into(), wishes });
         let mut history = History::default();
         for step in later {
             for (domain, (run, wait, packets, demand, runnable)) in model.domains.iter_mut().zip(step) {

@@ -14,7 +14,7 @@ use super::{finding, input, propose, running};
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Metric, Prediction, Proposal, Reason};
-use crate::policy::{Class, Policy, WeightPolicy};
+use crate::policy::{Class, Policy, WeightLimits};
 use crate::sample::Runner;
 use crate::units::Ratio;
 
@@ -212,7 +212,7 @@ impl Victim<'_> {
         let Self { domain, wait, target, model, .. } = self;
         let Some((current, shares)) = weight_of(domain, history) else { return };
         let factor = odds(*target) / odds(wait.0).max(0.001);
-        let to = limited(as_float(current) * factor, shares, &policy.weight);
+        let to = limited(as_float(current) * factor, shares, policy.of(*domain).weight_limits());
         let raised = as_float(to.max(1)) / as_float(current.max(1));
         if to > current {
             let summary = format!(
@@ -242,7 +242,7 @@ impl Victim<'_> {
         for aggressor in all {
             let Some((current, shares)) = weight_of(aggressor, history) else { continue };
             let original = as_float(shares.original.unwrap_or(current));
-            let to = limited(original * lowest / missing, shares, &policy.weight);
+            let to = limited(original * lowest / missing, shares, policy.of(aggressor).weight_limits());
             let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
             if to < current && !known {
                 let summary = format!(
@@ -335,12 +335,13 @@ fn weight_of<'a>(domain: &DomainModel, history: &'a History) -> Option<(u64, &'a
     Some((domain.cpu_shares?, &history.domains.get(&domain.uuid)?.shares))
 }
 
-/// `wanted` inside the policy's factor around the original, and inside what cgroups accept.
-fn limited(wanted: f64, shares: &Managed<u64>, policy: &WeightPolicy) -> u64 {
+/// `wanted` inside the domain's limits, and inside what cgroups accept. The original is always inside, so that it can go back.
+fn limited(wanted: f64, shares: &Managed<u64>, limits: WeightLimits) -> u64 {
+    let WeightLimits { max_factor, min, max } = limits;
     let original = shares.original.unwrap_or(1024);
-    let most = round(as_float(original) * policy.max_factor).clamp(original, original.max(*VALID.end()));
-    let least = round(as_float(original) / policy.max_factor).clamp(*VALID.start().min(&original), original);
-    round(wanted).clamp(least, most)
+    let most = round(as_float(original) * max_factor).min(*VALID.end()).min(max.unwrap_or(u64::MAX));
+    let least = round(as_float(original) / max_factor).max(*VALID.start()).max(min.unwrap_or(0));
+    round(wanted).clamp(least.min(original), most.max(original))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "weights are below 2^18")]

@@ -9,6 +9,7 @@ use super::{
     BalloonModel, DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of,
 };
 use crate::CpuSet;
+use crate::policy::{Metadata, Subject};
 use crate::sample::{
     DomainSample, DomainState, InterfaceSample, IothreadSample, ThreadRole, ThreadSample, ThreadSource,
 };
@@ -35,14 +36,14 @@ pub struct DomainModel {
     pub emulator_pin: Option<CpuSet>,
     /// iothreads with their live pins.
     pub iothreads: Vec<IothreadSample>,
-    /// What its metadata says about kvmpilot, name and value.
-    pub policy: Option<Vec<(String, String)>>,
     /// CPU weight.
     pub cpu_shares: Option<u64>,
     /// Largest memory without a restart.
     pub memory_maximum: KiB,
     /// Balloon and the guest's memory.
     pub balloon: Option<BalloonModel>,
+    /// What its own XML says about kvmpilot.
+    pub metadata: Option<Arc<Metadata>>,
     /// Why the balloon must not be touched.
     pub balloon_refusal: Option<String>,
     /// What runs in the guest, as its metadata says: an identifier of libosinfo's.
@@ -116,6 +117,12 @@ pub struct InterfaceModel {
     pub sent_packets_per_s: Option<f64>,
 }
 
+impl<'a> From<&'a DomainModel> for Subject<'a> {
+    fn from(domain: &'a DomainModel) -> Self {
+        Self { name: &domain.name, metadata: domain.metadata.as_deref() }
+    }
+}
+
 impl DomainModel {
     /// Derives the window; without `begin` (a domain that has just come) rates are `None`.
     #[must_use]
@@ -168,7 +175,6 @@ impl DomainModel {
             vcpus,
             emulator_pin: end.emulator_pin.clone(),
             iothreads: end.iothreads.clone(),
-            policy: end.policy.clone(),
             cpu_shares: end.cpu_shares,
             memory_maximum: KiB(end.memory_maximum_kib),
             balloon: end.balloon.map(|balloon| {
@@ -181,6 +187,7 @@ impl DomainModel {
                     wall_unix_s,
                 )
             }),
+            metadata: end.policy.as_ref().map(|policy| Arc::new(Metadata::read(policy))),
             balloon_refusal: end.balloon_refusal.clone(),
             os: end.os.clone(),
             agent_connected: end.agent_connected,

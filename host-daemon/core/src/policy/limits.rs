@@ -164,10 +164,22 @@ pub struct GuardPolicy {
     pub max_pin_part: f64,
     /// Pause of a target after it went A, B, A within 120 s; doubles each time. Default 10 min.
     pub oscillation_hold: Duration,
+    /// Whether values of ours that somebody else changed are set again, instead of left to them. Default no.
+    #[serde(default)]
+    pub enforce: bool,
+    /// Whether a domain may be paused for a change that cannot be made while it runs. Default no.
+    #[serde(default)]
+    pub suspend_for_change: bool,
 }
 
 impl Default for GuardPolicy {
     fn default() -> Self {
-        Self { max_changes: 16, max_pin_part: 0.05, oscillation_hold: Duration::from_secs(600) }
+        Self {
+            max_changes: 16,
+            max_pin_part: 0.05,
+            oscillation_hold: Duration::from_secs(600),
+            enforce: false,
+            suspend_for_change: false,
+        }
     }
 }

@@ -170,6 +170,30 @@ impl Class {
 }
 
 impl Actuator {
+    /// The option of the configuration that sets its mode.
+    #[must_use]
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Ladder => "modes.ladder",
+            Self::Weight => "modes.weight",
+            Self::Placement => "modes.placement",
+            Self::Balloon => "modes.balloon",
+            Self::Resize => "modes.resize",
+        }
+    }
+
+    /// The setting of a domain that sets its mode there.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Ladder => "mode.ladder",
+            Self::Weight => "mode.weight",
+            Self::Placement => "mode.placement",
+            Self::Balloon => "mode.balloon",
+            Self::Resize => "mode.resize",
+        }
+    }
+
     /// All of them, in the order of means: reversible and cheap first.
     pub const ALL: [Self; 5] = [Self::Ladder, Self::Weight, Self::Placement, Self::Balloon, Self::Resize];
 

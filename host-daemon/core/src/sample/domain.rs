@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DetailSample, ThreadSample};
+use super::{DetailSample, PolicySample, ThreadSample};
 use crate::CpuSet;
 
 /// libvirt's domain states.
@@ -50,9 +50,6 @@ pub struct DomainSample {
     /// iothreads with their pins.
     #[serde(default)]
     pub iothreads: Vec<IothreadSample>,
-    /// Attributes of `<kvmpilot:policy>` in its metadata, name and value; `None` without that element.
-    #[serde(default)]
-    pub policy: Option<Vec<(String, String)>>,
     /// CPU weight as libvirt's `cpu_shares`: 2 to 262144 on cgroup v1, 1 to 10000 on v2.
     pub cpu_shares: Option<u64>,
     /// Largest memory the domain can have without a restart.
@@ -74,6 +71,9 @@ pub struct DomainSample {
     /// Whether it has an interface whose network is QEMU's own (`type='user'`): then QEMU's sockets stand for the guest.
     #[serde(default)]
     pub user_networking: bool,
+    /// What its own XML says about kvmpilot; `None` where it says nothing.
+    #[serde(default)]
+    pub policy: Option<PolicySample>,
     /// QEMU's threads.
     pub threads: Vec<ThreadSample>,
     /// Where its vcpus' time goes; only in samples of the detailed pace.

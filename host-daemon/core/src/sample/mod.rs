@@ -9,6 +9,7 @@ mod flow;
 mod guest;
 mod host;
 mod own;
+mod policy;
 mod thread;
 mod watch;
 
@@ -28,6 +29,7 @@ pub use guest::{
 };
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
 pub use own::{OwnSample, ProgramSample};
+pub use policy::PolicySample;
 pub use thread::{Runner, StolenSample, ThreadRole, ThreadSample, ThreadSource};
 pub use watch::{ExitReasonSample, LatencyBucket, LatencySample, ThreadLatencySample, VcpuExitSample};
 

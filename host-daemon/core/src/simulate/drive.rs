@@ -9,7 +9,7 @@ use super::report::Report;
 use super::scenario::Scenario;
 use crate::decide::History;
 use crate::order::Proposal;
-use crate::policy::{Actuator, DomainPolicy, Mode, Policy};
+use crate::policy::{Actuator, DomainPolicy, Mode, Policy, Wishes};
 use crate::windows::{Moment, Windows};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,8 +48,7 @@ fn policy_of(scenario: &Scenario, policy: &Policy) -> Policy {
     policy.periods.cycle = Duration::from_secs(scenario.cycle_s);
     let own = scenario.domain.iter().map(|spec| DomainPolicy {
         name: if spec.count > 1 { format!("{}*", spec.name) } else { spec.name.clone() },
-        class: spec.class,
-        ..DomainPolicy::default()
+        wishes: Wishes { class: Some(spec.class), ..Wishes::default() },
     });
     policy.domains = own.collect();
     policy
@@ -99,7 +98,7 @@ impl Driver {
             let taken =
                 |other: &Proposal| (other.domain, other.action.target()) == (proposal.domain, target.clone());
             let actuator = proposal.action.actuator();
-            let mode = self.policy.mode(&proposal.domain_name, actuator);
+            let mode = self.policy.of(proposal.domain_name.as_str()).mode(actuator).value;
             let goes_ahead = mode == Mode::Auto || (proposal.release && mode != Mode::Observe);
             if goes_ahead && actuator != Actuator::Resize && !self.open.iter().any(taken) {
                 self.open.push(proposal);

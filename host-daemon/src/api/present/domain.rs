@@ -53,7 +53,7 @@ pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailVie
 fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
     let known = scene.history.domains.get(&domain.uuid);
     let states = known.map(|known| &known.states);
-    let inferred = scene.policy.class(&domain.name) == ClassSetting::Auto;
+    let inferred = scene.policy.of(domain).class().value == ClassSetting::Auto;
     let evidence = known.filter(|_| inferred).map(|known| &known.class.evidence).into_iter().flatten();
     let ratio = |ratio: Option<Ratio>| ratio.map(|ratio| ratio.0);
     DomainView {
@@ -67,7 +67,7 @@ fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
             .map(|(name, value)| format!("{name}: {value}"))
             .collect::<Vec<_>>()
             .join(", "),
-        modes: modes(&domain.name, scene),
+        modes: modes(domain, scene),
         vcpu_count: u32::try_from(domain.vcpus.len()).unwrap_or(u32::MAX),
         memory_current_kib: domain
             .balloon
@@ -102,17 +102,19 @@ fn in_force<T: Copy>(managed: &Managed<T>) -> Option<T> {
     managed.ours.or(managed.original)
 }
 
-fn modes(name: &str, scene: &Scene<'_>) -> ModesView {
-    let mode = |actuator| scene.policy.mode(name, actuator);
+fn modes(domain: &DomainModel, scene: &Scene<'_>) -> ModesView {
+    let settings = scene.policy.of(domain);
+    let mode = |actuator| settings.mode(actuator).value;
     ModesView {
         ladder: mode(Actuator::Ladder),
         weight: mode(Actuator::Weight),
         placement: mode(Actuator::Placement),
         balloon: mode(Actuator::Balloon),
+        resize: mode(Actuator::Resize),
     }
 }
 
-fn agent(domain: &DomainModel, scene: &Scene<'_>) -> AgentView {
+pub(super) fn agent(domain: &DomainModel, scene: &Scene<'_>) -> AgentView {
     let state = scene.guests.get(&domain.uuid);
     let latest = state.and_then(|state| state.latest.as_ref());
     let trouble = state.and_then(|state| state.trouble.clone());
@@ -190,7 +192,7 @@ fn balloon(domain: &DomainModel, scene: &Scene<'_>) -> Option<BalloonView> {
         available_kib: kib(balloon.available),
         unused_kib: kib(balloon.unused),
         stale: balloon.age.is_none_or(|age| age > scene.policy.balloon.stale_after),
-        floor_kib: kib(least_memory(domain, &scene.policy.balloon, scene.history)),
+        floor_kib: kib(least_memory(domain, &scene.policy.of(domain).balloon(), scene.history)),
         refusal: domain.balloon_refusal.clone(),
     })
 }

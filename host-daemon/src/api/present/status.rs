@@ -14,7 +14,10 @@ pub(super) fn status(scene: &Scene<'_>) -> StatusView {
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let running = || scene.model.domains.iter().filter(|domain| domain.state == DomainState::Running);
     let managed = running()
-        .filter(|domain| Actuator::ALL.iter().any(|of| scene.policy.mode(&domain.name, *of) > Mode::Observe))
+        .filter(|domain| {
+            let settings = scene.policy.of(*domain);
+            Actuator::ALL.iter().any(|of| settings.mode(*of).value > Mode::Observe)
+        })
         .count();
     let percent = |pressure: Option<Ratio>| pressure.map(|pressure| pressure.0 * 100.0);
     let host = &scene.model.host;

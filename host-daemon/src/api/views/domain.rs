@@ -83,6 +83,9 @@ pub struct ModesView {
     pub placement: Mode,
     /// Memory balloon.
     pub balloon: Mode,
+    /// What only a person can do: more vcpus, a larger maximum of memory, another host. Never more than recommended.
+    #[serde(default)]
+    pub resize: Mode,
 }
 
 /// CPU weight of a domain, as libvirt's `cpu_shares`.

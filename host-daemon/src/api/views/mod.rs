@@ -8,6 +8,7 @@
 mod command;
 mod detail;
 mod domain;
+mod explain;
 mod flow;
 mod process;
 mod replay;
@@ -22,6 +23,10 @@ pub use detail::{GroupPressureView, RoleView, VcpuTimeView};
 pub use domain::{
     AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
     ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
+};
+pub use explain::{
+    ClassView, ExplainView, HeldView, MeansState, MeansView, OwnWordView, PolicyAsk, PolicyView,
+    SettingOrigin, SettingView,
 };
 pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};

@@ -2,6 +2,7 @@
 
 mod detail;
 mod domain;
+mod explain;
 mod flow;
 mod order;
 mod process;
@@ -13,6 +14,7 @@ mod watch;
 mod why;
 
 pub(super) use domain::{domain, domains};
+pub(super) use explain::{explain, policy};
 pub(super) use flow::flows;
 pub(super) use order::{order, orders, reply};
 pub(super) use process::processes;
