@@ -14,6 +14,7 @@ pub mod model;
 pub mod order;
 mod pairs;
 pub mod policy;
+pub mod rules;
 pub mod sample;
 pub mod simulate;
 pub mod topology;

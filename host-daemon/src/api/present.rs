@@ -51,7 +51,7 @@ pub struct Scene<'a> {
     pub paused: bool,
     pub recovered: bool,
     /// What is wrong with the configuration.
-    pub problem: Option<&'a str>,
+    pub problems: Vec<String>,
     /// What could not be read.
     pub unread: &'a [String],
     pub findings: Vec<Finding>,

@@ -157,7 +157,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Replay { file, config, json } => {
-            let policy = config.as_deref().map(|path| config::load(Some(path))).transpose()?;
+            let policy = config.as_deref().map(|path| config::load_with_rules(Some(path))).transpose()?;
             let named = |error| Failure::Offline(format!("{}: {error}", file.display()));
             let input = io::BufReader::new(std::fs::File::open(&file).map_err(named)?);
             let policy = policy.map(|config| config.policy);
@@ -166,7 +166,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             answer(json, &view, || show::replay(&view, screen))
         }
         Command::Simulate { file, hours, config, json } => {
-            let policy = config.as_deref().map(|path| config::load(Some(path))).transpose()?;
+            let policy = config.as_deref().map(|path| config::load_with_rules(Some(path))).transpose()?;
             let policy = policy.map(|config| config.policy).unwrap_or_default();
             let mut scenario = config::load_scenario(&file)?;
             scenario.hours = hours.unwrap_or(scenario.hours);

@@ -5,6 +5,7 @@ mod diagnostic;
 mod options;
 mod origins;
 mod read;
+mod rules;
 mod scenario;
 mod value;
 
@@ -19,6 +20,7 @@ use kvmpilot_core::policy::Policy;
 
 pub use diagnostic::Diagnostic;
 pub use origins::{Origins, Place};
+pub use rules::{load_rules, read_rules};
 pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
 pub(crate) use value::show_duration;
@@ -32,6 +34,9 @@ pub const DEFAULT_PATH: &str = "/etc/kvmpilot/kvmpilot.toml";
 /// Where daemon and command line meet unless `daemon.socket` or `--socket` say otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/kvmpilot/kvmpilot.sock";
 
+/// The directory of rule files beside the configuration file.
+const RULES: &str = "rules.d";
+
 /// Everything that the files say, with defaults for the rest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
@@ -39,6 +44,8 @@ pub struct Config {
     pub policy: Policy,
     /// What the daemon itself needs to know.
     pub daemon: DaemonConfig,
+    /// Where rule files are, if not in [`RULES`] beside the configuration.
+    pub rules_directory: Option<PathBuf>,
     /// Where each value was written.
     pub origins: Origins,
 }
@@ -130,6 +137,15 @@ pub struct FlowsConfig {
     pub max_per_domain: u32,
 }
 
+impl Config {
+    /// The directory of rule files, when the configuration was read from `path`.
+    #[must_use]
+    pub fn rules_directory(&self, path: Option<&Path>) -> PathBuf {
+        let beside = || path.unwrap_or_else(|| Path::new(DEFAULT_PATH)).with_file_name(RULES);
+        self.rules_directory.clone().unwrap_or_else(beside)
+    }
+}
+
 impl Default for DaemonConfig {
     fn default() -> Self {
         Self {
@@ -173,6 +189,16 @@ pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
         (config, None) => Ok(config),
         (_, Some(error)) => Err(error),
     }
+}
+
+/// Like [`load`], with the rule files, too: all that decisions depend on.
+///
+/// # Errors
+/// When a file cannot be read (a `path` must exist) or anything in one is wrong.
+pub fn load_with_rules(path: Option<&Path>) -> Result<Config, ConfigError> {
+    let mut config = load(path)?;
+    config.policy.rules = load_rules(&config.rules_directory(path))?;
+    Ok(config)
 }
 
 /// Like [`load`], but goes on with what is right in files that have mistakes: for `kvmpilot restore`, which must not

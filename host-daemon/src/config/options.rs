@@ -57,6 +57,8 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("store", "max_size", sets!(daemon.store.max_bytes,
         |v| v.size(KiB::from_mib(8)..=KiB::from_mib(1 << 20)).map(|size| size.0 * 1024))),
 
+    option("rules", "directory", sets!(rules_directory, |v| v.unless("default", Value::path))),
+
     option("modes", "default", sets!(policy.mode, |v| v.word())),
     option("modes", "ladder", |config, v| actuator_mode(config, Actuator::Ladder, v)),
     option("modes", "weight", |config, v| actuator_mode(config, Actuator::Weight, v)),

@@ -36,8 +36,8 @@ fn mistake(text: &str) -> String {
 }
 
 /// What was read, wherever it was written.
-fn values(config: &Config) -> (&Policy, &DaemonConfig) {
-    (&config.policy, &config.daemon)
+fn values(config: &Config) -> (&Policy, &DaemonConfig, Option<&Path>) {
+    (&config.policy, &config.daemon, config.rules_directory.as_deref())
 }
 
 /// The shipped file with every option in force.

@@ -122,8 +122,20 @@ impl Daemon {
 
     /// Reads the configuration again; a bad one changes nothing but the health.
     pub(super) fn reload(&mut self) {
-        match block_in_place(|| config::load(self.config_path.as_deref())) {
-            Ok(config) => {
+        let path = self.config_path.as_deref();
+        match block_in_place(|| config::load(path)) {
+            Ok(mut config) => {
+                let rules = block_in_place(|| config::load_rules(&config.rules_directory(path)));
+                config.policy.rules = self.config.policy.rules.clone();
+                self.rules_problem = None;
+                match rules {
+                    Ok(rules) => config.policy.rules = rules,
+                    Err(error) => {
+                        tracing::error!(%error, "the rules are bad; the last good ones stay in force");
+                        let text = format!("the rules are bad, the last good ones are in force: {error}");
+                        self.rules_problem = Some(text);
+                    }
+                }
                 if config.daemon != self.config.daemon {
                     tracing::warn!(
                         "[daemon], [agent], [probes], [flows] and [store] take effect at the next start"

@@ -21,7 +21,7 @@ use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
 use crate::api::{self, ApiContext};
-use crate::config::{Config, ProbesConfig};
+use crate::config::{self, Config, ProbesConfig};
 use crate::doctor;
 use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
@@ -90,6 +90,21 @@ impl Signals {
     }
 }
 
+/// Puts the rule files in force. With a bad one, the shipped rules are, and the problem is returned.
+fn load_rules(config: &mut Config, options: &Options) -> Option<String> {
+    let directory = config.rules_directory(options.config_path.as_deref());
+    match config::load_rules(&directory) {
+        Ok(rules) => {
+            config.policy.rules = rules;
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "the rules are bad; the shipped ones are in force");
+            Some(format!("the rules are bad, only the shipped ones are in force: {error}"))
+        }
+    }
+}
+
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
@@ -98,6 +113,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let began = Instant::now();
     // First of all: a SIGHUP that comes before there is a handler would end us.
     let signals = Signals::new().map_err(DaemonError::Signals)?;
+    let rules_problem = load_rules(&mut config, &options);
     if options.once {
         // No domain's own metadata may ask for more either.
         config.policy.mode = Mode::Observe;
@@ -130,6 +146,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let mut daemon = Daemon {
         config_path: options.config_path,
         config_problem: None,
+        rules_problem,
         began,
         inventory: Inventory::start(libvirt.clone(), config.policy.weight.period),
         guests: Guests::new(channel, began),

@@ -8,6 +8,7 @@ use crate::finding::{Finding, Severity};
 use crate::model::{BalloonModel, DomainModel, HostModel, Model};
 use crate::order::{Action, Metric, Prediction, Proposal, Reason};
 use crate::policy::{BalloonPolicy, Policy};
+use crate::rules::Means;
 use crate::units::{KiB, Ratio};
 
 /// Part of the guard below which a guest gets memory back.
@@ -83,7 +84,7 @@ pub(super) fn inflate(
     let enough = least_memory(domain, &policy.of(domain).balloon(), history)?;
     let current = domain.balloon?.current;
     let entry = history.domains.get_mut(&domain.uuid)?;
-    if entry.states.idle_memory < policy.state.cycles || model.at < entry.no_inflation_until {
+    if entry.asked.wants(Means::Reclaim).is_none() || model.at < entry.no_inflation_until {
         return None;
     }
     // The balloon has not arrived where it was sent: asking for more shows no progress sooner.
@@ -151,6 +152,8 @@ pub(super) fn deflate(
         (original, "the guest swaps in".to_owned())
     } else if balloon.major_faults_per_s.is_some_and(|faults| faults > FAULTS_PER_S) {
         (original, "the guest has many major faults".to_owned())
+    } else if let Some(rule) = entry.asked.wants(Means::ReleaseMemory) {
+        (original, format!("the rule {rule} asks for it"))
     } else {
         let usable = balloon.usable?;
         let deficit = (usable < guard.part(PRESSED)).then(|| guard - usable)?;

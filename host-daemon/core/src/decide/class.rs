@@ -34,9 +34,9 @@ pub fn class_of(domain: &DomainModel, policy: &Policy, history: &History) -> Cla
         ClassSetting::Latency => Class::Latency,
         ClassSetting::Standard => Class::Standard,
         ClassSetting::Batch => Class::Batch,
-        ClassSetting::Auto => {
-            history.domains.get(&domain.uuid).map_or(Class::Standard, |history| history.class.current)
-        }
+        ClassSetting::Auto => history.domains.get(&domain.uuid).map_or(Class::Standard, |history| {
+            history.asked.class().map_or(history.class.current, |(class, _)| class)
+        }),
     }
 }
 

@@ -83,6 +83,10 @@ pub(super) fn hold_back(
             None
         } else if let Some(rest) = trials.rests(&proposal, model.at) {
             Some(format!("its last trial failed; it rests for another {} s", rest.as_secs()))
+        } else if let Some(why) =
+            domains.get(&proposal.domain).and_then(|entry| super::rules::veto(&proposal, entry))
+        {
+            Some(why)
         } else if undone {
             Some("it is being put back".to_owned())
         } else {

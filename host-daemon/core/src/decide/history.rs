@@ -1,6 +1,7 @@
 //! [`History`]: what decisions remember. Outcomes come back only through [`History::applied`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,10 +26,13 @@ pub struct History {
     pub(super) ticked_at: Option<Duration>,
     pub(super) cycled_at: Option<Duration>,
     pub(super) guard: super::guard::GuardHistory,
+    /// What came of asking each rule.
+    #[serde(default)]
+    pub rules: BTreeMap<Arc<str>, super::RuleCount>,
     #[serde(default)]
     pub(super) trials: super::trial::TrialHistory,
     #[serde(default)]
-    pub(super) relaxing: super::weight::Relaxing,
+    pub(crate) relaxing: super::weight::Relaxing,
 }
 
 /// What is remembered of one domain.
@@ -52,10 +56,13 @@ pub struct DomainHistory {
     pub applications: BTreeMap<String, ApplicationHistory>,
     /// States of the resources and how long the domain has been off its optimum.
     pub states: super::state::StateHistory,
+    /// What the rules said last.
+    #[serde(default)]
+    pub asked: super::Asked,
     /// Since when the domain has waited less than its target.
-    pub(super) calm_since: Option<Duration>,
+    pub(crate) calm_since: Option<Duration>,
     /// Cycles in a row in which a pin of ours was not needed.
-    pub(super) pin_unneeded: u32,
+    pub(crate) pin_unneeded: u32,
     /// Demand for memory, newest last, over the policy's window.
     pub(super) demand: VecDeque<(Duration, KiB)>,
     pub(super) inflated_at: Option<Duration>,
@@ -197,6 +204,13 @@ impl DomainHistory {
     #[must_use]
     pub fn inferred_class(&self) -> Class {
         self.class.current
+    }
+
+    /// Whether a pin of it is one of ours.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        let mut pins = self.pins.values().chain(self.iothread_pins.values()).chain([&self.emulator_pin]);
+        pins.any(|pin| pin.ours.is_some())
     }
 
     /// Remembers what an application was like before an order touched it.

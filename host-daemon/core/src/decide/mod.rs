@@ -12,6 +12,7 @@ mod overhead;
 mod own_word;
 mod placement;
 mod priority;
+mod rules;
 mod state;
 mod trial;
 mod weight;
@@ -23,6 +24,8 @@ pub use class::class_of;
 pub use history::History;
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
 pub use priority::{protection, scarcity};
+pub use rules::{Asked, RuleCount};
+pub(crate) use state::waits_too_long;
 pub use state::{ResourceState, StateHistory, need, target_wait};
 pub use trial::Verdict;
 
@@ -52,9 +55,10 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
         return Decision::default();
     }
     history.observe(model);
+    let findings = rules::ask(model, policy, history, rules::Pace::Release);
     let proposals =
         running(model).filter_map(|domain| balloon::deflate(domain, model, policy, history)).collect();
-    Decision { proposals, ..Decision::default() }
+    Decision { findings, proposals, ..Decision::default() }
 }
 
 /// Class, weights and balloons.
@@ -64,16 +68,20 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
         return Decision::default();
     }
     let mut findings = history.observe(model);
+    findings.extend(rules::ask(model, policy, history, rules::Pace::Class));
     for domain in running(model) {
         class::infer(domain, policy, history);
         findings.extend(own_word::check(domain, policy));
     }
+    weight::note_calm(model, policy, history);
+    findings.extend(rules::ask(model, policy, history, rules::Pace::Tick));
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;
     proposals.extend(weight::decide(model, policy, history, &mut findings));
     proposals.extend(
         running(model).filter_map(|domain| balloon::inflate(domain, model, policy, history, &mut findings)),
     );
+    rules::sign(&mut proposals, policy, history);
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, ..decision }
 }
@@ -88,6 +96,7 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
     for domain in running(model) {
         findings.extend(state::judge(domain, policy, history));
     }
+    findings.extend(rules::ask(model, policy, history, rules::Pace::Cycle));
     // In the order of need, so that a budget goes to who needs it most.
     let mut by_need: Vec<(f64, &DomainModel)> =
         running(model).map(|domain| (need(domain, policy, history).unwrap_or(0.0), domain)).collect();
@@ -98,6 +107,7 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
         proposals.extend(priority::decide(domain, policy, history));
     }
     proposals.extend(placement::decide(model, policy, history));
+    rules::sign(&mut proposals, policy, history);
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, ..decision }
 }

@@ -5,7 +5,8 @@
 
 use super::class::class_of;
 use super::guard;
-use super::history::History;
+use super::history::{DomainHistory, History};
+use super::rules::wants;
 use super::state::target_wait;
 use super::weight::takes_cpu_of;
 use super::{input, propose, running};
@@ -13,6 +14,7 @@ use crate::CpuSet;
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Metric, Prediction, Proposal, Reason};
 use crate::policy::{Class, Policy};
+use crate::rules::Means;
 use crate::topology::{Pcpu, Topology};
 
 /// Of this many pcpus, one at least stays with the batch domains.
@@ -25,10 +27,9 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
     let online = model.topology.online();
     let allowed =
         policy.placement.allowed.as_ref().map_or_else(|| online.clone(), |mask| mask.intersection(&online));
-    let is_victim = |domain: &&DomainModel| class_of(domain, policy, history) == Class::Latency;
-    let needs_help = |domain: &&DomainModel| {
-        history.domains.get(&domain.uuid).is_some_and(|entry| entry.states.waiting >= policy.state.cycles)
-    };
+    let needs_help = |domain: &DomainModel| wants(domain, Means::Separate, history);
+    let is_victim =
+        |domain: &&DomainModel| class_of(domain, policy, history) == Class::Latency || needs_help(domain);
     let victims: Vec<&DomainModel> = running(model).filter(is_victim).collect();
     let in_need: Vec<&DomainModel> = victims.iter().copied().filter(|domain| needs_help(domain)).collect();
     let takes_from = |aggressor: &DomainModel, victims: &[&DomainModel]| {
@@ -176,17 +177,15 @@ fn prediction(victims: &[&DomainModel], policy: &Policy, history: &History) -> O
 }
 
 fn is_confined(domain: &DomainModel, history: &History) -> bool {
-    history.domains.get(&domain.uuid).is_some_and(|entry| {
-        let mut pins = entry.pins.values().chain(entry.iothread_pins.values()).chain([&entry.emulator_pin]);
-        pins.any(|pin| pin.ours.is_some())
-    })
+    history.domains.get(&domain.uuid).is_some_and(DomainHistory::is_pinned)
 }
 
 /// Gives the original pins back to a domain whose confinement has helped nobody for the policy's number of cycles.
 fn set_free(domain: &DomainModel, policy: &Policy, history: &mut History) -> Vec<Proposal> {
+    let asked = wants(domain, Means::ReleasePins, history);
     let Some(entry) = history.domains.get_mut(&domain.uuid) else { return Vec::new() };
     entry.pin_unneeded = entry.pin_unneeded.saturating_add(1);
-    if entry.pin_unneeded < policy.state.cycles {
+    if !asked {
         return Vec::new();
     }
     let reason = Reason {

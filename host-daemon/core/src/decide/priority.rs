@@ -9,6 +9,7 @@ use super::{input, propose};
 use crate::model::{Application, DomainModel, GuestModel, ProcessModel};
 use crate::order::{Action, ProcessStep, Proposal, Reason};
 use crate::policy::{Level, Policy, matches_pattern};
+use crate::rules::Means;
 use crate::sample::SchedPolicy;
 use crate::units::Ratio;
 
@@ -26,11 +27,14 @@ pub(super) fn decide(domain: &DomainModel, policy: &Policy, history: &mut Histor
     let mut budget = policy.ladder.max_processes;
     let mut proposals = Vec::new();
     for application in &guest.applications {
-        if protection(application, domain, policy).is_some() {
+        if protection(application, domain, policy).is_some()
+            || entry.asked.protects(&application.name).is_some()
+        {
             continue;
         }
         let known = entry.applications.get(&application.name);
-        let Some((from, to)) = step(application, known, scarce.is_some()) else { continue };
+        let Some(asked) = entry.asked.step(&application.name) else { continue };
+        let Some((from, to)) = step(application, known, asked) else { continue };
         let steps = process_steps(application, known, from, to);
         if steps.is_empty() || steps.len() > budget {
             continue;
@@ -43,14 +47,15 @@ pub(super) fn decide(domain: &DomainModel, policy: &Policy, history: &mut Histor
             to,
             processes: steps,
         };
-        proposals.push(propose(domain, action, reason(application, scarce.as_deref(), from, to), false));
+        proposals.push(propose(
+            domain,
+            action,
+            reason(application, asked, scarce.as_deref(), from, to),
+            false,
+        ));
     }
     proposals
 }
-
-/// Part of its vcpus that a guest must want before anything outside can make CPU scarce for it: one that sleeps may wait
-/// for most of the little time that it runs, and has no use for more.
-const WANTS: f64 = 0.25;
 
 /// Why CPU is scarce for this guest, or `None` where it is not: inside, more threads want to run than there are vcpus;
 /// outside, the vcpus wait for pcpus or are used up.
@@ -61,12 +66,15 @@ pub fn scarcity(
     policy: &Policy,
     history: &History,
 ) -> Option<String> {
+    let rule = history.domains.get(&domain.uuid)?.asked.scarce()?;
+    Some(seen(domain, guest, policy, history).unwrap_or_else(|| format!("the rule {rule} holds")))
+}
+
+/// What makes CPU scarce, in words.
+fn seen(domain: &DomainModel, guest: &GuestModel, policy: &Policy, history: &History) -> Option<String> {
     let vcpus = guest.vcpus_online.filter(|vcpus| *vcpus > 0)?;
     if let Some(runnable) = guest.runnable.filter(|runnable| *runnable > vcpus) {
         return Some(format!("{runnable} threads want to run on {vcpus} vcpus"));
-    }
-    if domain.cpu_demand()? < WANTS * f64::from(vcpus) {
-        return None;
     }
     if waits_too_long(domain, policy, history) {
         return Some(format!("its vcpus wait {} of the time they could run", domain.wait_ratio()?));
@@ -98,14 +106,14 @@ fn is_movable(process: &ProcessModel) -> bool {
 fn step(
     application: &Application,
     known: Option<&ApplicationHistory>,
-    scarce: bool,
+    asked: Means,
 ) -> Option<(Level, Level)> {
     let found = Level::of_nice(application.processes.first()?.sample.nice);
     let (from, original) = known.map_or((found, found), |known| (known.level, known.original));
-    let to = match (scarce, application.communicating()) {
-        (false, _) => from.towards(original),
-        (true, true) => from.up(),
-        (true, false) => from.down(),
+    let to = match asked {
+        Means::Raise => from.up(),
+        Means::Lower => from.down(),
+        _ => from.towards(original),
     };
     (from != to || known.is_some()).then_some((from, to))
 }
@@ -142,28 +150,29 @@ fn process_steps(
         .collect()
 }
 
-fn reason(application: &Application, scarce: Option<&str>, from: Level, to: Level) -> Reason {
+fn reason(application: &Application, asked: Means, scarce: Option<&str>, from: Level, to: Level) -> Reason {
     let name = &application.name;
-    let (rule, summary, expected) = match scarce {
-        None => (
-            "ladder.decay",
-            format!("CPU is no longer scarce in the guest, so {name} goes back one level"),
-            "the original priorities in force again",
-        ),
-        Some(why) if from == to => (
+    let why = scarce.unwrap_or("a rule says so");
+    let (rule, summary, expected) = match asked {
+        Means::Raise | Means::Lower if from == to => (
             "ladder.catch_up",
             format!("{name} has processes that do not have its level yet ({why})"),
             "all of its processes at one level",
         ),
-        Some(why) if application.communicating() => (
+        Means::Raise => (
             "ladder.raise",
             format!("{name} talks to another node and CPU is scarce: {why}"),
             "its requests wait less for processes that nobody outside waits for",
         ),
-        Some(why) => (
+        Means::Lower => (
             "ladder.lower",
             format!("{name} does not talk to another node and CPU is scarce: {why}"),
             "the CPU that it does not get goes to what communicates",
+        ),
+        _ => (
+            "ladder.decay",
+            format!("CPU is no longer scarce in the guest, so {name} goes back one level"),
+            "the original priorities in force again",
         ),
     };
     let cpu: f64 = application.processes.iter().filter_map(|process| process.cpu).sum();

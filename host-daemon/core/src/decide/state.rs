@@ -91,7 +91,7 @@ pub(super) fn wants_cpu(domain: &DomainModel, policy: &Policy, history: &History
 }
 
 /// Whether the domain waits for CPU beyond its class' target and the dead band.
-pub(super) fn waits_too_long(domain: &DomainModel, policy: &Policy, history: &History) -> bool {
+pub(crate) fn waits_too_long(domain: &DomainModel, policy: &Policy, history: &History) -> bool {
     let target = target_wait(class_of(domain, policy, history), policy);
     let too_long = |(target, wait): (f64, Ratio)| wait.0 > target * (1.0 + policy.weight.dead_band);
     wants_cpu(domain, policy, history) && target.zip(domain.wait_ratio()).is_some_and(too_long)

@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::class::class_of;
 use super::history::{History, Managed};
-use super::state::{target_wait, waits_too_long, wants_cpu};
+use super::rules::wants;
+use super::state::{target_wait, wants_cpu};
 use super::{finding, input, propose, running};
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Metric, Prediction, Proposal, Reason};
 use crate::policy::{Class, Policy, WeightLimits};
+use crate::rules::Means;
 use crate::sample::Runner;
 use crate::units::Ratio;
 
@@ -40,10 +42,7 @@ pub(super) fn decide(
     for domain in victims {
         let Some(wait) = domain.wait_ratio() else { continue };
         let Some(target) = target_wait(class_of(domain, policy, history), policy) else { continue };
-        let waits = waits_too_long(domain, policy, history);
-        let calm = !wants_cpu(domain, policy, history) || wait.0 < target * (1.0 - policy.weight.dead_band);
-        note_calm(domain, calm, model.at, history);
-        if !waits {
+        if !wants(domain, Means::Protect, history) {
             continue;
         }
         let stolen = stolen_from(domain, model);
@@ -90,14 +89,15 @@ const LONGEST_CALM: Duration = Duration::from_secs(3600);
 /// How long the calm must be before weights go back: twice as long each time that they were needed again soon after, and
 /// half as long each time that they were not.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Relaxing {
+pub(crate) struct Relaxing {
     /// When weights went back last.
     last: Option<Duration>,
     too_early: u32,
 }
 
 impl Relaxing {
-    fn calm(&self, policy: &Policy) -> Duration {
+    /// Calm after which weights go back now.
+    pub(crate) fn calm(&self, policy: &Policy) -> Duration {
         let factor = 1_u32.checked_shl(self.too_early).unwrap_or(u32::MAX);
         policy.weight.relax_after.saturating_mul(factor).min(LONGEST_CALM.max(policy.weight.relax_after))
     }
@@ -148,9 +148,15 @@ pub(super) fn original_pins(domain: &DomainModel, history: &History) -> Option<c
     pins.values().filter_map(|pin| pin.original.clone()).reduce(|all, pin| all.union(&pin))
 }
 
-fn note_calm(domain: &DomainModel, calm: bool, at: Duration, history: &mut History) {
-    if let Some(entry) = history.domains.get_mut(&domain.uuid) {
-        entry.calm_since = if calm { entry.calm_since.or(Some(at)) } else { None };
+/// Notes since when each domain has waited well below its target.
+pub(super) fn note_calm(model: &Model, policy: &Policy, history: &mut History) {
+    for domain in running(model) {
+        let Some(wait) = domain.wait_ratio() else { continue };
+        let Some(target) = target_wait(class_of(domain, policy, history), policy) else { continue };
+        let calm = !wants_cpu(domain, policy, history) || wait.0 < target * (1.0 - policy.weight.dead_band);
+        if let Some(entry) = history.domains.get_mut(&domain.uuid) {
+            entry.calm_since = if calm { entry.calm_since.or(Some(model.at)) } else { None };
+        }
     }
 }
 
@@ -244,7 +250,7 @@ impl Victim<'_> {
             let original = as_float(shares.original.unwrap_or(current));
             let to = limited(original * lowest / missing, shares, policy.of(aggressor).weight_limits());
             let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
-            if to < current && !known {
+            if to < current && !known && wants(aggressor, Means::Yield, history) {
                 let summary = format!(
                     "{} takes CPU that {} ({class}) waits for, whose own weight is at its limit",
                     aggressor.name, domain.name
@@ -312,7 +318,7 @@ fn relax(domain: &DomainModel, model: &Model, policy: &Policy, history: &History
     };
     // A lowered neighbour may come up again only when those that it was lowered for are calm.
     let held_for = |other: &&DomainModel| yields_to(domain, other, policy, history);
-    if !calm(domain) || !running(model).filter(held_for).all(calm) {
+    if !wants(domain, Means::Relax, history) || !running(model).filter(held_for).all(calm) {
         return None;
     }
     let step = if ours > original { 1.0 - policy.weight.relax_step } else { 1.0 + policy.weight.relax_step };

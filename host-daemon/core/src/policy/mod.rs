@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rules::RuleSet;
+
 pub use change::Change;
 pub use domain::{DomainSettings, Setting, Source, Subject, WeightLimits};
 pub use keys::{CPU_SHARES, FLOOR, KEYS, Key, MAX_FACTOR, key_names};
@@ -49,6 +51,9 @@ pub struct Policy {
     /// What kvmpilot itself may cost.
     #[serde(default)]
     pub overhead: OverheadPolicy,
+    /// When what is wanted.
+    #[serde(default)]
+    pub rules: RuleSet,
     /// Per domain; the first entry whose name matches counts.
     pub domains: Vec<DomainPolicy>,
 }

@@ -76,7 +76,7 @@ fn libvirt(scene: &Scene<'_>) -> LibvirtView {
 }
 
 fn health(scene: &Scene<'_>) -> HealthView {
-    let mut problems: Vec<String> = scene.problem.map(str::to_owned).into_iter().collect();
+    let mut problems = scene.problems.clone();
     if !scene.libvirt.is_up() {
         problems.push(format!("libvirt: {}", scene.libvirt));
     }
