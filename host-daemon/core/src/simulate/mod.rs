@@ -17,6 +17,8 @@ mod random;
 mod record;
 mod report;
 mod scenario;
+#[cfg(test)]
+mod tests;
 
 pub use drive::run;
 pub use report::{ClassFigures, DomainFigures, Missed, Report};
