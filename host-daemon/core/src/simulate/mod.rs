@@ -12,6 +12,8 @@ mod host;
 mod load;
 mod memory;
 mod observe;
+#[cfg(test)]
+mod properties;
 mod queue;
 mod random;
 mod record;
@@ -20,7 +22,7 @@ mod scenario;
 #[cfg(test)]
 mod tests;
 
-pub use drive::run;
+pub use drive::{run, samples};
 pub use report::{ClassFigures, DomainFigures, Missed, Report};
 pub use scenario::{DomainSpec, Expect, HostSpec, Scenario};
 

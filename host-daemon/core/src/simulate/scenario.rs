@@ -163,7 +163,9 @@ pub struct Expect {
     pub oscillations: Option<u64>,
     /// Seconds after the first step of a load in which latency domains must be back at their target for good.
     pub converges_within_s: Option<u64>,
-    /// p99 wait per wake-up of latency domains against without kvmpilot, at most.
+    /// wait / (wait + run) of latency domains, at most.
+    pub latency_wait_ratio: Option<f64>,
+    /// p99 of the waits of latency domains against without kvmpilot, at most.
     pub latency_p99_ratio: Option<f64>,
     /// Work of all domains against without kvmpilot, at least.
     pub work_ratio: Option<f64>,
