@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::{Decision, History, Overhead, Shed, Verdict};
 use kvmpilot_core::finding::Finding;
-use kvmpilot_core::model::Model;
+use kvmpilot_core::model::{Model, is_bad_news};
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::{Actuator, Mode, Policy, Subject};
 use kvmpilot_core::sample::{DomainState, Sample};
@@ -34,7 +34,7 @@ pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, try_tiers};
 use work::Done;
 
-use crate::act::Executor;
+use crate::act::{Executor, crash_point};
 use crate::api::present::{self, LastWishes, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
 use crate::api::{Ask, CommandRequest, RecordingRequest, WatchRequest};
@@ -43,12 +43,14 @@ use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory};
+use crate::sense::{BalloonReport, Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory};
 use crate::store::Store;
 use crate::watch::Desk;
 
 /// Rounds in which an open order is not wanted before it expires.
 const PATIENCE: u32 = 3;
+/// Least time between two turns, however bad the news.
+const LEAST_TURN: Duration = Duration::from_millis(200);
 
 /// The daemon's state. One task owns it.
 struct Daemon {
@@ -99,6 +101,7 @@ struct Daemon {
     unread: Vec<String>,
     /// What would be done, for `--once`.
     wanted: Option<Vec<Proposal>>,
+    turned_at: Instant,
     cycles: u64,
     last_cycle: Option<(Instant, Duration)>,
     views: watch::Sender<Arc<Views>>,
@@ -126,6 +129,12 @@ impl Daemon {
                         return;
                     }
                 }
+                // A guest that runs out of memory does not wait for the next turn.
+                Some(BalloonReport { before, now }) = self.inventory.reports.recv() => {
+                    if is_bad_news(&before, &now) && self.turned_at.elapsed() >= LEAST_TURN {
+                        self.turn();
+                    }
+                }
                 Some(request) = commands.recv() => self.command(request),
                 Some(request) = watches.recv() => self.watch(request),
                 Some(request) = recordings.recv() => self.start_recording(request),
@@ -144,6 +153,8 @@ impl Daemon {
 
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
+        self.turned_at = Instant::now();
+        self.inventory.watch_balloons(self.history.lean().collect());
         let inventory = self.inventory.snapshot();
         let plan =
             self.windows.plan(self.began.elapsed(), &self.config.policy, self.overhead.is_shed(Shed::Detail));
@@ -199,6 +210,7 @@ impl Daemon {
             self.cycles += 1;
             self.record(&model, &decision);
             wanted.extend(self.take(decision, "cycle"));
+            self.follow_up(&model);
             self.expire(&model);
             self.last_cycle = Some((Instant::now(), took));
         }
@@ -216,6 +228,7 @@ impl Daemon {
         for verdict in &decision.verdicts {
             let Verdict { orders, trial, .. } = verdict;
             tracing::info!(?orders, kept = trial.kept, verdict = trial.verdict, "the trial is over");
+            crash_point("judge");
             block_in_place(|| self.book.judge(verdict, wall_unix_ms()));
         }
         self.findings.insert(pace, decision.findings);
@@ -236,7 +249,7 @@ impl Daemon {
             return;
         }
         let now = self.began.elapsed();
-        let mode = mode_of(&self.config.policy, &self.latest);
+        let mode = mode_of(&self.config.policy, &self.latest, &self.history);
         let admitted = block_in_place(|| self.book.admit(proposals, mode, now, wall_unix_ms()));
         match admitted {
             Ok(orders) => self.start_work(orders),
@@ -286,6 +299,13 @@ impl Daemon {
             })
             .collect();
         self.guests.poll(&present, self.config.policy.periods.guest);
+    }
+
+    /// What people or orchestrators were to do, and have done.
+    fn follow_up(&mut self, model: &Model) {
+        if let Err(error) = block_in_place(|| self.book.follow_up(model, wall_unix_ms())) {
+            tracing::error!(%error, "cannot write down what came of advice");
+        }
     }
 
     fn expire(&mut self, model: &Model) {
@@ -365,12 +385,18 @@ impl Daemon {
     }
 }
 
-/// How far a proposal may go: what counts for its domain, whose own XML has a say.
-fn mode_of<'a>(policy: &'a Policy, model: &'a Model) -> impl Fn(&Proposal) -> Mode + use<'a> {
+/// How far a proposal may go: what counts for its domain, whose own XML has a say; and no farther than beside those who change
+/// the same values.
+fn mode_of<'a>(
+    policy: &'a Policy,
+    model: &'a Model,
+    history: &'a History,
+) -> impl Fn(&Proposal) -> Mode + use<'a> {
     move |proposal| {
         let known = model.domains.iter().find(|domain| domain.uuid == proposal.domain);
         let subject = known.map_or_else(|| Subject::from(proposal.domain_name.as_str()), Subject::from);
-        policy.of(subject).mode(proposal.action.actuator()).value
+        let actuator = proposal.action.actuator();
+        policy.of(subject).mode(actuator).value.min(history.most(actuator, policy))
     }
 }
 

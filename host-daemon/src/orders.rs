@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::Verdict;
+use kvmpilot_core::decide::{Verdict, came_true};
+use kvmpilot_core::ledger::{LedgerTarget, RestoreOutcome, RestoredValue};
+use kvmpilot_core::model::Model;
 use kvmpilot_core::order::{OrderState, Proposal, Reason, WorkOrder};
 use kvmpilot_core::policy::{Actuator, Mode};
 
@@ -17,6 +19,8 @@ use crate::store::{OrderFilter, Store, StoreError};
 const PAUSE: Duration = Duration::from_secs(600);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(6 * 3600);
+/// Time that people or an orchestrator get to do what was approved.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Open orders, and the targets that rest.
 #[derive(Debug)]
@@ -24,9 +28,15 @@ pub struct OrderBook {
     store: Store,
     open: BTreeMap<Target, Open>,
     pauses: BTreeMap<Target, (Duration, u32)>,
+    /// In force or on their way when an earlier daemon ended: closed when their values have been put back.
+    left: Vec<WorkOrder>,
 }
 
 type Target = (Uuid, String);
+
+fn target_of(proposal: &Proposal) -> Target {
+    (proposal.domain, proposal.action.target())
+}
 
 #[derive(Debug)]
 struct Open {
@@ -35,30 +45,77 @@ struct Open {
 }
 
 impl OrderBook {
-    /// Opens the book. Orders that an earlier daemon left open are closed: what they saw is no longer true.
+    /// Opens the book. Orders that an earlier daemon left open are closed: what they saw is no longer true. What people or
+    /// orchestrators were to do stays.
     ///
     /// # Errors
     /// When the store fails.
     pub fn open(store: Store, unix_ms: u64) -> Result<Self, StoreError> {
-        for (state, to, outcome) in [
-            (OrderState::Proposed, OrderState::Expired, "the daemon was restarted before anybody decided"),
-            (OrderState::Approved, OrderState::Failed, "the daemon ended before the order was carried out"),
-            (
-                OrderState::Applied,
-                OrderState::RolledBack,
-                "the daemon ended before the change was read back, and the next one put the original back",
-            ),
-            (
-                OrderState::Verified,
-                OrderState::RolledBack,
-                "the daemon ended before the trial was over, and the original was put back",
-            ),
-        ] {
-            for order in store.orders(&OrderFilter { state: Some(state), ..OrderFilter::default() })? {
-                store.order_update(order.id, to, outcome, unix_ms)?;
+        let in_state = |state| store.orders(&OrderFilter { state: Some(state), ..OrderFilter::default() });
+        for order in in_state(OrderState::Proposed)? {
+            let why = "the daemon was restarted before anybody decided";
+            store.order_update(order.id, OrderState::Expired, why, unix_ms)?;
+        }
+        let mut open = BTreeMap::new();
+        for order in in_state(OrderState::Approved)? {
+            if order.proposal.action.actuator() == Actuator::Resize {
+                open.insert(target_of(&order.proposal), Open { order, wanted_at: Duration::ZERO });
+                continue;
+            }
+            let why = "the daemon ended before the order was carried out; nothing was changed";
+            store.order_update(order.id, OrderState::Failed, why, unix_ms)?;
+        }
+        let mut left = in_state(OrderState::Applied)?;
+        left.extend(in_state(OrderState::Verified)?);
+        Ok(Self { store, open, pauses: BTreeMap::new(), left })
+    }
+
+    /// Closes the orders that an earlier daemon left in force or on their way, now that everything in its ledger was put
+    /// back, as far as it could be.
+    pub fn put_back(&mut self, values: &[RestoredValue], unix_ms: u64) {
+        for order in std::mem::take(&mut self.left) {
+            let Proposal { domain_name, action, .. } = &order.proposal;
+            let targets: Vec<String> = LedgerTarget::of(action).iter().map(LedgerTarget::to_string).collect();
+            let of_order =
+                |value: &&RestoredValue| value.domain == *domain_name && targets.contains(&value.target);
+            let trouble = values
+                .iter()
+                .filter(of_order)
+                .find(|value| matches!(value.outcome, RestoreOutcome::Failed | RestoreOutcome::Drift));
+            let ended = if order.state == OrderState::Applied {
+                "the daemon ended while the change was being made"
+            } else {
+                "the daemon ended before the trial was over"
+            };
+            let (state, text) = match trouble {
+                None => (OrderState::RolledBack, format!("{ended}; the next one put the original back")),
+                Some(value) => {
+                    let why = value.message.as_deref().unwrap_or("no reason was given");
+                    (OrderState::Failed, format!("{ended}; {} was not put back: {why}", value.target))
+                }
+            };
+            if let Err(error) = self.store.order_update(order.id, state, &text, unix_ms) {
+                tracing::error!(%error, order.id, "cannot close an order that an earlier daemon left");
             }
         }
-        Ok(Self { store, open: BTreeMap::new(), pauses: BTreeMap::new() })
+    }
+
+    /// Closes what people or orchestrators were to do and have done.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn follow_up(&mut self, model: &Model, unix_ms: u64) -> Result<(), StoreError> {
+        let done = |(target, open): (&Target, &Open)| {
+            let domain = model.domains.iter().find(|domain| domain.uuid == target.0);
+            Some((target.clone(), came_true(&open.order.proposal.action, domain)?))
+        };
+        for (target, what) in self.open.iter().filter_map(done).collect::<Vec<_>>() {
+            if let Some(open) = self.open.remove(&target) {
+                let text = format!("{what}; somebody else did it");
+                self.store.order_update(open.order.id, OrderState::Kept, &text, unix_ms)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes in what one decision wants and returns the orders to carry out now: those in mode `auto`, and releases, in
@@ -76,13 +133,11 @@ impl OrderBook {
     ) -> Result<Vec<WorkOrder>, StoreError> {
         let mut ready = Vec::new();
         for proposal in proposals {
-            let target = (proposal.domain, proposal.action.target());
+            let target = target_of(&proposal);
             let mode = mode(&proposal);
             let paused = self.pauses.get(&target).is_some_and(|(until, _)| *until > now);
             // Releases come first in a round; nothing else may answer them in the same one.
-            let taken = ready
-                .iter()
-                .any(|order: &WorkOrder| (order.proposal.domain, order.proposal.action.target()) == target);
+            let taken = ready.iter().any(|order: &WorkOrder| target_of(&order.proposal) == target);
             if taken || (!proposal.release && (paused || mode == Mode::Observe)) {
                 continue;
             }
@@ -129,10 +184,18 @@ impl OrderBook {
     ) -> Result<(), StoreError> {
         let stale = |(target, open): (&Target, &Open)| {
             let rested = now.saturating_sub(open.wanted_at) > patience(open.order.proposal.action.actuator());
-            (rested || !is_running(target.0)).then(|| target.clone())
+            let approved = open.order.state == OrderState::Approved;
+            let waited = Duration::from_millis(unix_ms.saturating_sub(open.order.changed_unix_ms));
+            if !is_running(target.0) {
+                Some((target.clone(), "the domain does not run any more"))
+            } else if approved {
+                (waited > DAY).then(|| (target.clone(), "it was approved, and nobody did it within a day"))
+            } else {
+                rested.then(|| (target.clone(), "it is no longer needed"))
+            }
         };
-        for target in self.open.iter().filter_map(stale).collect::<Vec<_>>() {
-            self.close(&target, "it is no longer needed", unix_ms)?;
+        for (target, why) in self.open.iter().filter_map(stale).collect::<Vec<_>>() {
+            self.close(&target, why, unix_ms)?;
         }
         Ok(())
     }
@@ -149,10 +212,22 @@ impl OrderBook {
     pub fn approve(&mut self, id: u64, by_uid: u32, unix_ms: u64) -> Result<WorkOrder, CommandError> {
         let target = self.target_of(id, "only proposed orders can be approved")?;
         let Some(open) = self.open.get(&target) else { return Err(CommandError::NoSuchOrder(id)) };
+        if open.order.state != OrderState::Proposed {
+            let allowed = "only proposed orders can be approved";
+            return Err(CommandError::WrongState { id, state: open.order.state, allowed });
+        }
         self.decide(id, OrderState::Approved, by_uid, "", unix_ms)?;
-        let order = WorkOrder { state: OrderState::Approved, changed_unix_ms: unix_ms, ..open.order.clone() };
+        let order = WorkOrder {
+            state: OrderState::Approved,
+            changed_unix_ms: unix_ms,
+            decided_by_uid: Some(by_uid),
+            ..open.order.clone()
+        };
         // What somebody else carries out stays open, or it would be proposed again at once.
-        if order.proposal.action.actuator() != Actuator::Resize {
+        if order.proposal.action.actuator() == Actuator::Resize {
+            let wanted_at = open.wanted_at;
+            self.open.insert(target, Open { order: order.clone(), wanted_at });
+        } else {
             self.open.remove(&target);
         }
         Ok(order)
@@ -185,7 +260,7 @@ impl OrderBook {
                 "kvmpilot did not carry it out, so it cannot undo it".to_owned(),
             ));
         };
-        self.pause((order.proposal.domain, order.proposal.action.target()), now);
+        self.pause(target_of(&order.proposal), now);
         let reason = Reason {
             rule: "person.rollback".to_owned(),
             summary: format!("a person asked to undo order {id}"),
@@ -253,98 +328,4 @@ impl OrderBook {
 }
 
 #[cfg(test)]
-mod tests {
-    use kvmpilot_core::order::Action;
-
-    use super::*;
-    use crate::store::Limits;
-
-    fn proposal(from: u64, to: u64) -> Proposal {
-        Proposal {
-            domain: Uuid::from_u128(1),
-            domain_name: "web".into(),
-            action: Action::SetCpuShares { from, to },
-            reason: Reason::default(),
-            release: false,
-            undoes: Vec::new(),
-        }
-    }
-
-    fn book() -> (tempfile::TempDir, OrderBook) {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), Limits::default()).unwrap();
-        (directory, OrderBook::open(store, 0).unwrap())
-    }
-
-    fn policy(mode: Mode) -> impl Fn(&Proposal) -> Mode + Copy {
-        move |_| mode
-    }
-
-    const S: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn recommend_waits_for_a_person_and_keeps_one_order_for_a_target() {
-        let (_directory, mut book) = book();
-        let recommend = policy(Mode::Recommend);
-        assert!(book.admit(vec![proposal(1024, 8192)], recommend, S, 1).unwrap().is_empty());
-        assert!(book.admit(vec![proposal(1024, 4096)], recommend, 2 * S, 2).unwrap().is_empty());
-        let orders = book.store.orders(&OrderFilter::default()).unwrap();
-        assert_eq!(orders.len(), 1, "the same start is the same order");
-        assert!(book.admit(vec![proposal(2048, 4096)], recommend, 3 * S, 3).unwrap().is_empty());
-        assert_eq!(book.read(1).unwrap().state, OrderState::Expired);
-        assert_eq!(book.approve(2, 0, 4).unwrap().state, OrderState::Approved);
-        assert!(matches!(book.approve(2, 0, 5), Err(CommandError::WrongState { id: 2, .. })));
-        assert!(matches!(book.approve(9, 0, 5), Err(CommandError::NoSuchOrder(9))));
-    }
-
-    #[test]
-    fn observe_writes_nothing_and_auto_goes_ahead() {
-        let (_directory, mut book) = book();
-        assert!(book.admit(vec![proposal(1, 2)], policy(Mode::Observe), S, 1).unwrap().is_empty());
-        assert!(book.store.orders(&OrderFilter::default()).unwrap().is_empty());
-        assert_eq!(book.admit(vec![proposal(1, 2)], policy(Mode::Auto), S, 1).unwrap().len(), 1);
-        let release = Proposal { release: true, ..proposal(2, 1) };
-        let back = book.admit(vec![release], policy(Mode::Observe), S, 1).unwrap();
-        assert_eq!(back.len(), 1, "what is held goes back in mode observe, too");
-    }
-
-    #[test]
-    fn what_a_person_refused_rests_and_longer_each_time() {
-        let (_directory, mut book) = book();
-        let recommend = policy(Mode::Recommend);
-        book.admit(vec![proposal(1024, 8192)], recommend, S, 1).unwrap();
-        book.reject(1, 0, S, 2).unwrap();
-        for (at, orders) in [(PAUSE, 1), (PAUSE + 2 * S, 2)] {
-            book.admit(vec![proposal(1024, 8192)], recommend, at, 3).unwrap();
-            assert_eq!(book.store.orders(&OrderFilter::default()).unwrap().len(), orders);
-        }
-        book.reject(2, 0, PAUSE + 2 * S, 4).unwrap();
-        book.admit(vec![proposal(1024, 8192)], recommend, PAUSE * 2 + 3 * S, 5).unwrap();
-        assert_eq!(
-            book.store.orders(&OrderFilter::default()).unwrap().len(),
-            2,
-            "the second pause is longer"
-        );
-    }
-
-    #[test]
-    fn an_undo_is_the_change_the_other_way_round() {
-        let (_directory, mut book) = book();
-        let order = book.admit(vec![proposal(1024, 8192)], policy(Mode::Auto), S, 1).unwrap().remove(0);
-        assert!(book.undo(order.id, S).is_err(), "not carried out yet");
-        book.settle(order.id, &Outcome { state: OrderState::Verified, text: "done".into() }, 2);
-        let undo = book.undo(order.id, S).unwrap();
-        assert_eq!(undo.action, Action::SetCpuShares { from: 8192, to: 1024 });
-        assert!(book.admit(vec![proposal(1024, 8192)], policy(Mode::Auto), 2 * S, 3).unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_nobody_wants_any_more_expires() {
-        let (_directory, mut book) = book();
-        book.admit(vec![proposal(1024, 8192)], policy(Mode::Recommend), S, 1).unwrap();
-        book.expire(|_| true, |_| 3 * S, 4 * S, 2).unwrap();
-        assert_eq!(book.read(1).unwrap().state, OrderState::Proposed);
-        book.expire(|_| true, |_| 3 * S, 5 * S, 2).unwrap();
-        assert_eq!(book.read(1).unwrap().state, OrderState::Expired);
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::daemon::insides::{FlowReadings, Insides, Readings};
 use kvmpilot_core::windows::{Decided, Due, Moment, Windows};
 
-pub use replay::{ReplayError, replay};
+pub use replay::{ReplayError, Replayed, replay, replay_by};
 
 /// Longest line, in bytes: a thousand domains with their guests, with room to spare.
 pub const LONGEST_LINE: usize = 64 << 20;

@@ -143,7 +143,7 @@ impl Bench {
 
     fn grow(&mut self, farm: &mut Farm, size: usize) -> Result<()> {
         for number in self.inventory.len()..size {
-            let uuid = Uuid::from_u128(farm::uuid(number));
+            let uuid = Uuid::from_u128(farm.uuid(number.try_into()?));
             farm.add(&uuid.to_string(), if number.is_multiple_of(10) { BUSY } else { IDLE })?;
             let mut domain = DomainSample { uuid, name: format!("domain{number}"), ..self.recorded.clone() };
             for tap in &mut domain.interfaces {

@@ -218,7 +218,15 @@ impl Daemon<'_> {
     /// # Errors
     /// When it does not end in time.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        let end = Instant::now() + STOP;
+        self.wait_for_end(STOP)
+    }
+
+    /// As [`Self::wait`], for so long.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait_for_end(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let end = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{PipeWriter, Write, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -20,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Farm {
     program: PathBuf,
+    /// Which of this process' farms it is.
+    number: u16,
     members: Vec<Member>,
     cgroups: Cgroups,
 }
@@ -37,7 +40,18 @@ impl Farm {
     /// # Errors
     /// When its cgroups cannot be made.
     pub fn new(program: &Path) -> Result<Self> {
-        Ok(Self { program: program.to_owned(), members: Vec::new(), cgroups: Cgroups::new("kvmpilot-farm")? })
+        static FARMS: AtomicU16 = AtomicU16::new(0);
+        let number = FARMS.fetch_add(1, Relaxed);
+        let cgroups = Cgroups::new(&format!("kvmpilot-farm{number}"))?;
+        Ok(Self { program: program.to_owned(), number, members: Vec::new(), cgroups })
+    }
+
+    /// The uuid of a domain of this farm, as a number. No other farm on this host has it, of this process or of another, or
+    /// two processes would claim to be one domain.
+    #[must_use]
+    pub fn uuid(&self, domain: u32) -> u128 {
+        let farm = u128::from(self.number);
+        u128::from(std::process::id()) << 96 | farm << 80 | 0xfa12 << 64 | u128::from(domain)
     }
 
     /// Starts one more process for a domain; its vcpu 0 wakes up each `wake`. Returns its pid.
@@ -93,12 +107,6 @@ impl Drop for Farm {
             let _ = member.child.wait();
         }
     }
-}
-
-/// The uuid of domain number `number` of this process' farms. No other process' farm has it, or both would claim to be it.
-#[must_use]
-pub fn uuid(number: usize) -> u128 {
-    u128::from(std::process::id()) << 96 | 0xfa12 << 64 | number as u128
 }
 
 /// tid and name of each thread.

@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 const LIMIT: u32 = 8192;
 
 /// A set of pcpu numbers. Written and read as `0-3,8`.
+///
+/// Bit `n % 64` of word `n / 64`, without zero words at the end, so that equal sets have equal words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
 #[schemars(with = "String")]
-pub struct CpuSet(Arc<BTreeSet<u32>>);
+pub struct CpuSet(Arc<[u64]>);
 
 /// Why a text is not a CPU list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,42 +52,64 @@ impl CpuSet {
     /// How many pcpus there are in it.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Whether `pcpu` is in it.
     #[must_use]
     pub fn contains(&self, pcpu: u32) -> bool {
-        self.0.contains(&pcpu)
+        self.word(pcpu as usize / 64) & (1 << (pcpu % 64)) != 0
     }
 
     /// The pcpus in rising order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> + '_ {
-        self.0.iter().copied()
+        let bits = self.0.len() * 64;
+        let bits = 0..u32::try_from(bits).unwrap_or(LIMIT);
+        bits.filter(|pcpu| self.contains(*pcpu))
     }
 
     /// What is in both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        self.0.intersection(&other.0).copied().collect()
+        self.with(other, |own, other| own & other)
     }
 
     /// What is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        self.0.union(&other.0).copied().collect()
+        self.with(other, |own, other| own | other)
     }
 
     /// What is in this set and not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        self.0.difference(&other.0).copied().collect()
+        self.with(other, |own, other| own & !other)
     }
 
     /// Whether all of this set is in `other`.
     #[must_use]
     pub fn is_subset(&self, other: &Self) -> bool {
-        self.0.is_subset(&other.0)
+        self.0.iter().enumerate().all(|(at, word)| word & !other.word(at) == 0)
+    }
+
+    /// Whether something is in both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.0.iter().zip(other.0.iter()).any(|(own, other)| own & other != 0)
+    }
+
+    fn word(&self, at: usize) -> u64 {
+        self.0.get(at).copied().unwrap_or(0)
+    }
+
+    fn with(&self, other: &Self, join: impl Fn(u64, u64) -> u64) -> Self {
+        let words = 0..self.0.len().max(other.0.len());
+        Self::of(words.map(|at| join(self.word(at), other.word(at))).collect())
+    }
+
+    fn of(mut words: Vec<u64>) -> Self {
+        words.truncate(words.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1));
+        Self(words.into())
     }
 
     /// libvirt's cpumap: bit `n % 8` of byte `n / 8`, long enough for `pcpus` pcpus; members beyond are left out.
@@ -116,7 +140,15 @@ impl CpuSet {
 
 impl FromIterator<u32> for CpuSet {
     fn from_iter<I: IntoIterator<Item = u32>>(pcpus: I) -> Self {
-        Self(Arc::new(pcpus.into_iter().filter(|pcpu| *pcpu < LIMIT).collect()))
+        let mut words = Vec::new();
+        for pcpu in pcpus.into_iter().filter(|pcpu| *pcpu < LIMIT) {
+            let at = pcpu as usize / 64;
+            if words.len() <= at {
+                words.resize(at + 1, 0_u64);
+            }
+            words[at] |= 1 << (pcpu % 64);
+        }
+        Self::of(words)
     }
 }
 
@@ -141,13 +173,13 @@ impl FromStr for CpuSet {
                 set.extend(from..=to);
             }
         }
-        Ok(Self(Arc::new(set)))
+        Ok(set.into_iter().collect())
     }
 }
 
 impl fmt::Display for CpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.0.iter().copied().peekable();
+        let mut rest = self.iter().peekable();
         let mut separator = "";
         while let Some(from) = rest.next() {
             let mut to = from;
@@ -199,6 +231,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn sets_behave_like_sets(a in proptest::collection::btree_set(0_u32..200, 0..40), b in proptest::collection::btree_set(0_u32..200, 0..40)) {
+            let set = |of: &BTreeSet<u32>| of.iter().copied().collect::<CpuSet>();
+            let (x, y) = (set(&a), set(&b));
+            prop_assert_eq!(x.iter().collect::<Vec<_>>(), a.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(x.iter().next_back(), a.last().copied());
+            prop_assert_eq!((x.len(), x.is_empty()), (a.len(), a.is_empty()));
+            prop_assert_eq!(x.union(&y), set(&a.union(&b).copied().collect()));
+            prop_assert_eq!(x.intersection(&y), set(&a.intersection(&b).copied().collect()));
+            prop_assert_eq!(x.difference(&y), set(&a.difference(&b).copied().collect()));
+            prop_assert_eq!(x.is_subset(&y), a.is_subset(&b));
+            prop_assert_eq!(x.overlaps(&y), !a.is_disjoint(&b));
+            prop_assert!((0..300).all(|pcpu| x.contains(pcpu) == a.contains(&pcpu)));
+        }
+
         #[test]
         fn text_and_cpumap_round_trip(pcpus in proptest::collection::btree_set(0_u32..512, 0..64)) {
             let set: CpuSet = pcpus.into_iter().collect();

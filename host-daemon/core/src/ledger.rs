@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::CpuSet;
+use crate::order::Action;
 use crate::sample::ProcessKey;
 use crate::units::KiB;
 
@@ -37,6 +38,24 @@ pub enum LedgerTarget {
         /// Its name.
         name: String,
     },
+}
+
+impl LedgerTarget {
+    /// The values that an action changes; none where kvmpilot does not carry it out.
+    #[must_use]
+    pub fn of(action: &Action) -> Vec<Self> {
+        match action {
+            Action::SetCpuShares { .. } => vec![Self::CpuShares],
+            Action::PinVcpu { vcpu, .. } => vec![Self::VcpuPin { vcpu: *vcpu }],
+            Action::PinEmulator { .. } => vec![Self::EmulatorPin],
+            Action::PinIothread { iothread, .. } => vec![Self::IothreadPin { iothread: *iothread }],
+            Action::SetBalloon { .. } => vec![Self::Balloon],
+            Action::SetLevel { processes, .. } => {
+                processes.iter().map(|step| Self::Nice { key: step.key, name: step.name.clone() }).collect()
+            }
+            Action::MoreVcpus { .. } | Action::MoreMemory { .. } | Action::MoveAway { .. } => Vec::new(),
+        }
+    }
 }
 
 impl fmt::Display for LedgerTarget {

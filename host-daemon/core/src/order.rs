@@ -253,6 +253,8 @@ pub enum Metric {
     WaitRatio,
     /// Memory that the domain has, in MiB.
     MemoryMib,
+    /// Packets a second of the domain's devices, in the weaker direction: traffic that is answered.
+    AnsweredPackets,
 }
 
 impl Metric {
@@ -262,6 +264,7 @@ impl Metric {
         match self {
             Self::WaitRatio => Ratio(value).to_string(),
             Self::MemoryMib => format!("{value:.0} MiB"),
+            Self::AnsweredPackets => format!("{value:.0} packets/s"),
         }
     }
 }
@@ -271,6 +274,7 @@ impl fmt::Display for Metric {
         f.write_str(match self {
             Self::WaitRatio => "wait ratio",
             Self::MemoryMib => "memory",
+            Self::AnsweredPackets => "answered traffic",
         })
     }
 }

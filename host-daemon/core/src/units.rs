@@ -63,6 +63,12 @@ impl KiB {
         if ratio.is_finite() && ratio > 0.0 { Self((self.as_f64() * ratio) as u64) } else { Self(0) }
     }
 
+    /// So many times this amount, rounded down; negative and non-finite numbers give zero.
+    #[must_use]
+    pub fn times(self, number: f64) -> Self {
+        self.part(number)
+    }
+
     /// As a float, for ratios. Exact up to 2^53 KiB.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "2^53 KiB is 8 ZiB")]
@@ -111,6 +117,31 @@ impl fmt::Display for Ratio {
     }
 }
 
+/// A second since 1970 as people write it in a log: `2026-11-25 12:40:05 UTC`.
+#[must_use]
+pub fn utc(unix_s: u64) -> String {
+    let (mut days, second) = (unix_s / 86_400, unix_s % 86_400);
+    let mut year = 1970_u64;
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    // Beyond the year 9999 nobody reads a log.
+    while days >= 365 + u64::from(leap(year)) && year < 9999 {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    let day = days + 1;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +152,15 @@ mod tests {
         assert_eq!(KiB(1000).part(-1.0), KiB(0));
         assert_eq!(KiB(1000).part(f64::NAN), KiB(0));
         assert_eq!(KiB(u64::MAX).part(2.0), KiB(u64::MAX));
+    }
+
+    #[test]
+    fn seconds_are_written_as_dates() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(951_782_399), "2000-02-28 23:59:59 UTC");
+        assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
+        assert_eq!(utc(1_764_074_405), "2025-11-25 12:40:05 UTC");
+        assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00 UTC");
     }
 
     #[test]

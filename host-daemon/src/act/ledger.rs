@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
-use kvmpilot_core::order::OrderState;
 
 use crate::store::{Store, StoreError};
 
@@ -70,11 +69,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes down that an order's change is being made.
-    pub(super) async fn mark_applied(&self, order: u64) -> Result<(), StoreError> {
+    /// Writes down that an order's change is being made; `false` if it is not this order's turn (any more).
+    pub(super) async fn mark_applied(&self, order: u64) -> Result<bool, StoreError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        self.blocking(move |store| store.order_update(order, OrderState::Applied, "", unix_ms)).await
+        self.blocking(move |store| store.order_apply(order, unix_ms)).await
     }
 
     /// Takes note of values that were set and read back. One that is at its original leaves the ledger.
@@ -111,10 +110,10 @@ impl Ledger {
         Ok(())
     }
 
-    async fn blocking(
+    async fn blocking<T: Send + 'static>(
         &self,
-        write: impl FnOnce(&Store) -> Result<(), StoreError> + Send + 'static,
-    ) -> Result<(), StoreError> {
+        write: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let store = self.store.clone();
         match tokio::task::spawn_blocking(move || write(&store)).await {
             Ok(result) => result,

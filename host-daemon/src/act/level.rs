@@ -4,7 +4,7 @@ use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
 use kvmpilot_core::order::{ProcessStep, WorkOrder};
 use kvmpilot_core::policy::Level;
 
-use super::{Executor, Failure, crash_point};
+use super::{Done, Executor, Failure, crash_point};
 use crate::agent::{NiceChange, NiceResult};
 
 impl Executor {
@@ -16,7 +16,7 @@ impl Executor {
         incarnation: &str,
         processes: &[ProcessStep],
         to: Level,
-    ) -> Result<String, Failure> {
+    ) -> Result<Done, Failure> {
         let proposal = &order.proposal;
         let domain = proposal.domain;
         let target = |step: &ProcessStep| LedgerTarget::Nice { key: step.key, name: step.name.clone() };
@@ -34,14 +34,16 @@ impl Executor {
         });
         crash_point("announce");
         self.ledger.announce(entries.collect()).await?;
-        crash_point("mark");
-        self.ledger.mark_applied(order.id).await?;
+        crash_point("claim");
+        self.claim(order.id).await?;
         crash_point("set");
         let changes: Vec<NiceChange> = processes
             .iter()
             .map(|step| NiceChange { key: step.key, expect: step.nice_from, to: step.nice_to })
             .collect();
         let outcomes = self.guests.agent(domain).set_nice(&changes).await?;
+        // The agent has set and read back in one go.
+        crash_point("read_back");
         crash_point("settle");
 
         let (mut settled, mut gone, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
@@ -50,6 +52,10 @@ impl Executor {
                 outcomes.iter().find(|outcome| outcome.key == step.key).map(|outcome| &outcome.result);
             match outcome {
                 Some(NiceResult::Applied) => settled.push((target(step), Value::Nice(step.nice_to))),
+                // Set by an earlier try.
+                Some(NiceResult::Drift { now }) if *now == step.nice_to => {
+                    settled.push((target(step), Value::Nice(step.nice_to)));
+                }
                 Some(NiceResult::Gone) => gone.push(target(step)),
                 Some(NiceResult::Drift { now }) => {
                     troubles.push(format!(
@@ -84,6 +90,6 @@ impl Executor {
             text.push_str("; left alone: ");
             text.push_str(&trouble);
         }
-        Ok(text)
+        Ok(Done::Changed(text))
     }
 }

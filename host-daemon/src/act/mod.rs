@@ -1,16 +1,18 @@
 //! Carries work orders out and puts everything back. Executes, never chooses: the order says what, from where, to where.
 //!
 //! Each change goes the same way: read the live value and refuse if it is not the one that the order saw (one that is the
-//! wanted one already is success); announce the change in the ledger, on disk; mark the order as applied; make the change;
-//! read it back; settle the ledger.
+//! wanted one already is success); announce the change in the ledger, on disk; claim the order, approved -> applied, which
+//! works once; make the change; read it back; settle the ledger.
 
 mod change;
+mod crash;
 mod ledger;
 mod level;
 mod restore;
 
 use kvmpilot_core::order::{Action, OrderState, WorkOrder};
 
+pub(crate) use crash::crash_point;
 pub use ledger::Ledger;
 
 use crate::guest_channel::GuestChannel;
@@ -33,6 +35,24 @@ pub struct Outcome {
     pub state: OrderState,
     /// What happened, in words.
     pub text: String,
+    /// Whether we changed anything: not if the value was there already.
+    pub changed: bool,
+}
+
+impl Outcome {
+    /// It could not be done.
+    #[must_use]
+    pub const fn failed(text: String) -> Self {
+        Self { state: OrderState::Failed, text, changed: false }
+    }
+}
+
+/// A change that did not fail, in words.
+enum Done {
+    /// Made, and read back.
+    Changed(String),
+    /// The value was there already.
+    Already(String),
 }
 
 /// Why a change did not happen.
@@ -54,6 +74,8 @@ enum Failure {
     Unreadable(String),
     #[error("this host cannot do it alone: a person or an orchestrator has to")]
     NotOurs,
+    #[error("the order is not approved any more, or was carried out already: nothing was changed")]
+    NotApproved,
 }
 
 impl Executor {
@@ -78,16 +100,14 @@ impl Executor {
             action => self.change_value(order, incarnation, action).await,
         };
         match result {
-            Ok(text) => Outcome { state: OrderState::Verified, text },
-            Err(failure) => Outcome { state: OrderState::Failed, text: failure.to_string() },
+            Ok(Done::Changed(text)) => Outcome { state: OrderState::Verified, text, changed: true },
+            Ok(Done::Already(text)) => Outcome { state: OrderState::Verified, text, changed: false },
+            Err(failure) => Outcome::failed(failure.to_string()),
         }
     }
-}
 
-/// A place where a test ends the daemon as `kill -9` would: the one that `KVMPILOT_CRASH_AT` names. Debug builds only.
-pub(crate) fn crash_point(name: &str) {
-    if cfg!(debug_assertions) && std::env::var_os("KVMPILOT_CRASH_AT").is_some_and(|at| at == name) {
-        tracing::error!(name, "ending here, as KVMPILOT_CRASH_AT says");
-        std::process::abort();
+    /// From here on the change of this order is being made, and by nobody else.
+    async fn claim(&self, order: u64) -> Result<(), Failure> {
+        if self.ledger.mark_applied(order).await? { Ok(()) } else { Err(Failure::NotApproved) }
     }
 }

@@ -11,7 +11,7 @@ use kvmpilot_core::model::incarnation;
 use kvmpilot_core::sample::{GuestSample, ProcessKey, ProcessSample};
 use tokio::task::JoinSet;
 
-use super::Executor;
+use super::{Executor, crash_point};
 use crate::agent::{NiceChange, NiceResult};
 
 impl Executor {
@@ -73,6 +73,7 @@ impl Executor {
                 done.push(entry.target);
             }
         }
+        crash_point("forget");
         if let Err(error) = self.ledger.forget(domain, done).await {
             tracing::error!(%error, "the values are back, but the ledger still has them");
         }
@@ -85,9 +86,18 @@ impl Executor {
             Err(failure) => return (RestoreOutcome::Failed, Some(failure.to_string())),
         };
         match entry.restore_verdict(&live) {
+            // What libvirt tells of a balloon is where it is, not where it was sent: a daemon that died right after it had sent
+            // it away must not be followed by one that looks before it has moved, and forgets it.
+            RestoreVerdict::AlreadyOriginal if entry.target == LedgerTarget::Balloon => {
+                match self.set(entry.domain, &entry.target, &live, &entry.original).await {
+                    Ok(_) => (RestoreOutcome::AlreadyOriginal, None),
+                    Err(failure) => (RestoreOutcome::Failed, Some(failure.to_string())),
+                }
+            }
             RestoreVerdict::AlreadyOriginal => (RestoreOutcome::AlreadyOriginal, None),
             RestoreVerdict::Drift => (RestoreOutcome::Drift, Some(drift(entry, &live))),
             RestoreVerdict::Restore => {
+                crash_point("put_back");
                 match self.set(entry.domain, &entry.target, &live, &entry.original).await {
                     Ok(_) => (RestoreOutcome::Restored, None),
                     Err(failure) => (RestoreOutcome::Failed, Some(failure.to_string())),
@@ -113,6 +123,7 @@ impl Executor {
         for _ in 0..2 {
             let changes: Vec<NiceChange> =
                 open.iter().filter_map(|(entry, live)| change(entry, live)).collect();
+            crash_point("put_back");
             let outcomes = match agent.set_nice(&changes).await {
                 Ok(outcomes) => outcomes,
                 Err(error) => {

@@ -8,6 +8,7 @@ mod means;
 mod own;
 mod process;
 mod record;
+mod rules;
 mod settings;
 mod status;
 mod steal;
@@ -24,6 +25,7 @@ use kvmpilot_core::policy::Policy;
 
 pub use explain::{Background, LastWishes, explain};
 pub use record::record;
+pub use rules::rules;
 pub use watch::watch;
 
 use super::views::{DoctorView, TierView, Views};
@@ -77,6 +79,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
         steal: steal::steal(scene),
         flows: scene.model.domains.iter().map(|domain| flow::flows(domain, scene)).collect(),
+        rules: rules(&scene.policy.rules, &scene.history.rules),
         doctor: scene.doctor.clone(),
     }
 }

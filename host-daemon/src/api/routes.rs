@@ -24,7 +24,7 @@ use super::record::{RecordingRequest, record};
 use super::serve::Limits;
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, FlowsView, OrdersView,
-    ProcessesView, StatusView, StealView, Views, WatchAsk, WatchView,
+    ProcessesView, RulesView, StatusView, StealView, Views, WatchAsk, WatchView,
 };
 use crate::store::{OrderFilter, StoreError};
 
@@ -59,6 +59,7 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
         .route("/restore", post(restore))
         .route("/steal", get(steal))
         .route("/record", get(record))
+        .route("/rules", get(rules))
         .route("/doctor", get(doctor));
     Router::new()
         .nest("/api/v1", routes)
@@ -131,6 +132,10 @@ async fn doctor(State(api): Api) -> Json<DoctorView> {
     Json(api.views().doctor.clone())
 }
 
+async fn rules(State(api): Api) -> Json<RulesView> {
+    Json(api.views().rules.clone())
+}
+
 async fn steal(State(api): Api) -> Json<StealView> {
     Json(api.views().steal.clone())
 }
@@ -186,6 +191,9 @@ struct OrderQuery {
     domain: Option<String>,
     limit: Option<u32>,
     before: Option<u64>,
+    since_unix_ms: Option<u64>,
+    #[serde(default)]
+    history: bool,
 }
 
 async fn orders(State(api): Api, query: Result<Query<OrderQuery>, QueryRejection>) -> Answer<OrdersView> {
@@ -196,6 +204,8 @@ async fn orders(State(api): Api, query: Result<Query<OrderQuery>, QueryRejection
         state: query.state,
         domain: query.domain,
         before: query.before,
+        since_unix_ms: query.since_unix_ms,
+        with_history: query.history,
         limit: Some(limit + 1),
     };
     let mut orders = api.store(move |store| store.orders(&filter)).await?;

@@ -9,7 +9,8 @@ use schemars::{JsonSchema, Schema};
 
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FlowsView, OrdersView, PolicyView,
-    Problem, ProcessesView, ReplayView, StatusView, StealView, VersionView, WatchView,
+    Problem, ProcessesView, ReplayView, RulesTestView, RulesView, StatusView, StealView, VersionView,
+    WatchView,
 };
 
 /// Every answer's name (`docs/schema/NAME.schema.json`) and schema.
@@ -25,6 +26,8 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("order", schema::<WorkOrder>()),
         ("command", schema::<CommandReply>()),
         ("replay", schema::<ReplayView>()),
+        ("rules", schema::<RulesView>()),
+        ("rules_test", schema::<RulesTestView>()),
         ("steal", schema::<StealView>()),
         ("doctor", schema::<DoctorView>()),
         ("explain", schema::<ExplainView>()),

@@ -9,6 +9,7 @@ use kvmpilot_core::order::OrderState;
 use kvmpilot_core::policy::{Key, Wishes, key_names};
 
 use super::client::encode;
+use super::orders::since;
 use crate::config::parse_duration;
 use crate::watch;
 
@@ -182,6 +183,11 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Rules: when what is wanted. List them, check a file of them, try one against a recording
+    Rules {
+        #[command(subcommand)]
+        command: Option<RulesCommand>,
+    },
     /// Version of this program and of the API
     Version {
         /// Print JSON (docs/schema/version.schema.json)
@@ -243,33 +249,80 @@ fn setting(text: &str) -> Result<(String, String), String> {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum RulesCommand {
+    /// List the rules in force, and how often they held when they were asked last (the same as no subcommand)
+    ///
+    /// Works without the daemon, too.
+    List {
+        /// Configuration file, for finding socket and rule files [default: /etc/kvmpilot/kvmpilot.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON (docs/schema/rules.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the file of the shipped rules, to read and to copy from
+    Show,
+    /// Check rule files: syntax, names, types. Exit code 1 if there is a mistake
+    Check {
+        /// Files, later ones over earlier ones
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Decide on a recording with a rule file over the recorded rules, and print what would be different
+    Test {
+        /// Rule file
+        file: PathBuf,
+        /// File that `kvmpilot record` wrote
+        #[arg(long, value_name = "RECORDING")]
+        against: PathBuf,
+        /// Print JSON (docs/schema/rules_test.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum OrderCommand {
     /// List orders, newest first (the same as no subcommand)
     List,
-    /// Show one order with everything in it
+    /// Show orders with everything in them
     Show {
-        /// Number of the order
-        id: u64,
+        /// Numbers of the orders
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<u64>,
     },
-    /// Carry a proposed order out
+    /// Carry proposed orders out
+    ///
+    /// What kvmpilot cannot do alone (more vcpus, more memory, another host) is marked as agreed; it then watches whether it
+    /// was done.
     Approve {
-        /// Number of the order
-        id: u64,
+        /// Numbers of the orders
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<u64>,
     },
-    /// Do not carry a proposed order out
+    /// Do not carry proposed orders out; the same is not proposed again for a while
     Reject {
-        /// Number of the order
-        id: u64,
+        /// Numbers of the orders
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<u64>,
     },
-    /// Undo an order that was carried out
+    /// Undo orders that were carried out
     Rollback {
-        /// Number of the order
-        id: u64,
+        /// Numbers of the orders
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<u64>,
+    },
+    /// Print all orders as lines of JSON, newest first, each with all its states (docs/schema/order.schema.json)
+    Export {
+        /// Only orders from this time on: 24h, 7d, or 2026-11-25T12:00:00Z
+        #[arg(long, value_name = "TIME", value_parser = since, default_value = "1970-01-01T00:00:00Z")]
+        since: u64,
     },
 }
 
 /// Which orders to list.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct OrderFilter {
     /// Only orders in this state
     #[arg(long, global = true, value_enum)]
@@ -279,10 +332,10 @@ pub(super) struct OrderFilter {
     domain: Option<String>,
     /// At most so many, 1 to 1000
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: Option<u32>,
+    pub(super) limit: Option<u32>,
     /// Only orders with a smaller number, for the next page
     #[arg(long, global = true, value_name = "ID")]
-    before: Option<u64>,
+    pub(super) before: Option<u64>,
 }
 
 fn hours(text: &str) -> Result<f64, String> {

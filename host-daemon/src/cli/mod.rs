@@ -3,10 +3,12 @@
 mod arguments;
 mod client;
 pub mod offline;
+mod orders;
 mod page;
 mod policy;
 mod progress;
 mod record;
+mod rules;
 mod show;
 mod survey;
 #[cfg(test)]
@@ -21,14 +23,14 @@ use kvmpilot_core::order::WorkOrder;
 use serde::Serialize;
 
 pub use arguments::Arguments;
-use arguments::{Command, OrderCommand, OrderFilter};
+use arguments::Command;
 use client::{Client, ClientError, encode};
 use page::Screen;
 
 use crate::api::API_VERSION;
 use crate::api::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FlowsView, OrdersView,
-    ProcessesView, StatusView, StealView, Verdict, VersionView, WatchAsk, WatchView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FlowsView, ProcessesView,
+    StatusView, StealView, Verdict, VersionView, WatchAsk, WatchView,
 };
 use crate::config::{self, Config, ConfigError, DEFAULT_SOCKET};
 
@@ -114,7 +116,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             answer(json, &view, || show::flows(&view, screen))
         }
         Command::Orders { command, filter, json } => {
-            orders(&client(None), command, &filter, json, screen).await
+            orders::orders(&client(None), command, &filter, json, screen).await
         }
         Command::Why { id, json } => {
             let order: WorkOrder = client(None).get(&format!("/orders/{id}")).await?;
@@ -181,36 +183,13 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             answer(json, &report, || show::simulate(&report, screen))?;
             Ok(succeeded(report.missed.is_empty()))
         }
+        Command::Rules { command } => rules::run(command, client, screen).await,
         Command::Version { json } => {
             let view =
                 VersionView { version: env!("CARGO_PKG_VERSION").to_owned(), api_version: API_VERSION };
             answer(json, &view, || format!("kvmpilot {}, API version {}\n", view.version, view.api_version))
         }
     }
-}
-
-async fn orders(
-    client: &Client,
-    command: Option<OrderCommand>,
-    filter: &OrderFilter,
-    json: bool,
-    screen: Screen,
-) -> Result<ExitCode, Failure> {
-    let (id, verb) = match command {
-        None | Some(OrderCommand::List) => {
-            let view: OrdersView = client.get(&format!("/orders?{}", filter.query())).await?;
-            return answer(json, &view, || show::orders(&view, screen));
-        }
-        Some(OrderCommand::Show { id }) => {
-            let order: WorkOrder = client.get(&format!("/orders/{id}")).await?;
-            return answer(json, &order, || show::order(&order, screen));
-        }
-        Some(OrderCommand::Approve { id }) => (id, "approve"),
-        Some(OrderCommand::Reject { id }) => (id, "reject"),
-        Some(OrderCommand::Rollback { id }) => (id, "rollback"),
-    };
-    let reply: CommandReply = client.post(&format!("/orders/{id}/{verb}")).await?;
-    answer(json, &reply, || show::reply(&reply, screen))
 }
 
 /// Prints an answer, as JSON or for people.

@@ -103,42 +103,6 @@ fn a_guest_cannot_write_to_the_terminal() {
 }
 
 #[test]
-fn why_tells_the_story_from_what_was_seen_to_what_came_of_it() {
-    let orders = orders().orders;
-    assert_eq!(
-        show::why(&orders[1], PLAIN),
-        "\
-Work order 13 for web: level of httpd: normal -> above_normal
-
-What was seen
-  runnable threads  5
-  vcpus             2
-
-What followed from it
-  Rule ladder.up: httpd serves other nodes while CPU is scarce in the guest.
-  httpd was found talking to another node.
-
-What was expected
-  httpd runs before what does not communicate.
-
-What was done
-  Proposed at 2026-11-22 18:30:56 UTC.
-  It was carried out, and the new value was read back, at 2026-11-22 18:30:56 UTC. `kvmpilot orders rollback 13` undoes it.
-
-PROCESSES
-PID  NAME   NICE BEFORE  NICE AFTER  ORIGINALLY
-120  httpd            0          -5           0
-
-What came of it
-  1 of 1 processes are at level above_normal, read back in the guest.
-"
-    );
-    let proposed = show::why(&orders[0], PLAIN);
-    assert!(proposed.contains("`kvmpilot orders approve 14`"), "{proposed}");
-    assert!(proposed.contains("It is too early to say."), "{proposed}");
-}
-
-#[test]
 fn pages_say_what_matters() {
     let contains = |page: &str, parts: &[&str]| {
         for part in parts {

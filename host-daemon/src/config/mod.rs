@@ -20,7 +20,7 @@ use kvmpilot_core::policy::Policy;
 
 pub use diagnostic::Diagnostic;
 pub use origins::{Origins, Place};
-pub use rules::{load_rules, read_rules};
+pub use rules::{load_rules, read_entries, read_rules};
 pub use scenario::{ScenarioError, load_scenario};
 pub use value::parse_duration;
 pub(crate) use value::show_duration;

@@ -100,6 +100,7 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("guard", "max_pin_part", sets!(policy.guard.max_pin_part, |v| v.number(0.0..=1.0))),
     option("guard", "oscillation_hold", sets!(policy.guard.oscillation_hold, |v| v.duration(PERIOD))),
     option("guard", "enforce", sets!(policy.guard.enforce, |v| v.boolean())),
+    option("guard", "yield_to_competitors", sets!(policy.guard.yield_to_competitors, |v| v.boolean())),
     option("guard", "suspend_for_change", sets!(policy.guard.suspend_for_change, |v| v.boolean())),
 
     option("overhead", "enabled", sets!(policy.overhead.enabled, |v| v.boolean())),

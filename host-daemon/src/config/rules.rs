@@ -55,6 +55,19 @@ pub fn read_rules(files: &[PathBuf]) -> Result<RuleSet, ConfigError> {
     Err(ConfigError::Invalid(wrong))
 }
 
+/// The rules of one file, to be put over others.
+///
+/// # Errors
+/// When the file cannot be read or anything in it is wrong.
+pub fn read_entries(path: &Path) -> Result<Vec<Entry>, ConfigError> {
+    let source = source(path)?;
+    rules::read(&source.text, &source.path.display().to_string()).map_err(|faults| {
+        ConfigError::Invalid(
+            faults.into_iter().take(MAX_DIAGNOSTICS).map(|fault| diagnostic(&source, fault)).collect(),
+        )
+    })
+}
+
 fn diagnostic(source: &Source, fault: Fault) -> Diagnostic {
     Diagnostic::new(source, fault.span, fault.message, fault.help)
 }
@@ -110,10 +123,56 @@ mod tests {
         assert_eq!(wrong.len(), 1, "{wrong:?}");
         assert!(shown.contains("0.toml:5:4: there is no field domain.cpu.wait_ration\n"), "{shown}");
         assert!(shown.contains("5 | && domain.cpu.wait_ration > 0.1\n"), "{shown}");
-        assert!(shown.contains("  |    ^^^^^^^^^^^^^^^^^^^^^\n"), "{shown}");
+        assert!(shown.contains("  |    ^^^^^^^^^^^^^^^^^^^^^^\n"), "{shown}");
         assert!(shown.contains("did you mean domain.cpu.wait_ratio?"), "{shown}");
         let off = "[[rule]]\nname = \"weight.yeild\"\nenabled = false\n";
         let Err(ConfigError::Invalid(wrong)) = load(&[off]) else { panic!("not refused") };
         assert!(wrong[0].to_string().contains("did you mean weight.yield?"), "{}", wrong[0]);
+    }
+
+    /// The table of variables in docs/rules.md.
+    fn table() -> String {
+        let mut table = "\n| variable | type | meaning |\n|---|---|---|\n".to_owned();
+        for field in rules::fields() {
+            table += &format!("| `{}` | {} | {} |\n", field.path, field.kind, field.meaning);
+            if let rules::Kind::Records(columns) = field.kind {
+                for (name, meaning) in columns {
+                    table += &format!("| `v.{name}` | number | in `{}`: {meaning} |\n", field.path);
+                }
+            }
+        }
+        table
+    }
+
+    #[test]
+    fn every_variable_is_documented() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/rules.md");
+        let text = fs::read_to_string(path).unwrap();
+        let (head, documented) = text.split_once("writes this table. -->\n").unwrap();
+        if std::env::var_os("KVMPILOT_WRITE_SCHEMAS").is_some() {
+            fs::write(path, format!("{head}writes this table. -->\n{}", table())).unwrap();
+            return;
+        }
+        assert_eq!(documented, table(), "KVMPILOT_WRITE_SCHEMAS=1 writes it anew");
+        for (means, key, word, _) in rules::Means::ALL {
+            assert!(head.contains(&format!("`{key}`")) && head.contains(word), "{means:?}");
+        }
+    }
+
+    #[test]
+    fn each_group_has_fields_and_each_field_a_group() {
+        for group in rules::groups() {
+            assert!(
+                rules::fields().iter().any(|field| field.path.starts_with(&format!("{group}."))),
+                "{group}"
+            );
+        }
+        for field in rules::fields() {
+            assert!(
+                rules::groups().any(|group| field.path.starts_with(&format!("{group}."))),
+                "{}",
+                field.path
+            );
+        }
     }
 }

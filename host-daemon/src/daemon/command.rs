@@ -62,7 +62,7 @@ impl Daemon {
         self.check_free(domain)?;
         let now = self.began.elapsed();
         let proposal = self.book.undo(id, now)?;
-        let mode = mode_of(&self.config.policy, &self.latest);
+        let mode = mode_of(&self.config.policy, &self.latest, &self.history);
         let admitted = block_in_place(|| self.book.admit(vec![proposal], mode, now, wall_unix_ms()));
         let mut orders = admitted.map_err(|error| CommandError::Failed(error.to_string()))?;
         orders.pop().ok_or_else(|| CommandError::Failed("that is nothing that kvmpilot can undo".to_owned()))

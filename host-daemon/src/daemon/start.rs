@@ -178,6 +178,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         wishes: BTreeMap::new(),
         unread: Vec::new(),
         wanted: options.once.then(Vec::new),
+        turned_at: began,
         cycles: 0,
         last_cycle: None,
         views,

@@ -41,10 +41,11 @@ impl Daemon {
             let life = self.latest.domains.iter().find(|other| other.uuid == domain);
             let Some(incarnation) = life.and_then(|domain| domain.incarnation.clone()) else {
                 let text = "nothing was changed, because the domain's QEMU process is not known".to_owned();
-                let outcome = Outcome { state: OrderState::Failed, text };
+                let outcome = Outcome::failed(text);
                 orders.iter().for_each(|order| self.conclude(order, &outcome));
                 continue;
             };
+            crash_point("start");
             self.busy.insert(domain);
             let executor = Arc::clone(&self.executor);
             self.work.spawn(async move {
@@ -97,11 +98,14 @@ impl Daemon {
         let done = outcome.state == OrderState::Verified;
         let mut outcome = outcome.clone();
         if done {
-            let at = self.began.elapsed();
-            self.history.applied(id, proposal, at);
-            self.recordings.event(|| Event::Applied { order: id, proposal: Box::new(proposal.clone()), at });
+            if outcome.changed {
+                let at = self.began.elapsed();
+                self.history.applied(id, proposal, at);
+                let applied = || Event::Applied { order: id, proposal: Box::new(proposal.clone()), at };
+                self.recordings.event(applied);
+            }
             tracing::info!(id, outcome = outcome.text, "done");
-            if proposal.reason.prediction.is_none() {
+            if proposal.reason.prediction.is_none() || !outcome.changed {
                 // Nothing to be judged by.
                 outcome.state = OrderState::Kept;
             }
@@ -113,13 +117,14 @@ impl Daemon {
             self.recordings.event(|| Event::Unsure { proposal: Box::new(proposal.clone()), ledger });
         }
         self.book.settle(id, &outcome, wall_unix_ms());
-        if done {
+        let undone = if done {
             let text = format!("rolled back by order {id}: {}", proposal.reason.summary);
-            let undone = Outcome { state: OrderState::RolledBack, text };
-            proposal
-                .undoes
-                .iter()
-                .for_each(|undone_id| self.book.settle(*undone_id, &undone, wall_unix_ms()));
+            Outcome { state: OrderState::RolledBack, text, changed: true }
+        } else {
+            Outcome::failed(format!("it could not be undone by order {id}: {}", outcome.text))
+        };
+        for undone_id in &proposal.undoes {
+            self.book.settle(*undone_id, &undone, wall_unix_ms());
         }
         crash_point("answer");
         self.answer(order, &outcome);
@@ -137,6 +142,7 @@ impl Daemon {
         }
         self.restoring = false;
         self.recovered = true;
+        self.book.put_back(&values, wall_unix_ms());
         self.history.restored();
         self.recordings.event(|| Event::Restored);
         for domain in self.inventory.snapshot().into_keys() {
@@ -153,6 +159,7 @@ impl Daemon {
             return;
         }
         if self.executor.ledger().is_empty() {
+            self.book.put_back(&[], wall_unix_ms());
             self.recovered = true;
         } else if self.libvirt.status().is_up() {
             tracing::warn!(

@@ -1,24 +1,11 @@
 //! The kernel and who else works on this host.
 
+use kvmpilot_core::competitor::{COMPETITORS, Competitor};
+
 use super::check;
 use crate::api::views::{CheckView, TierView, Verdict};
 use crate::kernel::{Cgroups, Features, Kernel};
 
-/// Daemons that change the same values as kvmpilot does.
-const COMPETITORS: [(&str, &str); 4] = [
-    ("numad", "moves QEMU's threads and memory between NUMA nodes"),
-    ("ksmtuned", "changes KSM with the memory pressure that balloons change too"),
-    ("momd", "changes balloons and CPU quotas"),
-    ("pvestatd", "changes balloons"),
-];
-/// Daemons that work on the same host and get along with kvmpilot.
-const NEIGHBOURS: [(&str, &str); 2] = [
-    (
-        "tuned",
-        "sets kernel parameters; see that its profile leaves the CPU affinity and cgroups of guests alone",
-    ),
-    ("irqbalance", "moves interrupts between pcpus, which is none of kvmpilot's business"),
-];
 /// What libvirt needs for weights, pins and balloons, and what goes without.
 const CONTROLLERS: [(&str, &str); 2] =
     [("cpu", "CPU weights"), ("cpuset", "the pins of vcpus and emulators")];
@@ -211,20 +198,23 @@ fn scheduler(features: &Features) -> Option<CheckView> {
         format!(
             "a BPF scheduler ({name}) has taken over from the kernel's own: what CPU weights and waits mean is up to it"
         ),
-        "stop it, or set the actuator weight to observe",
+        "stop it; until then kvmpilot leaves CPU weights alone",
     ))
 }
 
 fn others(kernel: &Kernel) -> Vec<CheckView> {
-    let competitors = COMPETITORS.iter().filter(|(name, _)| kernel.runs(name)).map(|(name, what)| {
-        warning(
-            "competitor",
-            format!("{name} runs, which {what}"),
-            "stop it, or set the actuators that it shares with kvmpilot to observe",
-        )
-    });
-    let neighbours = NEIGHBOURS.iter().filter(|(name, _)| kernel.runs(name));
-    competitors
-        .chain(neighbours.map(|(name, what)| ok("neighbour", format!("{name} runs, which {what}"))))
+    let running = kernel.running(&COMPETITORS.map(|competitor| competitor.name));
+    let found = COMPETITORS.iter().filter(|competitor| running.iter().any(|name| name == competitor.name));
+    found
+        .map(|Competitor { name, does, fights }| {
+            let message = format!("{name} runs, which {does}");
+            if fights.is_empty() {
+                return ok("neighbour", message);
+            }
+            let fights = fights.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+            let advice =
+                "stop it; until then kvmpilot only recommends, unless guard.yield_to_competitors is false";
+            warning("competitor", format!("{message}: kvmpilot's {fights} would work against it"), advice)
+        })
         .collect()
 }

@@ -18,6 +18,8 @@ use super::{Kernel, text};
 pub struct Hierarchies {
     /// The v1 hierarchy that has the cpu controller.
     cpu: Option<Mount>,
+    /// The v1 hierarchy that has the memory controller.
+    memory: Option<Mount>,
     /// The v2 hierarchy.
     unified: Option<Mount>,
 }
@@ -33,6 +35,7 @@ struct Mount {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
     cpu: Option<String>,
+    memory: Option<String>,
     unified: Option<String>,
 }
 
@@ -127,6 +130,26 @@ impl Hierarchies {
             return Err(absent("the kernel keeps no pressure of cgroups (psi=0, or before Linux 4.20)"));
         }
         Ok(Pressure { directory, cpu, memory, io })
+    }
+
+    /// Directories with the memory of a whole domain, from the cgroups of its main thread: the first that has the file
+    /// wanted counts.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn memory(&self, of: &Membership) -> io::Result<Vec<PathBuf>> {
+        if let (Some(mount), Some(path)) = (&self.memory, &of.memory) {
+            // libvirt makes directories for single threads below the cpu controllers only.
+            if !last(path).contains("qemu") {
+                return Err(absent("libvirt has not given the domain a cgroup of its own"));
+            }
+            return Ok(vec![mount.directory(path)?]);
+        }
+        let (Some(mount), Some(path)) = (&self.unified, &of.unified) else {
+            return Err(absent("no hierarchy with the memory controller is mounted"));
+        };
+        let own = domain_group(path)?;
+        Ok(vec![mount.directory(own)?, mount.directory(parent(own))?])
     }
 
     /// Where the cpu controller is, v1 before v2: a hybrid host has it in v1.
@@ -265,6 +288,11 @@ fn mounts(text: &str) -> Hierarchies {
             Some("cgroup") if found.cpu.is_none() && options.split(',').any(|option| option == "cpu") => {
                 found.cpu = mount();
             }
+            Some("cgroup")
+                if found.memory.is_none() && options.split(',').any(|option| option == "memory") =>
+            {
+                found.memory = mount();
+            }
             _ => {}
         }
     }
@@ -294,8 +322,13 @@ fn membership(text: &str) -> Membership {
         };
         if number == "0" && controllers.is_empty() {
             found.unified = Some(path.to_owned());
-        } else if controllers.split(',').any(|controller| controller == "cpu") {
-            found.cpu = Some(path.to_owned());
+        }
+        for controller in controllers.split(',') {
+            match controller {
+                "cpu" => found.cpu = Some(path.to_owned()),
+                "memory" => found.memory = Some(path.to_owned()),
+                _ => {}
+            }
         }
     }
     found

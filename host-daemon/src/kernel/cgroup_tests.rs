@@ -194,7 +194,7 @@ proptest::proptest! {
         let _ = (mounts(&text), membership(&text), bandwidth(&text), cpu_max(&text), unescaped(&text));
         let of = membership(&format!("3:{controllers}:{path}\n0::{path}\n"));
         let mount = Mount { at: "/sys/fs/cgroup".into(), root: "/".to_owned() };
-        let hierarchies = Hierarchies { cpu: Some(mount.clone()), unified: Some(mount.clone()) };
+        let hierarchies = Hierarchies { cpu: Some(mount.clone()), memory: None, unified: Some(mount.clone()) };
         let _ = (hierarchies.vcpu(&of, None), hierarchies.domain(&of, Vec::new()), hierarchies.pressure(&of, None));
         if let Ok(directory) = mount.directory(&path) {
             proptest::prop_assert!(directory.starts_with("/sys/fs/cgroup"));

@@ -112,7 +112,9 @@ impl Kernel {
         Some(has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)))
     }
 
-    fn sched_ext(&self) -> Option<String> {
+    /// Name of the BPF scheduler that replaces the kernel's own now, if one does.
+    #[must_use]
+    pub fn sched_ext(&self) -> Option<String> {
         let directory = self.sys.join("kernel/sched_ext");
         let state = text(&directory.join("state")).ok()?;
         if state.trim() != "enabled" {

@@ -18,6 +18,9 @@ impl Kernel {
             memory: unread.parse(&self.proc.join("meminfo"), memory),
             pcpus: unread.parse(&self.proc.join("stat"), pcpus).unwrap_or_default(),
             load1: unread.parse(&self.proc.join("loadavg"), |text| text.split(' ').next()?.parse().ok()),
+            // Looked for by those who look at all processes anyway.
+            competitors: Vec::new(),
+            sched_ext: None,
         };
         (sample, unread.0)
     }

@@ -3,6 +3,7 @@
 //! could not.
 
 mod cgroup;
+mod competitor;
 mod descriptors;
 mod detail;
 mod facts;
@@ -11,6 +12,7 @@ mod hold;
 mod host;
 mod kept;
 mod kvm_stats;
+mod numa_stat;
 mod process;
 mod tap;
 mod thread;

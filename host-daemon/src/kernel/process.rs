@@ -58,15 +58,6 @@ impl Kernel {
         (processes, unread.0)
     }
 
-    /// Whether a process has this name. Looks at every process, like [`Self::qemu_processes`].
-    #[must_use]
-    pub fn runs(&self, comm: &str) -> bool {
-        let named = |pid: &u32| {
-            super::text(&self.process_file(*pid, "comm")).is_ok_and(|found| found.trim_end() == comm)
-        };
-        numbered(&self.proc, &mut Unreads::default()).iter().any(named)
-    }
-
     /// CPU time and memory of this very process.
     ///
     /// # Errors
@@ -133,8 +124,6 @@ mod tests {
         process(root.path(), 43, "qemu-cut", &["qemu-cut", "-uuid"]);
         let (found, unread) = Kernel::at(root.path(), root.path()).qemu_processes();
         assert_eq!(unread, []);
-        assert!(Kernel::at(root.path(), root.path()).runs("qemu-cut"));
-        assert!(!Kernel::at(root.path(), root.path()).runs("qemu"));
         let expected = [(Uuid::parse_str(WEB).unwrap(), 40), (Uuid::parse_str(BATCH).unwrap(), 41)];
         assert_eq!(found, BTreeMap::from(expected));
     }

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use kvmpilot_core::CpuSet;
-use kvmpilot_core::topology::{Pcpu, Topology};
+use kvmpilot_core::topology::{NumaNode, Pcpu, Topology};
 
 use super::{Kernel, Unread, Unreads, text};
 
 impl Kernel {
-    /// The online pcpus with core, socket, last-level cache and NUMA node, as far as the kernel tells.
+    /// The online pcpus with core, socket, last-level cache and NUMA node, those that are set aside, and the distances of
+    /// the nodes, as far as the kernel tells.
     #[must_use]
     pub fn topology(&self) -> (Topology, Vec<Unread>) {
         let mut unread = Unreads::default();
@@ -23,9 +24,28 @@ impl Kernel {
                 socket: number(&dir.join("topology/physical_package_id")),
                 llc: last_level_cache(&dir.join("cache")),
                 node: node(&dir),
+                // Missing where all are equal.
+                capacity: number(&dir.join("cpu_capacity")),
             }
         });
-        (Topology { pcpus: pcpus.collect() }, unread.0)
+        let pcpus = pcpus.collect();
+        // Both are missing where the kernel was built without; `(null)` is an empty mask of nohz_full.
+        let list = |name: &str| text(&cpus.join(name)).ok().and_then(|text| text.trim().parse().ok());
+        let isolated = list("isolated").unwrap_or_default();
+        let nohz_full = list("nohz_full").unwrap_or_default();
+        (Topology { pcpus, nodes: self.numa_nodes(), isolated, nohz_full }, unread.0)
+    }
+
+    /// The nodes that are online, with their distances; none without NUMA.
+    fn numa_nodes(&self) -> Vec<NumaNode> {
+        let nodes = self.sys.join("devices/system/node");
+        let online: CpuSet =
+            text(&nodes.join("online")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default();
+        let distances = |id: u32| -> Option<Vec<u32>> {
+            let line = text(&nodes.join(format!("node{id}/distance"))).ok()?;
+            line.split_whitespace().map(|distance| distance.parse().ok()).collect()
+        };
+        online.iter().map(|id| NumaNode { id, distances: distances(id).unwrap_or_default() }).collect()
     }
 }
 
@@ -76,11 +96,21 @@ mod tests {
             fs::create_dir(root.path().join(format!("devices/system/cpu/cpu{cpu}/node1"))).unwrap();
         }
         put(root.path(), "cpu3/topology/core_id", "-1\n");
+        put(root.path(), "cpu3/cpu_capacity", "512\n");
+        put(root.path(), "isolated", "\n");
+        put(root.path(), "nohz_full", "3\n");
+        put(root.path(), "../node/online", "0-1\n");
+        put(root.path(), "../node/node1/distance", "21 10\n");
         let (topology, unread) = Kernel::at(root.path(), root.path()).topology();
         assert_eq!(unread, []);
-        let known = |id, core| Pcpu { id, core, socket: Some(0), llc: Some(0), node: Some(1) };
-        let expected = [known(0, Some(0)), known(1, Some(1)), Pcpu { id: 3, ..Pcpu::default() }];
-        assert_eq!(topology.pcpus, expected);
+        let known =
+            |id, core| Pcpu { id, core, socket: Some(0), llc: Some(0), node: Some(1), capacity: None };
+        let strange = Pcpu { id: 3, capacity: Some(512), ..Pcpu::default() };
+        assert_eq!(topology.pcpus, [known(0, Some(0)), known(1, Some(1)), strange]);
+        assert!(topology.isolated.is_empty());
+        assert_eq!(topology.set_aside(), CpuSet::from_iter([3]));
+        assert_eq!(topology.nodes.iter().map(|node| node.id).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!((topology.distance(1, 0), topology.distance(0, 1)), (21, 20), "one of them is not told");
     }
 
     #[test]

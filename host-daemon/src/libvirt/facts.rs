@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::error::ErrorKind;
 use super::metadata;
 use super::refusal::balloon_refusal;
+use super::tuning::Tuning;
 
 /// Namespace of libosinfo's element in the metadata.
 const OSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
@@ -24,6 +25,8 @@ pub(super) struct Facts {
     pub(super) accel: String,
     /// Why the balloon must not be touched.
     pub(super) balloon_refusal: Option<String>,
+    /// What it says about CPUs and where its memory is to be.
+    pub(super) tuning: Tuning,
     /// QOM name of the balloon device.
     pub(super) balloon_alias: Option<String>,
     /// What runs in the guest: libosinfo's identifier.
@@ -60,6 +63,7 @@ impl Facts {
         Ok(Self {
             accel: domain.attribute("type").unwrap_or_default().to_owned(),
             balloon_refusal: balloon_refusal(domain, devices),
+            tuning: Tuning::of(domain),
             balloon_alias: device("memballoon")
                 .find_map(|balloon| child(balloon, "alias")?.attribute("name"))
                 .map(str::to_owned),
@@ -185,6 +189,7 @@ mod tests {
         let expected = Facts {
             accel: "qemu".to_owned(),
             balloon_refusal: None,
+            tuning: Tuning::default(),
             balloon_alias: Some("balloon0".to_owned()),
             os: None,
             agent_connected: Some(true),

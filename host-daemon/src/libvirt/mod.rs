@@ -25,6 +25,7 @@ mod status;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod tuning;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;

@@ -1,10 +1,12 @@
 //! From a recording to the plan: every turn is made again.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use kvmpilot_core::decide::Decision;
+use kvmpilot_core::decide::{Decision, RuleCount};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::policy::Policy;
 use serde::Deserialize;
@@ -33,11 +35,37 @@ struct Kind {
 ///
 /// # Errors
 /// When a line cannot be read or makes no sense; lines that a crash cut off at the end are told in the result instead.
-pub fn replay(
+pub fn replay(input: impl BufRead, path: &Path, policy: Option<Policy>) -> Result<ReplayView, ReplayError> {
+    replay_by(input, path, |_| policy).map(|replayed| replayed.view)
+}
+
+/// A recording that was decided on again.
+#[derive(Debug)]
+pub struct Replayed {
+    /// What was decided.
+    pub view: ReplayView,
+    /// What came of asking each rule.
+    pub rules: BTreeMap<Arc<str>, RuleCount>,
+}
+
+/// Like [`replay`], with the policy that `choose` makes of the recorded one.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_by(
+    input: impl BufRead,
+    path: &Path,
+    choose: impl FnOnce(&Policy) -> Option<Policy>,
+) -> Result<Replayed, ReplayError> {
+    let Replay { view, mut state, .. } = run(input, path, choose)?;
+    Ok(Replayed { view, rules: std::mem::take(&mut state.history.rules) })
+}
+
+fn run(
     mut input: impl BufRead,
     path: &Path,
-    policy: Option<Policy>,
-) -> Result<ReplayView, ReplayError> {
+    choose: impl FnOnce(&Policy) -> Option<Policy>,
+) -> Result<Replay, ReplayError> {
     let mut number = 0;
     let fail = |line: u64, what: String| ReplayError { path: path.to_owned(), line, what };
     let mut next = || -> Result<Option<(u64, String)>, ReplayError> {
@@ -52,13 +80,17 @@ pub fn replay(
         Ok((!line.is_empty()).then_some((number, line)))
     };
     let Some((at, first)) = next()? else { return Err(fail(1, "the file is empty".to_owned())) };
-    let mut replay = Replay::new(header(&first).map_err(|what| fail(at, what))?, policy);
+    let mut header = header(&first).map_err(|what| fail(at, what))?;
+    // Counted is what is asked in the replay.
+    header.state.history.rules.clear();
+    let policy = choose(&header.policy);
+    let mut replay = Replay::new(header, policy);
     while let Some((at, line)) = next()? {
         let cut = !line.ends_with('\n');
         match serde_json::from_str(&line) {
             Err(_) if cut => {
                 replay.view.notes.push(format!("line {at} is cut off; the plan ends before it"));
-                return Ok(replay.view);
+                return Ok(replay);
             }
             Err(error) => return Err(fail(at, format!("not a line of a recording: {error}"))),
             Ok(Line::Header(_)) => return Err(fail(at, "a second header".to_owned())),
@@ -69,12 +101,12 @@ pub fn replay(
                 }
                 replay.view.complete = true;
                 replay.view.notes.push(format!("the recording ends because {reason}"));
-                return Ok(replay.view);
+                return Ok(replay);
             }
         }
     }
     replay.view.notes.push("the recording has no end: whoever wrote it was killed".to_owned());
-    Ok(replay.view)
+    Ok(replay)
 }
 
 fn header(line: &str) -> Result<Header, String> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
+use kvmpilot_core::competitor::COMPETITORS;
 use kvmpilot_core::sample::{DomainSample, InterfaceSample, ProgramSample, Sample};
 use kvmpilot_core::topology::Topology;
 use tokio::time::Instant;
@@ -18,6 +19,8 @@ use crate::probes::Probes;
 
 /// Time after which pcpus are looked for again: hot-plug is rare, and sysfs has a dozen files for each pcpu.
 const TOPOLOGY_AGE: Duration = Duration::from_secs(10);
+/// Time after which other daemons are looked for again: it means a look at each process of the host.
+const COMPETITORS_AGE: Duration = Duration::from_secs(30);
 /// One thread of so many is checked in each cycle against the kernel's file, even if the probe says that it sleeps:
 /// kernels have been seen that do not trace each switch.
 const CHECK_ONE_OF: usize = 10;
@@ -32,6 +35,8 @@ pub struct HostSense {
     unwatched: Vec<String>,
     topology: Topology,
     looked_at_topology: Option<Instant>,
+    competitors: Vec<String>,
+    looked_for_competitors: Option<Instant>,
     cycles: usize,
     meter: Meter,
     /// What the detailed readings of all QEMUs have in common.
@@ -64,8 +69,10 @@ impl HostSense {
             probes,
             qemus: Qemus::default(),
             unwatched: Vec::new(),
-            topology: Topology { pcpus: Vec::new() },
+            topology: Topology::default(),
             looked_at_topology: None,
+            competitors: Vec::new(),
+            looked_for_competitors: None,
             cycles: 0,
             meter: Meter::default(),
             shared: Shared::default(),
@@ -83,9 +90,15 @@ impl HostSense {
         let mut unread = Vec::new();
         let mut note =
             |troubles: Vec<crate::kernel::Unread>| unread.extend(troubles.iter().map(ToString::to_string));
-        let (host, trouble) = self.kernel.host();
+        let (mut host, trouble) = self.kernel.host();
         note(trouble);
         let now = Instant::now();
+        if self.looked_for_competitors.is_none_or(|at| now - at >= COMPETITORS_AGE) {
+            self.competitors = self.kernel.running(&COMPETITORS.map(|competitor| competitor.name));
+            self.looked_for_competitors = Some(now);
+        }
+        host.competitors.clone_from(&self.competitors);
+        host.sched_ext = self.kernel.sched_ext();
         if self.looked_at_topology.is_none_or(|at| now - at >= TOPOLOGY_AGE) {
             let (topology, trouble) = self.kernel.topology();
             note(trouble);
@@ -139,10 +152,14 @@ impl HostSense {
         turn: &mut usize,
     ) -> Option<DomainSample> {
         let mut domain = entry.domain.clone()?;
-        let stale = changed.is_some_and(|changed| entry.read_at.is_none_or(|read| read <= changed));
-        if stale || entry.failures > 0 {
+        let stale = |read: Option<Instant>| {
+            changed.is_some_and(|changed| read.is_none_or(|read| read <= changed)) || entry.failures > 0
+        };
+        let balloon = domain.balloon.filter(|_| !stale(entry.balloon_read_at));
+        if stale(entry.read_at) {
             forget_allocation(&mut domain);
         }
+        domain.balloon = balloon;
         for tap in &mut domain.interfaces {
             if let Some(counters) = taps.get(&tap.device) {
                 tap.clone_from(counters);
@@ -166,6 +183,9 @@ impl HostSense {
                 None => qemu.listings = 2,
             }
         }
+        if cadence == Cadence::Detail && self.topology.nodes.len() > 1 {
+            domain.memory_by_node = qemu.memory_by_node(&self.kernel, Instant::now());
+        }
         if cadence == Cadence::Detail {
             let kvm = domain.accel == "kvm";
             domain.detail = Some(qemu.detail(&self.kernel, kvm, &mut self.shared));
@@ -174,12 +194,14 @@ impl HostSense {
     }
 }
 
-/// What we may have changed since it was read.
+/// What we may have changed since it was read, but for the balloon, which is read more often.
 fn forget_allocation(domain: &mut DomainSample) {
     domain.cpu_shares = None;
     domain.emulator_pin = None;
-    domain.balloon = None;
     for vcpu in &mut domain.vcpus {
         vcpu.pin = None;
+    }
+    for iothread in &mut domain.iothreads {
+        iothread.pin = None;
     }
 }

@@ -6,13 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{DomainSample, DomainState};
+use kvmpilot_core::sample::{BalloonSample, DomainSample, DomainState};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::libvirt::{ActiveDomain, DomainEvent, ErrorKind, Libvirt};
 
+/// Between two looks at the balloon of a domain that has less memory than it began with: guests report each second at best,
+/// and must get it back within two.
+const BALLOON_LOOK: Duration = Duration::from_millis(500);
+/// Reports that may wait for the loop; it looks at all balloons by itself soon enough.
+const REPORTS: usize = 64;
 /// First pause after a domain could not be read; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause.
@@ -21,13 +26,25 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The domains as libvirt last told.
 #[derive(Debug)]
 pub struct Inventory {
+    /// What the guests with lean balloons report, as soon as it is known.
+    pub reports: mpsc::Receiver<BalloonReport>,
     entries: Arc<Mutex<Entries>>,
+    lean: Arc<Mutex<BTreeSet<Uuid>>>,
     refresh: mpsc::UnboundedSender<Uuid>,
     task: JoinHandle<()>,
 }
 
 /// Domains by uuid. What did not change since the last look is shared with it.
 pub type Entries = BTreeMap<Uuid, Arc<InventoryEntry>>;
+
+/// A guest has reported anew.
+#[derive(Clone, Copy, Debug)]
+pub struct BalloonReport {
+    /// What it had reported before.
+    pub before: BalloonSample,
+    /// What it reports now.
+    pub now: BalloonSample,
+}
 
 /// One domain.
 #[derive(Clone, Debug)]
@@ -38,6 +55,8 @@ pub struct InventoryEntry {
     pub name: String,
     /// When the reading began: changes made later are not in it.
     pub read_at: Option<Instant>,
+    /// The same of its balloon, which is read more often where it is lean.
+    pub balloon_read_at: Option<Instant>,
     /// What could not be read, in words; empty if all went well.
     pub trouble: Vec<String>,
     /// Readings in a row that failed.
@@ -51,26 +70,42 @@ struct Reading {
     result: Result<(DomainSample, Vec<String>), crate::libvirt::Error>,
 }
 
+struct Look {
+    uuid: Uuid,
+    began: Instant,
+    balloon: Option<BalloonSample>,
+}
+
 impl Inventory {
     /// Starts to read; everything is read again each `period`, and a domain at once when an event says so.
     #[must_use]
     pub fn start(libvirt: Libvirt, period: Duration) -> Self {
         let entries = Arc::new(Mutex::new(Entries::new()));
+        let lean = Arc::default();
         let (refresh, requests) = mpsc::unbounded_channel();
+        let (reporter, reports) = mpsc::channel(REPORTS);
         let keeper = Keeper {
             libvirt,
             entries: Arc::clone(&entries),
+            lean: Arc::clone(&lean),
+            looking: BTreeSet::new(),
+            reporter,
             reading: BTreeSet::new(),
             again: BTreeSet::new(),
         };
         let task = tokio::spawn(keeper.run(requests, period));
-        Self { entries, refresh, task }
+        Self { reports, entries, lean, refresh, task }
     }
 
     /// All active domains.
     #[must_use]
     pub fn snapshot(&self) -> Entries {
         lock(&self.entries).clone()
+    }
+
+    /// Says which domains have lean balloons: only those are looked at more often than the rest.
+    pub fn watch_balloons(&self, lean: BTreeSet<Uuid>) {
+        *self.lean.lock().unwrap_or_else(PoisonError::into_inner) = lean;
     }
 
     /// Asks for a new reading of one domain, now.
@@ -93,6 +128,10 @@ fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
 struct Keeper {
     libvirt: Libvirt,
     entries: Arc<Mutex<Entries>>,
+    lean: Arc<Mutex<BTreeSet<Uuid>>>,
+    /// Domains whose balloon is being looked at.
+    looking: BTreeSet<Uuid>,
+    reporter: mpsc::Sender<BalloonReport>,
     /// Domains that are being read.
     reading: BTreeSet<Uuid>,
     /// Domains that changed while they were being read.
@@ -104,9 +143,17 @@ impl Keeper {
         let mut events = self.libvirt.events();
         let mut sweep = interval(period);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(BALLOON_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut readings = JoinSet::new();
+        let mut looks = JoinSet::new();
         loop {
             tokio::select! {
+                _ = look.tick() => self.look(&mut looks),
+                Some(done) = looks.join_next() => match done {
+                    Ok(look) => self.report(&look),
+                    Err(error) => tracing::error!(%error, "looking at a balloon ended early"),
+                },
                 _ = sweep.tick() => self.sweep(&mut readings).await,
                 event = events.next() => match event {
                     None => return,
@@ -124,6 +171,42 @@ impl Keeper {
                     Err(error) => tracing::error!(%error, "reading a domain ended early"),
                 },
             }
+        }
+    }
+
+    /// Looks at the lean balloons.
+    fn look(&mut self, looks: &mut JoinSet<Look>) {
+        let lean = self.lean.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for uuid in lean {
+            if self.reading.contains(&uuid) || !self.looking.insert(uuid) {
+                continue;
+            }
+            let libvirt = self.libvirt.clone();
+            looks.spawn(async move {
+                let began = Instant::now();
+                Look { uuid, began, balloon: libvirt.read_balloon(uuid).await.ok() }
+            });
+        }
+    }
+
+    /// Takes a look at a balloon in, and reports what is new.
+    fn report(&mut self, look: &Look) {
+        let Look { uuid, began, balloon } = *look;
+        self.looking.remove(&uuid);
+        // What is wrong the next whole reading says.
+        let Some(now) = balloon else { return };
+        let mut entries = lock(&self.entries);
+        let Some(entry) = entries.get_mut(&uuid).map(Arc::make_mut) else { return };
+        // A whole reading may have been faster.
+        if entry.balloon_read_at.is_some_and(|at| at >= began) {
+            return;
+        }
+        let Some(domain) = &mut entry.domain else { return };
+        let before = domain.balloon.replace(now);
+        entry.balloon_read_at = Some(began);
+        if let Some(before) = before.filter(|before| before.last_update_unix_s != now.last_update_unix_s) {
+            // A full channel means that the loop has enough reasons already.
+            let _ = self.reporter.try_send(BalloonReport { before, now });
         }
     }
 
@@ -174,7 +257,14 @@ impl Keeper {
         let mut entries = lock(&self.entries);
         match result {
             Ok((domain, trouble)) => {
-                entries.insert(uuid, Arc::new(InventoryEntry::read(domain, began, trouble)));
+                let mut entry = InventoryEntry::read(domain, began, trouble);
+                // A look at its balloon may have been faster.
+                let known = entries.get(&uuid).filter(|known| known.balloon_read_at > Some(began));
+                if let (Some(known), Some(domain)) = (known, &mut entry.domain) {
+                    domain.balloon = known.domain.as_ref().and_then(|known| known.balloon).or(domain.balloon);
+                    entry.balloon_read_at = known.balloon_read_at;
+                }
+                entries.insert(uuid, Arc::new(entry));
             }
             Err(error) if error.kind == ErrorKind::DomainGone => {
                 entries.remove(&uuid);
@@ -199,14 +289,30 @@ impl Keeper {
 impl InventoryEntry {
     fn new(name: &str) -> Self {
         let name = name.to_owned();
-        Self { domain: None, name, read_at: None, trouble: Vec::new(), failures: 0, retry_at: None }
+        Self {
+            domain: None,
+            name,
+            read_at: None,
+            balloon_read_at: None,
+            trouble: Vec::new(),
+            failures: 0,
+            retry_at: None,
+        }
     }
 
     /// A domain as read at a time that began at `began`, with what could not be read of it.
     #[must_use]
     pub fn read(domain: DomainSample, began: Instant, trouble: Vec<String>) -> Self {
         let name = domain.name.clone();
-        Self { domain: Some(domain), name, read_at: Some(began), trouble, failures: 0, retry_at: None }
+        Self {
+            domain: Some(domain),
+            name,
+            read_at: Some(began),
+            balloon_read_at: Some(began),
+            trouble,
+            failures: 0,
+            retry_at: None,
+        }
     }
 }
 

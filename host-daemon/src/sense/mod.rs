@@ -16,4 +16,4 @@ mod thread;
 pub use flows::{FlowState, Flows};
 pub use guests::{GuestState, Guests};
 pub use host::{Cadence, HostSense};
-pub use inventory::{Entries, Inventory, InventoryEntry};
+pub use inventory::{BalloonReport, Entries, Inventory, InventoryEntry};

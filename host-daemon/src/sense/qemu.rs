@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{DetailSample, DomainState};
+use kvmpilot_core::sample::{DetailSample, DomainState, NodeMemorySample};
 use tokio::time::Instant;
 
 use super::inventory::Entries;
@@ -17,6 +17,8 @@ use crate::probes::ThreadKey;
 const QEMU_AGE: Duration = Duration::from_secs(1);
 /// Time after which the ids of a process' threads are compared again although nothing says that they changed.
 const LIST_AGE: Duration = Duration::from_secs(10);
+/// Time after which the NUMA nodes of a domain's memory are looked at again: pages move slowly.
+const MEMORY_AGE: Duration = Duration::from_secs(60);
 /// QEMUs are found in crowds when the daemon starts; their looks are spread over so many parts of [`LIST_AGE`].
 const SPREAD: u32 = 16;
 
@@ -42,6 +44,10 @@ pub(super) struct Qemu {
     pub(super) listings: u8,
     /// Files for the detailed reading; closed with the process.
     detail: Detail,
+    /// Where its memory was at the last look.
+    memory_by_node: Vec<NodeMemorySample>,
+    /// When that is looked at again.
+    memory_due: Instant,
 }
 
 impl Qemus {
@@ -146,6 +152,8 @@ impl Qemu {
             due: now,
             listings: 2,
             detail: Detail::default(),
+            memory_by_node: Vec::new(),
+            memory_due: now,
         })
     }
 
@@ -205,6 +213,15 @@ impl Qemu {
         let process =
             QemuProcess { pid: self.pid, held: self.held.as_ref(), vcpus: &vcpus, kvm, asleep: &asleep };
         self.detail.read(kernel, process, shared)
+    }
+
+    /// On which NUMA nodes its memory is, looked at now and then. Unknown where the kernel does not tell.
+    pub(super) fn memory_by_node(&mut self, kernel: &Kernel, now: Instant) -> Vec<NodeMemorySample> {
+        if now >= self.memory_due {
+            self.memory_by_node = kernel.memory_by_node(self.pid).unwrap_or_default();
+            self.memory_due = now + MEMORY_AGE;
+        }
+        self.memory_by_node.clone()
     }
 
     fn postpone(&mut self, now: Instant) {

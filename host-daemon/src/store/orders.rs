@@ -2,7 +2,7 @@
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::order::{OrderEvent, OrderState, Proposal, Trial, WorkOrder};
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::sql::{Json, Word, clamp};
 use super::{Store, StoreError};
@@ -16,6 +16,10 @@ pub struct OrderFilter {
     pub domain: Option<String>,
     /// Only those with a smaller number.
     pub before: Option<u64>,
+    /// Only those that were proposed at this time, in milliseconds since 1970, or later.
+    pub since_unix_ms: Option<u64>,
+    /// Whether to read the states that each was in.
+    pub with_history: bool,
     /// At most so many; `None` for all.
     pub limit: Option<u32>,
 }
@@ -88,6 +92,22 @@ impl Store {
         self.move_order(id, state, outcome, None, None, unix_ms)
     }
 
+    /// Moves an order from approved to applied: whoever gets `true` may make the change, and nobody gets it twice.
+    ///
+    /// # Errors
+    /// When the file could not be written.
+    pub fn order_apply(&self, id: u64, unix_ms: u64) -> Result<bool, StoreError> {
+        let changed = self.write(move |connection| {
+            connection
+                .prepare_cached(
+                    "update work_order set state = 'applied', changed_unix_ms = ?2
+                     where id = ?1 and state = 'approved'",
+                )?
+                .execute(params![clamp(id), clamp(unix_ms)])
+        })?;
+        Ok(changed > 0)
+    }
+
     /// Moves an order to the state in which its trial ended.
     ///
     /// # Errors
@@ -151,15 +171,7 @@ impl Store {
                 .query_row([clamp(id)], from_row)
                 .optional()?;
             let Some(mut order) = order else { return Ok(None) };
-            order.history = connection
-                .prepare_cached(
-                    "select unix_ms, state, outcome from order_event where work_order = ?1 order by id",
-                )?
-                .query_map([clamp(id)], |row| {
-                    let Word(state) = row.get("state")?;
-                    Ok(OrderEvent { unix_ms: row.get("unix_ms")?, state, outcome: row.get("outcome")? })
-                })?
-                .collect::<rusqlite::Result<_>>()?;
+            order.history = history(connection, id)?;
             Ok(Some(order))
         })
     }
@@ -171,11 +183,11 @@ impl Store {
     pub fn orders(&self, filter: &OrderFilter) -> Result<Vec<WorkOrder>, StoreError> {
         let uuid = filter.domain.as_deref().and_then(|domain| domain.parse::<Uuid>().ok());
         self.read(|connection| {
-            connection
+            let mut orders: Vec<WorkOrder> = connection
                 .prepare_cached(&format!(
                     "select {COLUMNS} from work_order
                      where (?1 is null or state = ?1) and (?2 is null or domain_name = ?2 or domain = ?3)
-                         and (?4 is null or id < ?4)
+                         and (?4 is null or id < ?4) and (?6 is null or created_unix_ms >= ?6)
                      order by id desc limit ?5"
                 ))?
                 .query_map(
@@ -184,11 +196,18 @@ impl Store {
                         filter.domain,
                         uuid.map(|uuid| *uuid.as_bytes()),
                         filter.before.map(clamp),
-                        filter.limit.map_or(-1, i64::from)
+                        filter.limit.map_or(-1, i64::from),
+                        filter.since_unix_ms.map(clamp)
                     ],
                     from_row,
                 )?
-                .collect()
+                .collect::<rusqlite::Result<_>>()?;
+            if filter.with_history {
+                for order in &mut orders {
+                    order.history = history(connection, order.id)?;
+                }
+            }
+            Ok(orders)
         })
     }
 
@@ -205,6 +224,17 @@ impl Store {
                 .query_row([], |row| Ok(OrderCounts { proposed: row.get(0)?, total: row.get(1)? }))
         })
     }
+}
+
+/// The states that an order was in, oldest first.
+fn history(connection: &Connection, id: u64) -> rusqlite::Result<Vec<OrderEvent>> {
+    connection
+        .prepare_cached("select unix_ms, state, outcome from order_event where work_order = ?1 order by id")?
+        .query_map([clamp(id)], |row| {
+            let Word(state) = row.get("state")?;
+            Ok(OrderEvent { unix_ms: row.get("unix_ms")?, state, outcome: row.get("outcome")? })
+        })?
+        .collect()
 }
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<WorkOrder> {

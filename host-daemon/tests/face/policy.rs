@@ -86,7 +86,7 @@ fn bodies_that_are_no_change_are_refused() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     };
-    for body in ["", "[]", "{", "{\"set\": [\"class\"]}", "{\"sett\": {}}", "{\"set\": {\"class\": 1}}"] {
+    for body in ["", "[1]", "{", "{\"set\": [\"class\"]}", "{\"sett\": {}}", "{\"set\": {\"class\": 1}}"] {
         let answer = post(body);
         assert!(answer.starts_with("HTTP/1.1 400 "), "{body}: {answer}");
     }

@@ -40,6 +40,10 @@ pub(crate) fn views() -> Views {
         processes: vec![example("processes")],
         steal: example("steal"),
         flows: vec![example("flows")],
+        rules: kvmpilot::api::present::rules(
+            &kvmpilot_core::rules::RuleSet::default(),
+            &std::collections::BTreeMap::new(),
+        ),
         doctor: example("doctor"),
     }
 }

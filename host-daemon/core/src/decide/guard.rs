@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Decision;
+use super::drift::ENFORCE;
 use super::history::{DomainHistory, History, Managed};
 use crate::finding::Finding;
 use crate::model::{DomainModel, Model};
@@ -17,6 +18,10 @@ use crate::policy::{Actuator, Policy};
 const OSCILLATION_WINDOW: Duration = Duration::from_secs(120);
 /// Window of the limit on re-pinned vcpus.
 const PIN_WINDOW: Duration = Duration::from_secs(10);
+/// Longest rest of a pin that can be configured.
+const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
+/// vcpus that may be pinned at once on the smallest of hosts: a move costs a millisecond.
+const ALWAYS_PINS: usize = 8;
 /// Longest pause after oscillations.
 const LONGEST_HOLD: Duration = Duration::from_secs(6 * 3600);
 
@@ -32,8 +37,24 @@ pub(super) struct GuardHistory {
 struct TargetHistory {
     /// When it was changed, from what to what; newest last.
     changes: VecDeque<(Duration, String, String)>,
+    /// When it was changed last, however long that is ago.
+    #[serde(default)]
+    changed_at: Option<Duration>,
+    /// When ours was put back last against somebody else.
+    #[serde(default)]
+    enforced_at: Option<Duration>,
     held_until: Duration,
     holds: u32,
+}
+
+impl TargetHistory {
+    /// A pause, twice as long each time.
+    fn hold(&mut self, now: Duration, policy: &Policy) {
+        let hold =
+            policy.guard.oscillation_hold.saturating_mul(1_u32.checked_shl(self.holds).unwrap_or(u32::MAX));
+        self.held_until = now + hold.min(LONGEST_HOLD);
+        self.holds = self.holds.saturating_add(1);
+    }
 }
 
 impl GuardHistory {
@@ -44,6 +65,10 @@ impl GuardHistory {
         if proposal.action.actuator() != Actuator::Ladder {
             let target = self.targets.entry((proposal.domain, proposal.action.target())).or_default();
             target.changes.push_back((now, proposal.action.from_text(), proposal.action.to_text()));
+            target.changed_at = Some(now);
+            if proposal.reason.rule == ENFORCE {
+                target.enforced_at = Some(now);
+            }
         }
     }
 
@@ -55,7 +80,10 @@ impl GuardHistory {
                 target.changes.pop_front();
             }
         }
-        self.targets.retain(|_, target| !target.changes.is_empty() || target.held_until + LONGEST_HOLD > now);
+        self.targets.retain(|_, target| {
+            let rested = target.changed_at.is_none_or(|at| now.saturating_sub(at) > LONGEST_REST);
+            !rested || !target.changes.is_empty() || target.held_until + LONGEST_HOLD > now
+        });
     }
 }
 
@@ -67,12 +95,13 @@ pub(super) fn hold_back(
     policy: &Policy,
     history: &mut History,
 ) -> Decision {
-    let History { guard, domains, trials, .. } = history;
+    let History { guard, domains, trials, rivals, .. } = history;
     guard.forget(model.at);
     let mut decision = Decision { findings, ..Decision::default() };
-    let mut changes = 0;
+    // All pins of a domain are one change.
+    let mut changed: BTreeSet<(Uuid, Actuator)> = BTreeSet::new();
     for proposal in proposals {
-        let allocation = proposal.action.actuator() != Actuator::Ladder;
+        let actuator = proposal.action.actuator();
         // What is undone in this round is not done again in it.
         let undone = decision.proposals.iter().any(|earlier| {
             earlier.release
@@ -89,13 +118,21 @@ pub(super) fn hold_back(
             Some(why)
         } else if undone {
             Some("it is being put back".to_owned())
+        } else if let Some(why) = rivals.weights_are_void().filter(|_| actuator == Actuator::Weight) {
+            Some(why)
+        } else if domains.get(&proposal.domain).is_some_and(|entry| entry.is_theirs(&proposal.action)) {
+            Some("somebody else changed what kvmpilot had set there, so it is left to them".to_owned())
         } else {
+            let known = changed.contains(&(proposal.domain, actuator));
+            let changes = if known { 0 } else { changed.len() };
             refusal(&proposal, &decision, changes, model, policy, guard, domains)
         };
         match refusal {
             Some(why) => decision.held.push((proposal, why)),
             None => {
-                changes += usize::from(allocation);
+                if !matches!(actuator, Actuator::Ladder | Actuator::Resize) {
+                    changed.insert((proposal.domain, actuator));
+                }
                 decision.proposals.push(proposal);
             }
         }
@@ -120,12 +157,20 @@ fn refusal(
     if matches!(actuator, Actuator::Ladder | Actuator::Resize) {
         return None;
     }
+    let tuned = match actuator {
+        Actuator::Weight => domain.weight_refusal.as_ref(),
+        Actuator::Placement => domain.placement_refusal.as_ref(),
+        _ => None,
+    };
+    if let Some(why) = tuned {
+        return Some(format!("its administrator has decided on that: {why}"));
+    }
     if changes >= policy.guard.max_changes {
         return Some(format!("{} changes were made in this cycle already", policy.guard.max_changes));
     }
     if actuator == Actuator::Placement {
         let key = (proposal.domain, proposal.action.target());
-        let last = guard.targets.get(&key).and_then(|target| target.changes.back()).map(|(then, ..)| *then);
+        let last = guard.targets.get(&key).and_then(|target| target.changed_at);
         if last.is_some_and(|then| model.at.saturating_sub(then) < policy.placement.rest) {
             return Some(format!("it was pinned less than {} s ago", policy.placement.rest.as_secs()));
         }
@@ -137,7 +182,9 @@ fn refusal(
         }
     }
     // A weight that protects somebody is never late for its ringing: it is the way back that waits.
-    let protects = matches!(proposal.action, Action::SetCpuShares { to, .. }
+    let enforces = proposal.reason.rule == ENFORCE;
+    let protects = !enforces
+        && matches!(proposal.action, Action::SetCpuShares { to, .. }
         if domains.get(&proposal.domain).is_some_and(|entry| leads_away(&entry.shares, to)));
     if protects { None } else { oscillation(proposal, model.at, policy, guard) }
 }
@@ -149,14 +196,30 @@ fn leads_away(shares: &Managed<u64>, to: u64) -> bool {
 }
 
 /// Whether the limits allow that all of these domains are pinned in one cycle.
-pub(super) fn may_pin_at_once(domains: &[&DomainModel], model: &Model, policy: &Policy) -> bool {
-    let vcpus = |domains: &mut dyn Iterator<Item = &DomainModel>| {
-        domains.map(|domain| domain.vcpu_count()).sum::<f64>()
-    };
-    let changes: usize = domains.iter().map(|domain| domain.vcpus.len() + domain.iothreads.len() + 1).sum();
-    let part =
-        vcpus(&mut domains.iter().copied()) <= vcpus(&mut model.domains.iter()) * policy.guard.max_pin_part;
-    changes <= policy.guard.max_changes && (domains.len() <= 1 || part)
+pub(super) fn may_pin_at_once(
+    domains: &[&DomainModel],
+    model: &Model,
+    policy: &Policy,
+    history: &History,
+) -> bool {
+    // Those that are pinned already move no more, or hardly.
+    let fresh = domains
+        .iter()
+        .filter(|domain| history.domains.get(&domain.uuid).is_none_or(|entry| !entry.is_pinned()));
+    let vcpus: usize = fresh.map(|domain| domain.vcpus.len()).sum();
+    domains.len() <= policy.guard.max_changes && (domains.len() <= 1 || vcpus <= most_pins(model, policy))
+}
+
+/// vcpus that may be pinned in 10 s: a part of the host's, but always [`ALWAYS_PINS`].
+fn most_pins(model: &Model, policy: &Policy) -> usize {
+    let vcpus: f64 = model.domains.iter().map(DomainModel::vcpu_count).sum();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates, and there are not less than no vcpus"
+    )]
+    let part = (vcpus * policy.guard.max_pin_part) as usize;
+    if policy.guard.max_pin_part > 0.0 { part.max(ALWAYS_PINS) } else { 0 }
 }
 
 /// At most a part of all vcpus in 10 s, but always one domain.
@@ -169,12 +232,11 @@ fn over_pin_budget(
 ) -> bool {
     let planned =
         decision.proposals.iter().filter(|planned| matches!(planned.action, Action::PinVcpu { .. }));
-    let domains: Vec<Uuid> =
-        guard.pinned.iter().map(|(_, domain)| *domain).chain(planned.map(|planned| planned.domain)).collect();
-    let others: BTreeSet<&Uuid> = domains.iter().filter(|domain| **domain != proposal.domain).collect();
-    let vcpus: usize = model.domains.iter().map(|domain| domain.vcpus.len()).sum();
-    let count = |count: usize| u32::try_from(count).map_or(f64::INFINITY, f64::from);
-    !others.is_empty() && count(domains.len() + 1) > count(vcpus) * policy.guard.max_pin_part
+    let pinned = guard.pinned.iter().map(|(_, domain)| *domain).chain(planned.map(|planned| planned.domain));
+    let domains: Vec<Uuid> = pinned.collect();
+    let others = domains.iter().any(|domain| *domain != proposal.domain);
+    let own = usize::from(matches!(proposal.action, Action::PinVcpu { .. }));
+    others && domains.len() + own > most_pins(model, policy)
 }
 
 /// A target that would return to a value that it took and left in the last two minutes gets a pause, twice as long each time.
@@ -185,16 +247,17 @@ fn oscillation(
     guard: &mut GuardHistory,
 ) -> Option<String> {
     let target = guard.targets.get_mut(&(proposal.domain, proposal.action.target()))?;
-    if target.held_until <= now {
+    if target.held_until <= now && proposal.reason.rule == ENFORCE {
+        // Once is a correction; twice in two minutes is a fight.
+        target.enforced_at.filter(|at| now.saturating_sub(*at) <= OSCILLATION_WINDOW)?;
+        target.hold(now, policy);
+    } else if target.held_until <= now {
         let to = proposal.action.to_text();
         let taken = target.changes.iter().position(|(_, _, value)| *value == to)?;
         if !target.changes.iter().skip(taken + 1).any(|(_, from, _)| *from == to) {
             return None;
         }
-        let hold =
-            policy.guard.oscillation_hold.saturating_mul(1_u32.checked_shl(target.holds).unwrap_or(u32::MAX));
-        target.held_until = now + hold.min(LONGEST_HOLD);
-        target.holds = target.holds.saturating_add(1);
+        target.hold(now, policy);
     }
     Some(format!("it went back and forth; it rests for another {} s", (target.held_until - now).as_secs()))
 }

@@ -1,19 +1,19 @@
 //! [`History`]: what decisions remember. Outcomes come back only through [`History::applied`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{finding, input};
+pub use super::managed::Managed;
+use super::managed::{Look, Moment};
 use crate::CpuSet;
-use crate::finding::{Finding, Severity};
 use crate::ledger::{LedgerEntry, LedgerTarget, Value};
-use crate::model::{DomainModel, Model};
+use crate::model::{BalloonModel, DomainModel, Model};
 use crate::order::{Action, Proposal};
-use crate::policy::{Class, Level};
+use crate::policy::{Class, Level, Policy};
 use crate::sample::ProcessKey;
 use crate::units::KiB;
 
@@ -30,7 +30,16 @@ pub struct History {
     #[serde(default)]
     pub rules: BTreeMap<Arc<str>, super::RuleCount>,
     #[serde(default)]
+    pub(super) host_memory: super::balloon::HostMemoryHistory,
+    #[serde(default)]
     pub(super) trials: super::trial::TrialHistory,
+    /// Cycles in a row in which the host had next to no memory left.
+    #[serde(default)]
+    pub(super) host_full: u32,
+    #[serde(default)]
+    pub(super) rivals: super::rivals::Rivals,
+    #[serde(default)]
+    pub(super) placement: super::placement::PlacementHistory,
     #[serde(default)]
     pub(crate) relaxing: super::weight::Relaxing,
 }
@@ -61,62 +70,16 @@ pub struct DomainHistory {
     pub asked: super::Asked,
     /// Since when the domain has waited less than its target.
     pub(crate) calm_since: Option<Duration>,
+    /// Who pressed it when it last waited too long.
+    #[serde(default)]
+    pub(super) pressed: Option<super::pressed::Pressed>,
     /// Cycles in a row in which a pin of ours was not needed.
     pub(crate) pin_unneeded: u32,
-    /// Demand for memory, newest last, over the policy's window.
-    pub(super) demand: VecDeque<(Duration, KiB)>,
-    pub(super) inflated_at: Option<Duration>,
-    /// Until when no memory is taken, because some had to be given back.
+    /// What the guest reported about its memory, and how its balloon moved.
     #[serde(default)]
-    pub(super) no_inflation_until: Duration,
-    /// How often in a row it had to.
-    #[serde(default)]
-    pub(super) forced_releases: u32,
+    pub(super) memory: super::balloon::BalloonHistory,
     /// Guest poll that the ladder decided on last.
     pub(super) guest_decided_at: Option<Duration>,
-}
-
-/// A value that kvmpilot may hold away from its original.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Managed<T> {
-    /// As we found it; `None` before the first reading.
-    pub original: Option<T>,
-    /// What we set it to; `None` while the original is in force.
-    pub ours: Option<T>,
-    /// A change of ours had no clear outcome: what is live now is ours or the original.
-    unsure: bool,
-}
-
-impl<T> Default for Managed<T> {
-    fn default() -> Self {
-        Self { original: None, ours: None, unsure: false }
-    }
-}
-
-impl<T: Clone + PartialEq> Managed<T> {
-    /// Takes note of the live value. Returns what we had set where somebody else has changed it since: their value is
-    /// the original from now on.
-    fn observe(&mut self, live: &T) -> Option<T> {
-        if std::mem::take(&mut self.unsure) {
-            self.set(live);
-            return None;
-        }
-        if self.ours.as_ref() == Some(live) {
-            return None;
-        }
-        let drift = self.ours.take();
-        self.original = Some(live.clone());
-        drift
-    }
-
-    fn doubt(&mut self, original: &T) {
-        self.original = Some(original.clone());
-        self.unsure = true;
-    }
-
-    fn set(&mut self, value: &T) {
-        self.ours = (self.original.as_ref() != Some(value)).then(|| value.clone());
-    }
 }
 
 /// What is remembered of one guest application.
@@ -134,14 +97,24 @@ pub struct ApplicationHistory {
 }
 
 impl History {
-    /// Takes note of what is live now; returns what somebody else changed.
-    pub(super) fn observe(&mut self, model: &Model) -> Vec<Finding> {
-        self.domains.retain(|uuid, _| model.domains.iter().any(|domain| domain.uuid == *uuid));
-        model
-            .domains
-            .iter()
-            .flat_map(|domain| self.domains.entry(domain.uuid).or_default().observe(domain))
-            .collect()
+    /// Takes note of what is live now.
+    pub(super) fn observe(&mut self, model: &Model, policy: &Policy) {
+        let present: BTreeSet<Uuid> = model.domains.iter().map(|domain| domain.uuid).collect();
+        self.domains.retain(|uuid, _| present.contains(uuid));
+        self.rivals.observe(&model.host);
+        let moment = Moment { at: model.at, unix_s: model.wall_unix_s };
+        for domain in &model.domains {
+            let enforce = policy.of(domain).enforce().value;
+            let entry = self.domains.entry(domain.uuid).or_default();
+            for target in entry.observe(domain, Look { moment, enforce }) {
+                self.trials.taken_over(domain.uuid, &target);
+            }
+        }
+    }
+
+    /// Domains of which we hold memory back.
+    pub fn lean(&self) -> impl Iterator<Item = Uuid> {
+        self.domains.iter().filter(|(_, domain)| domain.balloon.ours.is_some()).map(|(uuid, _)| *uuid)
     }
 
     /// Takes note of a change that was carried out and read back as `order`.
@@ -154,7 +127,10 @@ impl History {
             Action::PinIothread { iothread, to, .. } => {
                 domain.iothread_pins.entry(*iothread).or_default().set(to);
             }
-            Action::SetBalloon { to, .. } => domain.balloon.set(to),
+            Action::SetBalloon { from, to } => {
+                domain.balloon.set(to);
+                domain.memory.applied(*from, *to, now);
+            }
             Action::SetLevel { to, .. } => {
                 if let Some(application) = domain.remember_originals(&proposal.action) {
                     application.level = *to;
@@ -171,28 +147,42 @@ impl History {
         let domain = self.domains.entry(proposal.domain).or_default();
         domain.remember_originals(&proposal.action);
         for entry in ledger {
-            match (&entry.target, &entry.original) {
-                (LedgerTarget::CpuShares, Value::Shares(original)) => domain.shares.doubt(original),
-                (LedgerTarget::VcpuPin { vcpu }, Value::Pin(original)) => {
-                    domain.pins.entry(*vcpu).or_default().doubt(original);
+            let pin = match &entry.target {
+                LedgerTarget::CpuShares => {
+                    domain.shares.doubt(entry, |value| match value {
+                        Value::Shares(shares) => Some(*shares),
+                        _ => None,
+                    });
+                    continue;
                 }
-                (LedgerTarget::EmulatorPin, Value::Pin(original)) => domain.emulator_pin.doubt(original),
-                (LedgerTarget::IothreadPin { iothread }, Value::Pin(original)) => {
-                    domain.iothread_pins.entry(*iothread).or_default().doubt(original);
+                LedgerTarget::Balloon => {
+                    domain.memory.forget_target();
+                    domain.balloon.doubt(entry, |value| match value {
+                        Value::Memory(memory) => Some(*memory),
+                        _ => None,
+                    });
+                    continue;
                 }
-                (LedgerTarget::Balloon, Value::Memory(original)) => domain.balloon.doubt(original),
-                _ => {}
-            }
+                LedgerTarget::VcpuPin { vcpu } => domain.pins.entry(*vcpu).or_default(),
+                LedgerTarget::EmulatorPin => &mut domain.emulator_pin,
+                LedgerTarget::IothreadPin { iothread } => domain.iothread_pins.entry(*iothread).or_default(),
+                LedgerTarget::Nice { .. } => continue,
+            };
+            pin.doubt(entry, |value| match value {
+                Value::Pin(pin) => Some(pin.clone()),
+                _ => None,
+            });
         }
     }
 
     /// Forgets everything that we hold, after all of it was put back.
     pub fn restored(&mut self) {
         for domain in self.domains.values_mut() {
-            domain.shares.ours = None;
-            domain.emulator_pin.ours = None;
-            domain.balloon.ours = None;
-            domain.pins.values_mut().chain(domain.iothread_pins.values_mut()).for_each(|pin| pin.ours = None);
+            domain.shares.restored();
+            domain.balloon.restored();
+            domain.memory.forget_target();
+            let pins = domain.pins.values_mut().chain(domain.iothread_pins.values_mut());
+            pins.chain([&mut domain.emulator_pin]).for_each(Managed::restored);
             domain.applications.clear();
         }
         self.trials.restored();
@@ -200,10 +190,30 @@ impl History {
 }
 
 impl DomainHistory {
+    /// What the guest has in use, its balloon left out, in whichever way it counts.
+    #[must_use]
+    pub fn memory_demand(&self, balloon: &BalloonModel) -> Option<KiB> {
+        self.memory.accounting().demand(balloon)
+    }
+
     /// The class that counts, as inferred.
     #[must_use]
     pub fn inferred_class(&self) -> Class {
         self.class.current
+    }
+
+    /// Whether what an action changes belongs to somebody else, who changed what we had set.
+    pub(super) fn is_theirs(&self, action: &Action) -> bool {
+        match action {
+            Action::SetCpuShares { .. } => self.shares.is_theirs(),
+            Action::PinVcpu { vcpu, .. } => self.pins.get(vcpu).is_some_and(Managed::is_theirs),
+            Action::PinEmulator { .. } => self.emulator_pin.is_theirs(),
+            Action::PinIothread { iothread, .. } => {
+                self.iothread_pins.get(iothread).is_some_and(Managed::is_theirs)
+            }
+            Action::SetBalloon { .. } => self.balloon.is_theirs(),
+            _ => false,
+        }
     }
 
     /// Whether a pin of it is one of ours.
@@ -226,61 +236,59 @@ impl DomainHistory {
         Some(entry)
     }
 
-    fn observe(&mut self, live: &DomainModel) -> Vec<Finding> {
+    /// Takes note of what is live; returns the targets that others have taken over just now.
+    fn observe(&mut self, live: &DomainModel, look: Look) -> Vec<String> {
         if self.incarnation.is_some() && live.incarnation.is_some() && self.incarnation != live.incarnation {
             // A new life of the domain has its configured values again.
             *self = Self::default();
         }
         self.incarnation = live.incarnation.clone().or_else(|| self.incarnation.take());
-        let mut drifts = Vec::new();
-        let mut drift = |what: &str, ours: String, theirs: String| {
-            drifts.push(finding(
-                live,
-                "drift",
-                Severity::Warning,
-                format!(
-                    "somebody else set {what} to {theirs}; kvmpilot had set {ours} and leaves it alone now"
-                ),
-                vec![input("ours", ours), input("live", theirs)],
-            ));
-        };
+        let mut taken_over = Vec::new();
         if let Some(shares) = &live.cpu_shares
-            && let Some(ours) = self.shares.observe(shares)
+            && self.shares.observe(shares, look)
         {
-            drift("cpu_shares", ours.to_string(), shares.to_string());
+            taken_over.push("cpu_shares".to_owned());
         }
         for vcpu in &live.vcpus {
             if let Some(pin) = &vcpu.pin
-                && let Some(ours) = self.pins.entry(vcpu.number).or_default().observe(pin)
+                && self.pins.entry(vcpu.number).or_default().observe(pin, look)
             {
-                drift(&format!("the pin of vcpu {}", vcpu.number), ours.to_string(), pin.to_string());
+                taken_over.push(format!("vcpu {} pin", vcpu.number));
             }
         }
         self.pins.retain(|number, _| live.vcpus.iter().any(|vcpu| vcpu.number == *number));
         if let Some(pin) = &live.emulator_pin
-            && let Some(ours) = self.emulator_pin.observe(pin)
+            && self.emulator_pin.observe(pin, look)
         {
-            drift("the emulator pin", ours.to_string(), pin.to_string());
+            taken_over.push("emulator pin".to_owned());
         }
         for iothread in &live.iothreads {
             if let Some(pin) = &iothread.pin
-                && let Some(ours) = self.iothread_pins.entry(iothread.number).or_default().observe(pin)
+                && self.iothread_pins.entry(iothread.number).or_default().observe(pin, look)
             {
-                drift(&format!("the pin of iothread {}", iothread.number), ours.to_string(), pin.to_string());
+                taken_over.push(format!("iothread {} pin", iothread.number));
             }
         }
         self.iothread_pins.retain(|number, _| live.iothreads.iter().any(|other| other.number == *number));
-        // A balloon moves slowly towards its target, so a value that is not ours says nothing about others.
-        if let Some(balloon) = &live.balloon
-            && (self.balloon.ours.is_none() || self.balloon.unsure)
-        {
-            self.balloon.observe(&balloon.current);
+        // A balloon moves slowly towards its target, so a value that is not ours says nothing about others yet. Nor is it
+        // ever enforced: that would take memory in one step.
+        if let Some(balloon) = &live.balloon {
+            let (at, current) = (look.moment.at, balloon.current);
+            self.memory.follow(current, live.memory_maximum, at);
+            let ours = self.balloon.ours;
+            let strays = ours.is_some_and(|ours| self.memory.strays(current, ours, live.memory_maximum, at));
+            let at_rest = ours.is_none() && !self.memory.is_on_its_way(at);
+            if (at_rest || self.balloon.is_unsure() || strays)
+                && self.balloon.observe(&current, Look { enforce: false, ..look })
+            {
+                taken_over.push("balloon".to_owned());
+            }
         }
         if let Some(guest) = &live.guest {
             self.applications
                 .retain(|name, _| guest.applications.iter().any(|application| application.name == *name));
             self.states.learn_loss(guest.virtualisation_loss);
         }
-        drifts
+        taken_over
     }
 }

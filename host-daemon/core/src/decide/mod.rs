@@ -4,14 +4,21 @@
 //! (every few seconds: class, weights, balloons) and [`cycle`] (the priority cycle: states, ladder, placement). Each
 //! decides once for a model: the same model again gives nothing.
 
+mod advice;
 mod balloon;
+mod claim;
 mod class;
+mod confine;
+mod drift;
 mod guard;
 pub mod history;
+mod managed;
 mod overhead;
 mod own_word;
 mod placement;
+mod pressed;
 mod priority;
+mod rivals;
 mod rules;
 mod state;
 mod trial;
@@ -19,9 +26,12 @@ mod weight;
 
 use std::time::Duration;
 
-pub use balloon::least_memory;
+pub use advice::came_true;
+pub use balloon::{Accounting, least_memory};
 pub use class::class_of;
+pub use confine::placement_refusal;
 pub use history::History;
+pub use managed::{Drift, Managed, Moment};
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
 pub use priority::{protection, scarcity};
 pub use rules::{Asked, RuleCount};
@@ -54,10 +64,12 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
     if !fresh(model.at, &mut history.released_at) {
         return Decision::default();
     }
-    history.observe(model);
+    history.observe(model, policy);
+    balloon::note(model, policy, history);
     let findings = rules::ask(model, policy, history, rules::Pace::Release);
-    let proposals =
+    let mut proposals: Vec<Proposal> =
         running(model).filter_map(|domain| balloon::deflate(domain, model, policy, history)).collect();
+    rules::sign(&mut proposals, policy, history);
     Decision { findings, proposals, ..Decision::default() }
 }
 
@@ -67,7 +79,10 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     if !fresh(model.at, &mut history.ticked_at) {
         return Decision::default();
     }
-    let mut findings = history.observe(model);
+    history.observe(model, policy);
+    balloon::note(model, policy, history);
+    let mut findings = drift::findings(model, history);
+    findings.extend(history.rivals.findings(policy));
     findings.extend(rules::ask(model, policy, history, rules::Pace::Class));
     for domain in running(model) {
         class::infer(domain, policy, history);
@@ -75,12 +90,12 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     }
     weight::note_calm(model, policy, history);
     findings.extend(rules::ask(model, policy, history, rules::Pace::Tick));
+    pressed::note(model, policy, history);
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;
+    proposals.extend(drift::enforce(model, policy, history));
     proposals.extend(weight::decide(model, policy, history, &mut findings));
-    proposals.extend(
-        running(model).filter_map(|domain| balloon::inflate(domain, model, policy, history, &mut findings)),
-    );
+    proposals.extend(balloon::inflate(model, policy, history, &mut findings));
     rules::sign(&mut proposals, policy, history);
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, ..decision }
@@ -92,10 +107,15 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
     if !fresh(model.at, &mut history.cycled_at) {
         return Decision::default();
     }
-    let mut findings = history.observe(model);
+    history.observe(model, policy);
+    balloon::note(model, policy, history);
+    // What others changed and who they are, the tick reports.
+    let mut findings = Vec::new();
     for domain in running(model) {
         findings.extend(state::judge(domain, policy, history));
+        advice::count(domain, policy, history);
     }
+    advice::count_host(model, history);
     findings.extend(rules::ask(model, policy, history, rules::Pace::Cycle));
     // In the order of need, so that a budget goes to who needs it most.
     let mut by_need: Vec<(f64, &DomainModel)> =
@@ -107,6 +127,7 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
         proposals.extend(priority::decide(domain, policy, history));
     }
     proposals.extend(placement::decide(model, policy, history));
+    proposals.extend(advice::decide(model, policy, history));
     rules::sign(&mut proposals, policy, history);
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, ..decision }
@@ -159,4 +180,12 @@ fn input(name: &str, value: impl ToString) -> (String, String) {
 }
 
 #[cfg(test)]
+mod advice_tests;
+#[cfg(test)]
+mod drift_tests;
+#[cfg(test)]
+mod placement_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial_tests;

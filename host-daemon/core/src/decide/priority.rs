@@ -47,12 +47,10 @@ pub(super) fn decide(domain: &DomainModel, policy: &Policy, history: &mut Histor
             to,
             processes: steps,
         };
-        proposals.push(propose(
-            domain,
-            action,
-            reason(application, asked, scarce.as_deref(), from, to),
-            false,
-        ));
+        let mut reason = reason(application, asked, scarce.as_deref(), from, to);
+        // A step back needs no proof.
+        reason.prediction = (asked != Means::Decay).then(|| super::trial::answers_stay(domain)).flatten();
+        proposals.push(propose(domain, action, reason, false));
     }
     proposals
 }

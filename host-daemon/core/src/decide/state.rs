@@ -54,6 +54,15 @@ pub struct StateHistory {
     pub idle_memory: u32,
     /// Cycles in a row off the optimum, for whatever reason.
     pub off_optimum: u32,
+    /// Cycles in a row that its vcpus were used up without waiting for pcpus.
+    #[serde(default)]
+    pub cpu_over: u32,
+    /// Cycles in a row that its memory was used up.
+    #[serde(default)]
+    pub memory_over: u32,
+    /// Cycles in a row that it waited for CPU more than its class allows.
+    #[serde(default)]
+    pub starved: u32,
 }
 
 impl StateHistory {
@@ -101,6 +110,7 @@ pub(crate) fn waits_too_long(domain: &DomainModel, policy: &Policy, history: &Hi
 pub(super) fn judge(domain: &DomainModel, policy: &Policy, history: &mut History) -> Vec<Finding> {
     let waits = waits_too_long(domain, policy, history);
     let reclaimable = balloon::reclaimable(domain, policy, history);
+    let memory_use = balloon::memory_use(domain, history);
     let Some(entry) = history.domains.get_mut(&domain.uuid) else { return Vec::new() };
     let raised = entry.shares.ours.zip(entry.shares.original).is_some_and(|(ours, original)| ours > original);
     let states = &mut entry.states;
@@ -108,9 +118,6 @@ pub(super) fn judge(domain: &DomainModel, policy: &Policy, history: &mut History
     // What virtualisation always costs is no sign of trouble.
     let cpu_use =
         domain.cpu_demand().map(|demand| demand / domain.vcpu_count() - states.loss.unwrap_or(0.0).min(0.5));
-    let memory_use = domain
-        .balloon
-        .and_then(|balloon| Some(Ratio::of(balloon.demand?.as_f64(), balloon.available?.as_f64())?.0));
     states.cpu = next(states.cpu, cpu_use, policy);
     states.memory = next(states.memory, memory_use, policy);
     let count = |before: u32, now: bool| if now { before.saturating_add(1) } else { 0 };

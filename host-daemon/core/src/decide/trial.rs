@@ -1,8 +1,15 @@
 //! Trials: a change that predicts something is measured over three windows of its pace, and kept or undone by what came.
 //!
-//! Steps that follow each other on one target before three quiet windows have gone by are one trial: it begins where the
-//! first began, and goes back to there. A window in which there was nothing to measure (the load has gone, a reading is
-//! missing) is none, and after [`PATIENCE`] of them the change stays: what goes back for want of need is the relax step's.
+//! * What is for the same end is one trial with one verdict: the weight of a domain that waits and the weights that yield
+//!   to it, all pins that one domain is to gain by, the levels of one guest.
+//! * Steps that follow each other on one target before three quiet windows have gone by belong to one trial: it begins
+//!   where the first began, and goes back to there.
+//! * A window in which there was nothing to measure (the load has gone, a reading is missing, another domain came or went)
+//!   is none, and after [`PATIENCE`] of them the change stays: what goes back for want of need is the relax step's. Nobody
+//!   has been harmed by then, and undoing without evidence would only move things once more.
+//! * A value that somebody else has changed meanwhile is not judged any more: it is theirs.
+
+mod open;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,25 +17,29 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Decision;
 use super::history::History;
-use super::state::wants_cpu;
-use super::{Decision, input};
 use crate::model::{DomainModel, Model};
-use crate::order::{Metric, OrderState, Prediction, Proposal, Reason, Trial};
+use crate::order::{Metric, OrderState, Prediction, Proposal, Trial};
 use crate::policy::{Actuator, Policy};
+use open::{Open, Step};
 
 /// Windows that are measured.
 const WINDOWS: usize = 3;
 /// Windows without anything to measure after which a change stays.
 const PATIENCE: u32 = 12;
-/// Part of what was predicted that must have come: less is noise, and not worth an interference.
-const WORTH: f64 = 0.25;
 /// First pause of a target after a trial that failed; doubles each time (KubeVirt's descheduler has the same rule).
 const PAUSE: Duration = Duration::from_secs(15 * 60);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(6 * 3600);
+/// Answered packets a second below which a guest's answers are too few to be compared.
+const ANSWERS: f64 = 5.0;
 
 type Target = (Uuid, String);
+
+fn target_of(proposal: &Proposal) -> Target {
+    (proposal.domain, proposal.action.target())
+}
 
 /// How often an action is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +50,25 @@ pub(super) enum Pace {
     Cycle,
 }
 
+impl Pace {
+    const fn of(proposal: &Proposal) -> Self {
+        match proposal.action.actuator() {
+            Actuator::Weight | Actuator::Balloon => Self::Tick,
+            Actuator::Placement | Actuator::Ladder | Actuator::Resize => Self::Cycle,
+        }
+    }
+}
+
 /// What is remembered of trials.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct TrialHistory {
-    #[serde(with = "crate::pairs")]
-    open: BTreeMap<Target, Open>,
+    open: Vec<Open>,
     #[serde(with = "crate::pairs")]
     pauses: BTreeMap<Target, Pause>,
     /// Ended by something else than a measurement, to be told with the next decision.
     ended: Vec<Verdict>,
+    /// Wait ratios at the last tick: what a change is compared with, for those that it is not for.
+    waits: BTreeMap<Uuid, f64>,
 }
 
 /// What came of a trial.
@@ -62,17 +83,6 @@ pub struct Verdict {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Open {
-    orders: Vec<u64>,
-    /// From the first step's beginning to the last step's end.
-    proposal: Proposal,
-    prediction: Prediction,
-    since: Duration,
-    measured: Vec<f64>,
-    empty: u32,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Pause {
     until: Duration,
     times: u32,
@@ -81,40 +91,63 @@ struct Pause {
 impl TrialHistory {
     /// Takes note of a change that was carried out: a trial begins, goes on, or ends.
     pub(super) fn applied(&mut self, order: u64, proposal: &Proposal, now: Duration) {
-        let target = (proposal.domain, proposal.action.target());
+        let target = target_of(proposal);
         let Some(prediction) = &proposal.reason.prediction else {
-            if let Some(open) = self.open.remove(&target) {
-                let why = format!("order {order} took it back: {}", proposal.reason.summary);
-                self.ended.push(open.verdict(OrderState::RolledBack, why));
-            }
-            return;
+            return self.taken_back(order, proposal, &target, now);
         };
-        let open = self.open.entry(target).or_insert_with(|| Open {
-            orders: Vec::new(),
-            proposal: proposal.clone(),
-            prediction: prediction.clone(),
-            since: now,
-            measured: Vec::new(),
-            empty: 0,
-        });
-        open.orders.push(order);
-        open.proposal.action = open.proposal.action.clone().up_to(&proposal.action);
-        open.prediction.expected = prediction.expected;
-        (open.since, open.empty) = (now, 0);
-        open.measured.clear();
+        // One value, one trial: the one that it is for now.
+        let earlier = self.open.iter_mut().find_map(|open| open.take(&target));
+        self.open.retain(|open| !open.steps.is_empty());
+        let step = match earlier {
+            Some(earlier) => earlier.and(order, proposal),
+            None => Step::new(order, proposal, target),
+        };
+        match self.open.iter_mut().find(|open| open.is_for(proposal, prediction)) {
+            Some(open) => open.add(step, prediction),
+            None => self.open.push(Open::new(step, prediction.clone(), self.waits.clone(), now)),
+        }
+        // What else is measured on the same domain would be credited with what this one brings.
+        for open in self.open.iter_mut().filter(|open| open.prediction.of == prediction.of) {
+            open.begin_again(now);
+        }
+    }
+
+    /// A change that predicts nothing: a release, a step back, or one that makes a change of ours good again.
+    fn taken_back(&mut self, order: u64, proposal: &Proposal, target: &Target, now: Duration) {
+        for open in &mut self.open {
+            if open.has(target, &proposal.action.to_text()) {
+                open.begin_again(now);
+            } else if let Some(step) = open.take(target) {
+                let why = format!("order {order} took it back: {}", proposal.reason.summary);
+                self.ended.push(open.verdict(step.orders, OrderState::RolledBack, why));
+            }
+        }
+        self.open.retain(|open| !open.steps.is_empty());
+    }
+
+    /// Somebody else has changed the value: what is measured from now on is their doing.
+    pub(super) fn taken_over(&mut self, domain: Uuid, target: &str) {
+        let target = (domain, target.to_owned());
+        for open in &mut self.open {
+            if let Some(step) = open.take(&target) {
+                let why = "somebody else changed the value before the trial was over".to_owned();
+                self.ended.push(open.verdict(step.orders, OrderState::RolledBack, why));
+            }
+        }
+        self.open.retain(|open| !open.steps.is_empty());
     }
 
     /// Everything was put back: nothing is on trial.
     pub(super) fn restored(&mut self) {
-        let open = std::mem::take(&mut self.open);
-        let why = "everything was put back before the trial was over";
-        self.ended
-            .extend(open.into_values().map(|open| open.verdict(OrderState::RolledBack, why.to_owned())));
+        for open in std::mem::take(&mut self.open) {
+            let why = "everything was put back before the trial was over".to_owned();
+            self.ended.push(open.verdict(open.orders(), OrderState::RolledBack, why));
+        }
     }
 
     /// How long a target rests because a trial on it failed.
     pub(super) fn rests(&self, proposal: &Proposal, now: Duration) -> Option<Duration> {
-        let pause = self.pauses.get(&(proposal.domain, proposal.action.target()))?;
+        let pause = self.pauses.get(&target_of(proposal))?;
         pause.until.checked_sub(now).filter(|left| !left.is_zero())
     }
 
@@ -136,110 +169,55 @@ pub(super) fn judge(model: &Model, pace: Pace, policy: &Policy, history: &mut Hi
     let mut decision =
         Decision { verdicts: std::mem::take(&mut history.trials.ended), ..Decision::default() };
     history.trials.forget(model.at);
-    let on_trial: Vec<Target> = history.trials.open.keys().cloned().collect();
-    for target in on_trial {
-        let Some(mut open) = history.trials.open.remove(&target) else { continue };
+    for mut open in std::mem::take(&mut history.trials.open) {
         // Part of a window was before the change.
         if open.pace() != pace || model.at.saturating_sub(model.elapsed) < open.since {
-            history.trials.open.insert(target, open);
+            history.trials.open.push(open);
             continue;
         }
-        let Some(changed) = model.domains.iter().find(|domain| domain.uuid == target.0) else {
-            decision.verdicts.push(open.verdict(OrderState::Kept, "the domain has gone".to_owned()));
+        decision.verdicts.extend(open.drop_what_is_gone(model));
+        if open.steps.is_empty() {
             continue;
-        };
-        match open.measure(model, policy, history) {
-            Some(value) => open.measured.push(value),
-            None => open.empty += 1,
         }
-        if open.measured.len() >= WINDOWS {
-            let kept = open.is_worth_it();
+        open.look(model, policy, history);
+        if let Some(harm) = open.over().then(|| open.harm(model, policy, history)) {
+            let kept = harm.is_none() && open.is_worth_it();
             let mut text = open.compared();
+            if let Some(harm) = harm {
+                text = format!("{text}; {harm}");
+            }
             if !kept {
-                let pause = history.trials.pause(target, model.at);
-                text = format!("{text}: it is undone, and not tried again for {} min", pause.as_secs() / 60);
-                decision.proposals.extend(open.undo(changed));
+                let pauses =
+                    open.steps.iter().map(|step| history.trials.pause(step.target.clone(), model.at));
+                let minutes = pauses.max().unwrap_or(PAUSE).as_secs() / 60;
+                text = format!("{text}: it is undone, and not tried again for {minutes} min");
+                decision.proposals.extend(open.undo(model));
             }
             let state = if kept { OrderState::Kept } else { OrderState::Verified };
-            decision.verdicts.push(open.verdict(state, text));
+            decision.verdicts.push(open.verdict(open.orders(), state, text));
         } else if open.empty >= PATIENCE {
-            let why = "there was nothing to measure: its load has gone, or it is not read".to_owned();
-            decision.verdicts.push(open.verdict(OrderState::Kept, why));
+            let why = "there was nothing to measure: its load has gone, or it is not read";
+            decision.verdicts.push(open.verdict(open.orders(), OrderState::Kept, why.to_owned()));
         } else {
-            history.trials.open.insert(target, open);
+            history.trials.open.push(open);
         }
+    }
+    if pace == Pace::Tick {
+        let waits = model.domains.iter().filter_map(|domain| Some((domain.uuid, domain.wait_ratio()?.0)));
+        history.trials.waits = waits.collect();
     }
     decision
 }
 
-impl Open {
-    fn pace(&self) -> Pace {
-        match self.proposal.action.actuator() {
-            Actuator::Weight | Actuator::Balloon => Pace::Tick,
-            Actuator::Placement | Actuator::Ladder | Actuator::Resize => Pace::Cycle,
-        }
-    }
-
-    fn measure(&self, model: &Model, policy: &Policy, history: &History) -> Option<f64> {
-        let domain = model.domains.iter().find(|domain| domain.uuid == self.prediction.of)?;
-        match self.prediction.metric {
-            Metric::WaitRatio => {
-                let wants = wants_cpu(domain, policy, history);
-                domain.wait_ratio().filter(|_| wants).map(|wait| wait.0)
-            }
-            Metric::MemoryMib => domain.balloon.map(|balloon| balloon.current.as_f64() / 1024.0),
-        }
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "a handful of windows")]
-    fn mean(&self) -> Option<f64> {
-        (!self.measured.is_empty()).then(|| self.measured.iter().sum::<f64>() / self.measured.len() as f64)
-    }
-
-    fn is_worth_it(&self) -> bool {
-        let Prediction { before, expected, .. } = self.prediction;
-        let promised = before - expected;
-        self.mean().is_none_or(|measured| promised == 0.0 || (before - measured) / promised >= WORTH)
-    }
-
-    fn compared(&self) -> String {
-        let Prediction { metric, of_name, before, expected, .. } = &self.prediction;
-        let show = |value| metric.show(value);
-        let measured = self.mean().map_or_else(|| "unknown".to_owned(), show);
-        format!(
-            "{metric} of {of_name} was {} before, {} was expected, {measured} was measured",
-            show(*before),
-            show(*expected)
-        )
-    }
-
-    fn undo(&self, changed: &DomainModel) -> Option<Proposal> {
-        let reason = Reason {
-            rule: "trial.rollback".to_owned(),
-            summary: format!("what it was meant to bring did not come: {}", self.compared()),
-            inputs: vec![
-                input("windows measured", self.measured.len()),
-                input("orders undone", self.orders.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
-            ],
-            threshold: format!("a quarter of what was predicted ({})", self.prediction),
-            expected: "as it was before".to_owned(),
-            ..Reason::default()
-        };
-        Some(Proposal {
-            domain_name: changed.name.clone(),
-            action: self.proposal.action.clone().reversed()?,
-            reason,
-            release: true,
-            undoes: self.orders.clone(),
-            ..self.proposal.clone()
-        })
-    }
-
-    fn verdict(&self, state: OrderState, verdict: String) -> Verdict {
-        let Prediction { before, expected, .. } = self.prediction;
-        let windows = u32::try_from(self.measured.len()).unwrap_or(u32::MAX);
-        let kept = state == OrderState::Kept;
-        let trial = Trial { windows, before, expected, measured: self.mean(), kept, verdict };
-        Verdict { orders: self.orders.clone(), state, trial }
-    }
+/// What a change of priorities inside a guest must not do: cost the guest its answers. What it brings shows in the time that
+/// clients wait, which nobody here sees, so that more is not promised. `None` where too little is answered to compare.
+pub(super) fn answers_stay(domain: &DomainModel) -> Option<Prediction> {
+    let before = domain.conversation_packets_per_s().filter(|packets| *packets >= ANSWERS)?;
+    Some(Prediction {
+        metric: Metric::AnsweredPackets,
+        of: domain.uuid,
+        of_name: domain.name.clone(),
+        before,
+        expected: before,
+    })
 }

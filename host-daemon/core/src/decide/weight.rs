@@ -129,7 +129,12 @@ pub(super) fn takes_cpu_of(
 }
 
 /// Whether `other` has a lower class than `victim` and shares pcpus with it.
-fn yields_to(other: &DomainModel, victim: &DomainModel, policy: &Policy, history: &History) -> bool {
+pub(super) fn yields_to(
+    other: &DomainModel,
+    victim: &DomainModel,
+    policy: &Policy,
+    history: &History,
+) -> bool {
     let rank = |domain| match class_of(domain, policy, history) {
         Class::Latency => 2,
         Class::Standard => 1,

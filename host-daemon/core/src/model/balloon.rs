@@ -103,6 +103,21 @@ impl BalloonModel {
     }
 }
 
+/// Whether a report is bad enough news since the one before it that nobody should wait for the next turn: less usable by
+/// a hundredth of what the guest has, or signs of want.
+#[must_use]
+pub fn is_bad_news(before: &BalloonSample, now: &BalloonSample) -> bool {
+    let lost = before.usable_kib.zip(now.usable_kib).is_some_and(|(before, now_usable)| {
+        KiB(before) - KiB(now_usable) >= KiB(now.current_kib).part(0.01).max(KiB(1))
+    });
+    let rose = |counter: fn(&BalloonSample) -> Option<u64>| {
+        rise_of(counter(before), counter(now)).is_some_and(|rise| rise > 0)
+    };
+    lost || rose(|sample| sample.swap_in_kib)
+        || rose(|sample| sample.oom_kills)
+        || rose(|sample| sample.alloc_stalls)
+}
+
 fn doubt(end: &BalloonSample, maximum: KiB) -> Option<Doubt> {
     let available = end.available_kib?;
     if available > maximum.0 {
@@ -150,6 +165,16 @@ mod tests {
         }
         let free = BalloonSample { unused_kib: Some(u64::MAX), ..sample(480 * MIB, 400 * MIB) };
         assert_eq!(model(None, &free).demand, None);
+    }
+
+    #[test]
+    fn bad_news_is_less_to_use_or_a_sign_of_want() {
+        let before = BalloonSample { oom_kills: Some(0), ..sample(480 * MIB, 400 * MIB) };
+        assert!(!is_bad_news(&before, &before));
+        assert!(!is_bad_news(&before, &BalloonSample { usable_kib: Some(396 * MIB), ..before }));
+        assert!(!is_bad_news(&before, &BalloonSample { usable_kib: Some(450 * MIB), ..before }));
+        assert!(is_bad_news(&before, &BalloonSample { usable_kib: Some(394 * MIB), ..before }));
+        assert!(is_bad_news(&before, &BalloonSample { oom_kills: Some(1), ..before }));
     }
 
     #[test]

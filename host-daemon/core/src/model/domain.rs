@@ -38,6 +38,12 @@ pub struct DomainModel {
     pub iothreads: Vec<IothreadSample>,
     /// CPU weight.
     pub cpu_shares: Option<u64>,
+    /// Why its threads must not be placed, as its XML tells.
+    pub placement_refusal: Option<String>,
+    /// Why its weight must not be changed, as its XML tells.
+    pub weight_refusal: Option<String>,
+    /// NUMA node that holds most of its memory, or the only one that its memory is bound to.
+    pub memory_node: Option<u32>,
     /// Largest memory without a restart.
     pub memory_maximum: KiB,
     /// Balloon and the guest's memory.
@@ -176,6 +182,9 @@ impl DomainModel {
             emulator_pin: end.emulator_pin.clone(),
             iothreads: end.iothreads.clone(),
             cpu_shares: end.cpu_shares,
+            placement_refusal: end.placement_refusal.clone(),
+            weight_refusal: end.weight_refusal.clone(),
+            memory_node: memory_node(end),
             memory_maximum: KiB(end.memory_maximum_kib),
             balloon: end.balloon.map(|balloon| {
                 let maximum = KiB(end.memory_maximum_kib);
@@ -255,6 +264,14 @@ impl DomainModel {
         }
         self.vcpus.iter().try_fold(0.0, |sum, vcpu| Some(sum + value(vcpu.thread.as_ref()?)?))
     }
+}
+
+/// The node that its memory is bound to, if that is a single one, else the one with the greater part of it.
+fn memory_node(domain: &DomainSample) -> Option<u32> {
+    let bound = domain.memory_nodes.as_ref().filter(|nodes| nodes.len() == 1);
+    let all: u64 = domain.memory_by_node.iter().map(|part| part.kib).sum();
+    let most = domain.memory_by_node.iter().find(|part| part.kib > all / 2);
+    bound.and_then(|nodes| nodes.iter().next()).or_else(|| most.map(|part| part.node))
 }
 
 /// Names one life of a domain by QEMU's process id and start time.

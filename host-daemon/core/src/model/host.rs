@@ -27,6 +27,10 @@ pub struct HostModel {
     pub memory_available: Option<KiB>,
     /// pcpus with their use.
     pub pcpus: Vec<PcpuModel>,
+    /// Daemons that run and change what kvmpilot changes, by name.
+    pub competitors: Vec<String>,
+    /// The sched_ext scheduler that is in force instead of the kernel's own.
+    pub sched_ext: Option<String>,
 }
 
 /// One pcpu over one window.
@@ -71,6 +75,8 @@ impl HostModel {
             memory_total: end.memory.map(|memory| KiB(memory.total_kib)),
             memory_available: end.memory.map(|memory| KiB(memory.available_kib)),
             pcpus,
+            competitors: end.competitors.clone(),
+            sched_ext: end.sched_ext.clone(),
         }
     }
 }

@@ -20,7 +20,7 @@ mod watch;
 
 use std::time::Duration;
 
-pub use balloon::{BalloonModel, Doubt};
+pub use balloon::{BalloonModel, Doubt, is_bad_news};
 pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
 pub use domain::{DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation};
 pub use exit_reason::{Isa, exit_reason};
@@ -42,6 +42,8 @@ use crate::topology::Topology;
 pub struct Model {
     /// End of the window, on the daemon's monotonic clock. A decision is made once for each.
     pub at: Duration,
+    /// The same on the wall's clock, in seconds since 1970.
+    pub wall_unix_s: u64,
     /// Length of the window.
     pub elapsed: Duration,
     /// The host.
@@ -74,7 +76,7 @@ impl Model {
         let host = HostModel::new(&begin.host, &end.host, elapsed);
         let steal = StealModel::new(begin, end);
         let own = OwnModel::new(&begin.own, &end.own, elapsed);
-        Self { at, elapsed, host, topology: end.topology.clone(), domains, steal, own }
+        Self { at, wall_unix_s, elapsed, host, topology: end.topology.clone(), domains, steal, own }
     }
 }
 

@@ -167,9 +167,17 @@ pub struct GuardPolicy {
     /// Whether values of ours that somebody else changed are set again, instead of left to them. Default no.
     #[serde(default)]
     pub enforce: bool,
+    /// Whether an actuator only recommends while a daemon runs that changes the same values. Default yes.
+    #[serde(default = "yes")]
+    pub yield_to_competitors: bool,
     /// Whether a domain may be paused for a change that cannot be made while it runs. Default no.
     #[serde(default)]
     pub suspend_for_change: bool,
+}
+
+/// For recordings of a time before the option.
+const fn yes() -> bool {
+    true
 }
 
 impl Default for GuardPolicy {
@@ -179,6 +187,7 @@ impl Default for GuardPolicy {
             max_pin_part: 0.05,
             oscillation_hold: Duration::from_secs(600),
             enforce: false,
+            yield_to_competitors: true,
             suspend_for_change: false,
         }
     }

@@ -97,7 +97,8 @@ impl Names<'_> {
     }
 }
 
-fn leftmost(expression: &IdedExpr) -> &IdedExpr {
+/// The identifier that a path begins with.
+pub(super) fn leftmost(expression: &IdedExpr) -> &IdedExpr {
     match &expression.expr {
         Expr::Select(select) => leftmost(&select.operand),
         _ => expression,
@@ -145,7 +146,7 @@ pub(super) fn types(
     text: &str,
 ) -> Result<(), Vec<ConditionError>> {
     let example = Example;
-    let mut context = context();
+    let mut context = context(true);
     context.set_variable_resolver(&example);
     let checker = Types { source, text };
     checker.walk(expression, &context).map_err(|error| vec![error])?;
@@ -226,7 +227,7 @@ impl Types<'_> {
     }
 
     fn fault(&self, expression: &IdedExpr, error: &ExecutionError) -> ConditionError {
-        let start = offset(expression, self.source, self.text);
+        let start = offset(leftmost(expression), self.source, self.text);
         let (message, help) = match error {
             ExecutionError::NoSuchKey(name) => {
                 let columns = fields().iter().filter_map(|field| match field.kind {
@@ -267,7 +268,7 @@ impl Types<'_> {
 }
 
 /// Errors that the example's values make, and others may not.
-const fn depends_on_values(error: &ExecutionError) -> bool {
+pub(super) const fn depends_on_values(error: &ExecutionError) -> bool {
     matches!(
         error,
         ExecutionError::IndexOutOfBounds(_)
@@ -278,11 +279,10 @@ const fn depends_on_values(error: &ExecutionError) -> bool {
     )
 }
 
-/// Where an expression stands, in bytes. The parser counts characters.
+/// Where an expression stands, in bytes.
 fn offset(expression: &IdedExpr, source: &SourceInfo, text: &str) -> usize {
-    let chars = source.offset_for(expression.id).map_or(0, |(start, _)| start);
-    let chars = usize::try_from(chars).unwrap_or(usize::MAX);
-    text.char_indices().nth(chars).map_or(text.len(), |(at, _)| at)
+    let start = source.offset_for(expression.id).map_or(0, |(start, _)| start);
+    text.floor_char_boundary(usize::try_from(start).map_or(text.len(), |start| start.min(text.len())))
 }
 
 /// A span of one place, wide enough to be shown.

@@ -29,11 +29,16 @@ const MAX_DEPTH: u32 = 24;
 /// The parser needs about 130 KiB for each bracket in a debug build; this covers what the limits above let through.
 const PARSER_STACK: usize = 64 << 20;
 
+/// Whether a text matches a pattern in which `*` stands for any run of characters.
+const LIKE: &str = "like";
+
 /// A compiled condition.
 #[derive(Clone)]
 pub struct Condition {
     text: Arc<str>,
     expression: Arc<Expression>,
+    /// Whether it calls a function of ours.
+    calls: bool,
 }
 
 /// What is wrong with a condition.
@@ -95,7 +100,11 @@ impl Condition {
             Ok(expression)
         });
         match parsed {
-            Some(parsed) => Ok(Self { text: text.into(), expression: Arc::new(parsed?) }),
+            Some(parsed) => {
+                let expression = parsed?;
+                let calls = expression.references().has_function(LIKE);
+                Ok(Self { text: text.into(), expression: Arc::new(expression), calls })
+            }
             None => Err(vec![ConditionError {
                 span: 0..text.len(),
                 message: "the condition cannot be parsed".to_owned(),
@@ -120,36 +129,32 @@ impl Condition {
     /// Asks about a subject.
     pub(crate) fn ask(&self, subject: &dyn Subject) -> Outcome {
         let asking = Asking { subject, unknown: Mutex::new(None) };
-        let outcome = evaluate(&self.expression, &asking);
+        let mut context = context(self.calls);
+        context.set_variable_resolver(&asking);
+        let outcome = Value::resolve(&self.expression, &context);
         let unknown = *asking.unknown.lock().unwrap_or_else(PoisonError::into_inner);
         match (outcome, unknown) {
             (Ok(Value::Bool(true)), _) => Outcome::Holds,
             (Ok(Value::Bool(false)), _) => Outcome::Not,
+            (Err(error), Some(path)) if !check::depends_on_values(&error) => Outcome::Unknown(path),
+            (Ok(_), Some(path)) => Outcome::Unknown(path),
+            (Err(error), _) => Outcome::Failed(explain(&error)),
             (Ok(other), None) => Outcome::Failed(format!("it gives a {} and no yes or no", other.type_of())),
-            (Err(error), None) => Outcome::Failed(explain(&error)),
-            (_, Some(path)) => Outcome::Unknown(path),
         }
     }
 }
 
-/// Evaluates an expression of which all variables are fields.
-pub(super) fn evaluate(
-    expression: &Expression,
-    variables: &dyn VariableResolver,
-) -> Result<Value, cel::ExecutionError> {
-    let mut context = context();
-    context.set_variable_resolver(variables);
-    Value::resolve(expression, &context)
-}
-
-/// A context with the functions that conditions may call.
-pub(super) fn context<'v>() -> Context<'static, 'v> {
+/// A context, with the functions of ours if some are called.
+pub(super) fn context<'v>(calls: bool) -> Context<'static, 'v> {
     let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
+    if !calls {
+        return context;
+    }
     let like = |cel::extractors::This(name): cel::extractors::This<Arc<String>>, pattern: Arc<String>| {
         matches_pattern(&pattern, &name)
     };
     // It only fails for names that CEL has itself.
-    let _ = context.add_function("like", like);
+    let _ = context.add_function(LIKE, like);
     context
 }
 
@@ -170,7 +175,7 @@ impl VariableResolver for Asking<'_> {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
         let field = field(variable)?;
         let value = self.subject.read(field);
-        if matches!(value, Datum::Unknown) {
+        if value.is_incomplete() {
             *self.unknown.lock().unwrap_or_else(PoisonError::into_inner) = Some(field.path);
         }
         Some(value.into_value())
@@ -228,7 +233,8 @@ fn depth(expression: &Expression) -> u32 {
 /// The expression as it is evaluated: paths of fields as one name each, `has()` of a field as a comparison with null, and
 /// integers as doubles.
 fn prepared(expression: Expression) -> Expression {
-    let Expression { id, expr } = expression;
+    let id = check::leftmost(&expression).id;
+    let Expression { id: own_id, expr } = expression;
     if let Some((path, test)) = check::path(&expr)
         && field(&path).is_some()
     {
@@ -279,10 +285,19 @@ fn prepared(expression: Expression) -> Expression {
         }
         other => other,
     };
-    Expression { id, expr }
+    Expression { id: own_id, expr }
 }
 
 impl Datum<'_> {
+    /// Whether it, or a part of it, is not known.
+    fn is_incomplete(&self) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Records(records) => records.iter().flatten().any(|(_, number)| number.is_none()),
+            _ => false,
+        }
+    }
+
     /// As CEL sees it.
     pub(super) fn into_value<'b>(self) -> CowVal<'b, 'b>
     where

@@ -108,7 +108,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("domain.memory.maximum", Number, "largest memory without a restart", |s| mib(s.domain.memory_maximum).into()),
     field("domain.memory.current", Number, "memory that it has", |s| s.domain.balloon.map(|balloon| mib(balloon.current)).into()),
     field("domain.memory.usable", Number, "what the guest can still use without swapping", |s| s.domain.balloon.and_then(|balloon| balloon.usable).map(mib).into()),
-    field("domain.memory.demand", Number, "what the guest needs", |s| s.domain.balloon.and_then(|balloon| balloon.demand).map(mib).into()),
+    field("domain.memory.demand", Number, "what the guest needs", |s| s.domain.balloon.and_then(|balloon| s.past().map_or(balloon.demand, |past| past.memory_demand(&balloon))).map(mib).into()),
     field("domain.memory.swapped_in", Number, "swapped in during the window", |s| s.domain.balloon.and_then(|balloon| balloon.swapped_in).map(mib).into()),
     field("domain.memory.major_faults_per_s", Number, "major faults a second", |s| s.domain.balloon.and_then(|balloon| balloon.major_faults_per_s).into()),
     field("domain.memory.age", Number, "age of the guest's memory statistics", |s| s.domain.balloon.and_then(|balloon| balloon.age).map(|age| age.as_secs_f64()).into()),

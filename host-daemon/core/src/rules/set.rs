@@ -92,6 +92,21 @@ impl RuleSet {
         })
     }
 
+    /// These rules with a file over them; what it switches off need not be there.
+    #[must_use]
+    pub fn with_entries(&self, entries: Vec<Entry>) -> Self {
+        let mut own: Vec<Rule> = Vec::new();
+        let mut below = self.0.to_vec();
+        for Entry { name, rule, .. } in entries {
+            below.retain(|other| *other.name != name);
+            own.extend(rule);
+        }
+        own.extend(below);
+        // Those of the file come before others of their priority, as everywhere.
+        own.sort_by_key(|rule| -rule.priority);
+        Self(own.into())
+    }
+
     fn layered(layers: Vec<Vec<Entry>>) -> Result<Self, Vec<(usize, Fault)>> {
         let mut rules: Vec<(usize, usize, Rule)> = Vec::new();
         let mut wrong = Vec::new();

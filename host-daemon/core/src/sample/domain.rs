@@ -50,6 +50,18 @@ pub struct DomainSample {
     /// iothreads with their pins.
     #[serde(default)]
     pub iothreads: Vec<IothreadSample>,
+    /// Why its threads must not be placed, as its XML tells (real-time vcpus, cache allocation), if so.
+    #[serde(default)]
+    pub placement_refusal: Option<String>,
+    /// Why its weight must not be changed, as its XML tells (real-time vcpus), if so.
+    #[serde(default)]
+    pub weight_refusal: Option<String>,
+    /// NUMA nodes that its administrator bound its memory to.
+    #[serde(default)]
+    pub memory_nodes: Option<CpuSet>,
+    /// Where its memory is; empty on hosts with a single node and until it was read.
+    #[serde(default)]
+    pub memory_by_node: Vec<NodeMemorySample>,
     /// CPU weight as libvirt's `cpu_shares`: 2 to 262144 on cgroup v1, 1 to 10000 on v2.
     pub cpu_shares: Option<u64>,
     /// Largest memory the domain can have without a restart.
@@ -88,6 +100,15 @@ pub struct VcpuSample {
     pub number: u32,
     /// The live pin; `None` where libvirt does not tell.
     pub pin: Option<CpuSet>,
+}
+
+/// Memory of a domain's QEMU on one NUMA node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeMemorySample {
+    /// Number of the node.
+    pub node: u32,
+    /// Anonymous and shared memory and page cache that are charged to its cgroup there.
+    pub kib: u64,
 }
 
 /// One iothread.

@@ -17,6 +17,12 @@ pub struct HostSample {
     pub pcpus: Vec<PcpuSample>,
     /// One-minute load average.
     pub load1: Option<f64>,
+    /// Processes of the names in [`crate::competitor::COMPETITORS`] that run; looked for now and then.
+    #[serde(default)]
+    pub competitors: Vec<String>,
+    /// The sched_ext scheduler that is in force instead of the kernel's own, or its kind where it has no name.
+    #[serde(default)]
+    pub sched_ext: Option<String>,
 }
 
 /// A PSI file: time in which some or all tasks stalled since boot, and the kernel's own ten-second average.

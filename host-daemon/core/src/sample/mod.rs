@@ -18,7 +18,8 @@ pub use detail::{
     VcpuDetailSample,
 };
 pub use domain::{
-    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, VcpuSample, WINDOWS,
+    BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, NodeMemorySample, VcpuSample,
+    WINDOWS,
 };
 pub use flow::{
     DeviceTraffic, EndedFlows, FlowReading, FlowSample, FlowSide, FlowSource, FlowState, FlowsSample,

@@ -340,6 +340,7 @@ fn topology(spec: &HostSpec) -> Topology {
         socket: Some(id / of_socket),
         llc: Some(id / of_llc * of_llc),
         node: Some(id / of_socket),
+        capacity: None,
     };
-    Topology { pcpus: (0..spec.sockets * of_socket).map(pcpu).collect() }
+    Topology { pcpus: (0..spec.sockets * of_socket).map(pcpu).collect(), ..Topology::default() }
 }

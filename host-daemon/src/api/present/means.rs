@@ -96,7 +96,7 @@ fn observed(source: Source) -> String {
         Source::Malformed => {
             "its metadata is not understood, so it is only observed (see the findings)".to_owned()
         }
-        _ => "mode observe: it looks and changes nothing, except to put back what it still holds".to_owned(),
+        _ => "mode observe: it looks and starts nothing; memory and pins that it took earlier may still go back".to_owned(),
     }
 }
 

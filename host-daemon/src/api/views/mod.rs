@@ -12,6 +12,7 @@ mod explain;
 mod flow;
 mod process;
 mod replay;
+mod rules;
 mod status;
 mod steal;
 mod watch;
@@ -31,6 +32,7 @@ pub use explain::{
 pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
 pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
+pub use rules::{RuleResultView, RuleView, RulesTestView, RulesView, TestedRuleView};
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
     PressureView, ProgramView, StatusView, TierView,
@@ -54,6 +56,8 @@ pub struct Views {
     pub steal: StealView,
     /// Who talks to whom, for each of those domains.
     pub flows: Vec<FlowsView>,
+    /// The rules in force.
+    pub rules: RulesView,
     /// What could be better about the installation.
     pub doctor: DoctorView,
 }

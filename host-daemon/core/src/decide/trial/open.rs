@@ -1,0 +1,275 @@
+//! [`Open`]: one trial under way. What is measured, and what it amounts to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::super::class::class_of;
+use super::super::history::History;
+use super::super::state::{target_wait, wants_cpu};
+use super::super::{input, running};
+use super::{Pace, Target, Verdict, WINDOWS};
+use crate::model::Model;
+use crate::order::{Metric, OrderState, Prediction, Proposal, Reason, Trial};
+use crate::policy::{Class, Policy};
+use crate::units::Ratio;
+
+/// Part of what was predicted that must have come: less is noise, and not worth an interference.
+const WORTH: f64 = 0.25;
+/// Where nothing better was promised: part of what was there before that must still be there.
+const STAYS: f64 = 0.5;
+
+/// Changes that are judged together.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Open {
+    pub(super) steps: Vec<Step>,
+    pub(super) prediction: Prediction,
+    /// When the last of them was made.
+    pub(super) since: Duration,
+    /// Windows in a row without anything to measure.
+    pub(super) empty: u32,
+    measured: Vec<f64>,
+    /// Wait ratios of all domains before the first change.
+    waits_before: BTreeMap<Uuid, f64>,
+    /// Their sums over the windows measured.
+    waits_since: BTreeMap<Uuid, f64>,
+    /// Who ran in the last window.
+    ran: Option<BTreeSet<Uuid>>,
+}
+
+/// What was done to one value, from the first step's beginning to the last step's end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Step {
+    pub(super) target: Target,
+    pub(super) orders: Vec<u64>,
+    proposal: Proposal,
+}
+
+impl Step {
+    pub(super) fn new(order: u64, proposal: &Proposal, target: Target) -> Self {
+        Self { target, orders: vec![order], proposal: proposal.clone() }
+    }
+
+    /// The same value, one step further.
+    pub(super) fn and(mut self, order: u64, proposal: &Proposal) -> Self {
+        self.orders.push(order);
+        self.proposal.action = self.proposal.action.up_to(&proposal.action);
+        self
+    }
+}
+
+impl Open {
+    pub(super) fn new(
+        step: Step,
+        prediction: Prediction,
+        waits_before: BTreeMap<Uuid, f64>,
+        now: Duration,
+    ) -> Self {
+        Self {
+            steps: vec![step],
+            prediction,
+            since: now,
+            empty: 0,
+            measured: Vec::new(),
+            waits_before,
+            waits_since: BTreeMap::new(),
+            ran: None,
+        }
+    }
+
+    pub(super) fn pace(&self) -> Pace {
+        self.steps.first().map_or(Pace::Tick, |step| Pace::of(&step.proposal))
+    }
+
+    /// Whether a change is for the same end as these.
+    pub(super) fn is_for(&self, proposal: &Proposal, prediction: &Prediction) -> bool {
+        let Prediction { metric, of, .. } = &self.prediction;
+        self.pace() == Pace::of(proposal) && (*metric, *of) == (prediction.metric, prediction.of)
+    }
+
+    /// One more change for the same end. What all of them promise is what the boldest one does.
+    pub(super) fn add(&mut self, step: Step, prediction: &Prediction) {
+        let promised = |expected: f64| (self.prediction.before - expected).abs();
+        if promised(prediction.expected) > promised(self.prediction.expected) {
+            self.prediction.expected = prediction.expected;
+        }
+        self.steps.push(step);
+    }
+
+    /// The step on this value, which is not on trial any more.
+    pub(super) fn take(&mut self, target: &Target) -> Option<Step> {
+        let at = self.steps.iter().position(|step| step.target == *target)?;
+        Some(self.steps.remove(at))
+    }
+
+    /// Whether this value was to be `to`.
+    pub(super) fn has(&self, target: &Target, to: &str) -> bool {
+        self.steps.iter().any(|step| step.target == *target && step.proposal.action.to_text() == to)
+    }
+
+    /// Only windows after `now` count.
+    pub(super) fn begin_again(&mut self, now: Duration) {
+        (self.since, self.empty, self.ran) = (now, 0, None);
+        self.measured.clear();
+        self.waits_since.clear();
+    }
+
+    pub(super) fn orders(&self) -> Vec<u64> {
+        self.steps.iter().flat_map(|step| step.orders.iter().copied()).collect()
+    }
+
+    /// Leaves out what is not here any more.
+    pub(super) fn drop_what_is_gone(&mut self, model: &Model) -> Option<Verdict> {
+        let here = |step: &Step| model.domains.iter().any(|domain| domain.uuid == step.target.0);
+        let (steps, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.steps).into_iter().partition(here);
+        self.steps = steps;
+        let orders: Vec<u64> = gone.into_iter().flat_map(|step| step.orders).collect();
+        (!orders.is_empty()).then(|| self.verdict(orders, OrderState::Kept, "the domain has gone".to_owned()))
+    }
+
+    /// Looks at one window.
+    pub(super) fn look(&mut self, model: &Model, policy: &Policy, history: &History) {
+        let runs: BTreeSet<Uuid> = running(model).map(|domain| domain.uuid).collect();
+        if self.ran.replace(runs.clone()).is_some_and(|ran| ran != runs) {
+            // Whoever came or went has changed more than we did.
+            self.measured.clear();
+            self.waits_since.clear();
+            self.empty += 1;
+            return;
+        }
+        let Some(value) = self.measure(model, policy, history) else {
+            self.empty += 1;
+            return;
+        };
+        self.measured.push(value);
+        for domain in running(model) {
+            if let Some(wait) = domain.wait_ratio() {
+                *self.waits_since.entry(domain.uuid).or_default() += wait.0;
+            }
+        }
+    }
+
+    fn measure(&self, model: &Model, policy: &Policy, history: &History) -> Option<f64> {
+        let domain = model.domains.iter().find(|domain| domain.uuid == self.prediction.of)?;
+        let is_inactive =
+            || history.domains.get(&domain.uuid).is_some_and(|entry| entry.memory.is_inactive(model.at));
+        match self.prediction.metric {
+            Metric::WaitRatio => {
+                let wants = wants_cpu(domain, policy, history);
+                domain.wait_ratio().filter(|_| wants).map(|wait| wait.0)
+            }
+            // A guest that has not followed yet has shown nothing; how long it may take is the balloon's rule.
+            Metric::MemoryMib if is_inactive() => None,
+            Metric::MemoryMib => domain.balloon.map(|balloon| balloon.current.as_f64() / 1024.0),
+            // A guest that nobody talks to has no answers to lose.
+            Metric::AnsweredPackets => domain.conversation_packets_per_s().filter(|packets| *packets >= 1.0),
+        }
+    }
+
+    /// Whether enough was measured for a verdict.
+    pub(super) fn over(&self) -> bool {
+        self.measured.len() >= WINDOWS
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a handful of windows")]
+    fn windows(&self) -> f64 {
+        self.measured.len() as f64
+    }
+
+    fn mean(&self) -> Option<f64> {
+        (!self.measured.is_empty()).then(|| self.measured.iter().sum::<f64>() / self.windows())
+    }
+
+    pub(super) fn is_worth_it(&self) -> bool {
+        let Prediction { before, expected, .. } = self.prediction;
+        let promised = before - expected;
+        self.mean().is_none_or(|measured| {
+            if promised == 0.0 { measured >= before * STAYS } else { (before - measured) / promised >= WORTH }
+        })
+    }
+
+    /// Whether somebody of at least the same class now waits more than its class allows, and longer by more than what the
+    /// change has won: who, and how much.
+    pub(super) fn harm(&self, model: &Model, policy: &Policy, history: &History) -> Option<String> {
+        let rank = |class| match class {
+            Class::Latency => 2,
+            Class::Standard => 1,
+            Class::Batch => 0,
+        };
+        if self.prediction.metric != Metric::WaitRatio {
+            return None;
+        }
+        let of = model.domains.iter().find(|domain| domain.uuid == self.prediction.of)?;
+        let least = rank(class_of(of, policy, history));
+        let won = self.prediction.before - self.mean()?;
+        running(model).filter(|domain| domain.uuid != of.uuid).find_map(|domain| {
+            let class = class_of(domain, policy, history);
+            let target = target_wait(class, policy).filter(|_| rank(class) >= least)?;
+            let before = *self.waits_before.get(&domain.uuid)?;
+            let since = self.waits_since.get(&domain.uuid)? / self.windows();
+            let over = since > target * (1.0 + policy.weight.dead_band);
+            (over && since - before > won.max(0.0)).then(|| {
+                format!("{} waits {} instead of {} since then", domain.name, Ratio(since), Ratio(before))
+            })
+        })
+    }
+
+    pub(super) fn compared(&self) -> String {
+        let Prediction { metric, of_name, before, expected, .. } = &self.prediction;
+        let show = |value| metric.show(value);
+        let measured = self.mean().map_or_else(|| "unknown".to_owned(), show);
+        format!(
+            "{metric} of {of_name} was {} before, {} was expected, {measured} was measured",
+            show(*before),
+            show(*expected)
+        )
+    }
+
+    /// The changes that bring everything back to where it was before the first step.
+    pub(super) fn undo(&self, model: &Model) -> Vec<Proposal> {
+        let promised = self.prediction.before != self.prediction.expected;
+        let threshold = if promised {
+            format!("a quarter of what was predicted ({})", self.prediction)
+        } else {
+            format!("half of what it was before ({})", self.prediction.metric.show(self.prediction.before))
+        };
+        let all = self.orders();
+        let undo = |step: &Step| {
+            let changed = model.domains.iter().find(|domain| domain.uuid == step.target.0)?;
+            let reason = Reason {
+                rule: "trial.rollback".to_owned(),
+                summary: format!("what it was meant to bring did not come: {}", self.compared()),
+                inputs: vec![
+                    input("windows measured", self.measured.len()),
+                    input(
+                        "orders judged together",
+                        all.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
+                    ),
+                ],
+                threshold: threshold.clone(),
+                expected: "as it was before".to_owned(),
+                ..Reason::default()
+            };
+            Some(Proposal {
+                domain_name: changed.name.clone(),
+                action: step.proposal.action.clone().reversed()?,
+                reason,
+                release: true,
+                undoes: step.orders.clone(),
+                ..step.proposal.clone()
+            })
+        };
+        self.steps.iter().filter_map(undo).collect()
+    }
+
+    /// What these orders have come to.
+    pub(super) fn verdict(&self, orders: Vec<u64>, state: OrderState, verdict: String) -> Verdict {
+        let Prediction { before, expected, .. } = self.prediction;
+        let windows = u32::try_from(self.measured.len()).unwrap_or(u32::MAX);
+        let kept = state == OrderState::Kept;
+        let trial = Trial { windows, before, expected, measured: self.mean(), kept, verdict };
+        Verdict { orders, state, trial }
+    }
+}

@@ -1,0 +1,212 @@
+//! Trials on models made up here: what is judged together, what is kept, what is undone, and what is no evidence.
+
+use uuid::Uuid;
+
+use super::tests::{carry_out, contended, domain, host, set_load};
+use super::*;
+use crate::model::Model;
+use crate::order::OrderState;
+use crate::policy::{ClassSetting, DomainPolicy, Wishes};
+
+const WEB: Uuid = Uuid::from_u128(1);
+
+/// What does not help is undone and rests; what is tried again later rests twice as long.
+#[test]
+fn a_weight_that_does_not_help_is_undone_and_rests() {
+    let (mut model, _) = contended();
+    let policy = Policy::default();
+    let mut history = History::default();
+    let mut orders = Vec::new();
+    let mut verdicts = Vec::new();
+    for step in 0..(3600 / 5) {
+        model.at += Duration::from_secs(5);
+        let decision = tick(&model, &policy, &mut history);
+        carry_out(&decision.proposals, &mut model, &mut history);
+        let of_web = |proposal: &&Proposal| proposal.domain == WEB;
+        orders.extend(decision.proposals.iter().filter(of_web).map(|proposal| (step * 5, proposal.clone())));
+        verdicts.extend(decision.verdicts);
+    }
+    let seen: Vec<_> = orders.iter().map(|(at, order)| (*at, order.reason.rule.as_str())).collect();
+    let rules: Vec<_> = seen.iter().map(|(_, rule)| *rule).collect();
+    assert_eq!(
+        rules[..4],
+        ["weight.protect", "trial.rollback", "weight.protect", "trial.rollback"],
+        "{seen:?}"
+    );
+    assert_eq!(seen[1].0 - seen[0].0, 15, "three whole windows: {seen:?}");
+    assert!((900..920).contains(&(seen[2].0 - seen[1].0)), "15 min: {seen:?}");
+    assert!(rules.len() == 4 || (1800..1820).contains(&(seen[4].0 - seen[3].0)), "30 min: {seen:?}");
+    assert_eq!(orders[1].1.undoes, [1]);
+    assert!(orders[1].1.reason.summary.contains("was measured"), "{}", orders[1].1.reason.summary);
+    assert!(verdicts.iter().all(|verdict| !verdict.trial.kept && verdict.trial.windows == 3), "{verdicts:?}");
+    assert_eq!(model.domains[0].cpu_shares, Some(1024));
+}
+
+/// Ticks every 5 s until there is a verdict; `world` says what each change brings.
+fn until_verdict(
+    model: &mut Model,
+    policy: &Policy,
+    history: &mut History,
+    world: impl Fn(&mut Model),
+) -> Decision {
+    for _ in 0..30 {
+        model.at += Duration::from_secs(5);
+        let decision = tick(model, policy, history);
+        carry_out(&decision.proposals, model, history);
+        world(model);
+        if !decision.verdicts.is_empty() {
+            return decision;
+        }
+    }
+    panic!("no verdict in 150 s");
+}
+
+/// The classes are known from the start, so that the first tick decides.
+fn classes(classes: &[ClassSetting]) -> Policy {
+    let entry = |(n, class): (usize, &ClassSetting)| DomainPolicy {
+        name: format!("d{}", n + 1),
+        wishes: Wishes { class: Some(*class), ..Wishes::default() },
+    };
+    Policy { domains: classes.iter().enumerate().map(entry).collect(), ..Policy::default() }
+}
+
+const LATENCY_AND_BATCH: [ClassSetting; 2] = [ClassSetting::Latency, ClassSetting::Batch];
+
+#[test]
+fn the_weight_that_protects_and_the_one_that_yields_have_one_verdict() {
+    for (wait, kept) in [(0.03, true), (0.55, false)] {
+        let (mut model, _) = contended();
+        let policy = classes(&LATENCY_AND_BATCH);
+        let mut history = History::default();
+        let decision = until_verdict(&mut model, &policy, &mut history, |model| {
+            if model.domains[0].cpu_shares > Some(1024) {
+                set_load(&mut model.domains[0], 0.9 - wait, wait);
+            }
+        });
+        let verdict = &decision.verdicts[0];
+        assert_eq!((decision.verdicts.len(), verdict.orders.len()), (1, 2), "{verdict:?}");
+        assert_eq!((verdict.trial.kept, verdict.trial.windows), (kept, 3), "{verdict:?}");
+        let undone: Vec<_> = decision.proposals.iter().map(|proposal| proposal.action.to_text()).collect();
+        assert_eq!(undone, if kept { vec![] } else { vec!["1024", "1024"] }, "{:?}", decision.proposals);
+        assert_eq!(verdict.state, if kept { OrderState::Kept } else { OrderState::Verified });
+    }
+}
+
+#[test]
+fn what_helps_one_and_harms_its_equal_more_is_undone() {
+    let (mut model, _) = contended();
+    model.domains.push(domain(3, 2, 0.5, 0.005, 0.0, 2));
+    let policy = classes(&[ClassSetting::Latency, ClassSetting::Batch, ClassSetting::Latency]);
+    let mut history = History::default();
+    // The first tick shows who waited how long before.
+    model.domains[0].state = DomainState::Paused;
+    let _ = tick(&model, &policy, &mut history);
+    model.domains[0].state = DomainState::Running;
+    model.at += Duration::from_secs(5);
+    let decision = until_verdict(&mut model, &policy, &mut history, |model| {
+        set_load(&mut model.domains[0], 0.6, 0.3);
+        set_load(&mut model.domains[2], 0.3, 0.6);
+        // Its own protection is not what this is about.
+        model.domains[2].cpu_shares = None;
+    });
+    let trial = &decision.verdicts[0].trial;
+    assert!(!trial.kept && trial.verdict.contains("d3 waits"), "{trial:?}");
+}
+
+#[test]
+fn without_load_there_is_no_verdict_against_a_change_and_no_pause() {
+    let (mut model, _) = contended();
+    let policy = classes(&LATENCY_AND_BATCH);
+    let mut history = History::default();
+    let mut verdicts = Vec::new();
+    for step in 0..20 {
+        model.at += Duration::from_secs(5);
+        let decision = tick(&model, &policy, &mut history);
+        // Carried out, and then nobody wants anything: not even the relax step has anything to do with the verdict.
+        if step == 0 {
+            carry_out(&decision.proposals, &mut model, &mut history);
+            set_load(&mut model.domains[0], 0.0, 0.0);
+        }
+        verdicts.extend(decision.verdicts);
+    }
+    assert_eq!(verdicts.len(), 1);
+    assert!(verdicts[0].trial.kept && verdicts[0].trial.measured.is_none(), "{verdicts:?}");
+    assert_eq!(history.trials.rests(&weight_of_web(), model.at), None);
+}
+
+fn weight_of_web() -> Proposal {
+    let (model, web) = contended();
+    drop(model);
+    propose(&web, Action::SetCpuShares { from: 1024, to: 8192 }, Reason::default(), false)
+}
+
+#[test]
+fn a_neighbour_that_comes_or_goes_begins_the_count_again() {
+    let (mut model, _) = contended();
+    let policy = classes(&LATENCY_AND_BATCH);
+    let mut history = History::default();
+    let mut ticks_to_verdict = 0;
+    for step in 0..10 {
+        model.at += Duration::from_secs(5);
+        if step == 3 {
+            model.domains.push(domain(9, 1, 0.1, 0.0, 0.0, 2));
+        }
+        let decision = tick(&model, &policy, &mut history);
+        carry_out(&decision.proposals, &mut model, &mut history);
+        if !decision.verdicts.is_empty() {
+            ticks_to_verdict = step;
+            break;
+        }
+    }
+    // Two windows, one in which a domain came, and three.
+    assert_eq!(ticks_to_verdict, 6);
+}
+
+#[test]
+fn what_somebody_else_sets_meanwhile_is_theirs_and_not_judged() {
+    let (mut model, _) = contended();
+    let policy = classes(&LATENCY_AND_BATCH);
+    let mut history = History::default();
+    model.at += Duration::from_secs(5);
+    let decision = tick(&model, &policy, &mut history);
+    carry_out(&decision.proposals, &mut model, &mut history);
+    model.domains[0].cpu_shares = Some(3000);
+    model.at += Duration::from_secs(5);
+    let verdicts = tick(&model, &policy, &mut history).verdicts;
+    assert_eq!(verdicts.len(), 1, "{verdicts:?}");
+    assert_eq!(verdicts[0].state, OrderState::RolledBack);
+    assert!(verdicts[0].trial.verdict.contains("somebody else"), "{verdicts:?}");
+}
+
+#[test]
+fn priorities_that_cost_a_guest_its_answers_are_undone() {
+    for (packets, kept) in [(90.0, true), (20.0, false)] {
+        let server = domain(1, 2, 0.5, 0.0, 100.0, 2);
+        let action = Action::SetLevel {
+            application: "backend".into(),
+            communicating: false,
+            from: crate::policy::Level::Normal,
+            to: crate::policy::Level::BelowNormal,
+            processes: Vec::new(),
+        };
+        let prediction = trial::answers_stay(&server);
+        let reason = Reason { prediction, ..Reason::default() };
+        let order = propose(&server, action, reason, false);
+        let mut model = host(2, vec![server]);
+        let mut history = History::default();
+        history.applied(7, &order, model.at);
+        let mut verdicts = Vec::new();
+        let mut undone = Vec::new();
+        for _ in 0..3 {
+            model.at += Duration::from_secs(300);
+            model.elapsed = Duration::from_secs(300);
+            model.domains[0] = domain(1, 2, 0.5, 0.0, packets, 2);
+            let decision = cycle(&model, &Policy::default(), &mut history);
+            verdicts.extend(decision.verdicts);
+            undone.extend(decision.proposals);
+        }
+        assert_eq!(verdicts.len(), 1);
+        assert_eq!((verdicts[0].orders.as_slice(), verdicts[0].trial.kept), ([7].as_slice(), kept));
+        assert_eq!(undone.iter().any(|proposal| proposal.undoes == [7]), !kept, "{undone:?}");
+    }
+}
