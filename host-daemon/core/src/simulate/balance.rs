@@ -2,10 +2,11 @@
 //! cpusets. As Linux does it: `select_idle_sibling` inside the last-level cache, pulls by idle pcpus at once, and by the
 //! others when the difference is worth a vcpu.
 
-use super::queue::{Group, Pcpu, Vcpu};
+use super::queue::{Group, Pace, Pcpu, Vcpu};
 
 /// Run time lost to cold caches by a move inside the last-level cache, out of it, and to another node, in ns.
-const COLD: [f64; 3] = [50e3, 500e3, 2e6];
+/// A MiB of L2 comes back at 50 GB/s in 20 us, a part of an L3 of 32 MiB in half a millisecond.
+const COLD: [f64; 3] = [20e3, 500e3, 2e6];
 
 /// The pcpus with all that wants them.
 #[derive(Clone, Debug)]
@@ -17,15 +18,15 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// A sleeping vcpu wakes up at `at` of this step.
-    pub(super) fn wake(&mut self, vcpu: usize, at: f64) {
-        let to = self.place(vcpu);
+    /// A sleeping vcpu wakes up at `at`: by its own timer, or by a `waker` (any number names a pcpu) that has something for it.
+    pub(super) fn wake(&mut self, vcpu: usize, at: f64, waker: Option<usize>) {
+        let to = self.place(vcpu, waker);
         self.moved(vcpu, to);
         self.vcpus[vcpu].runnable = true;
         self.pcpus[to].wakes.push((at, vcpu));
     }
 
-    fn place(&self, vcpu: usize) -> usize {
+    fn place(&self, vcpu: usize, waker: Option<usize>) -> usize {
         let Vcpu { allowed, pcpu: last, .. } = &self.vcpus[vcpu];
         let idle = |pcpu: &usize| self.pcpus[*pcpu].length() == 0;
         let may_stay = allowed.binary_search(last).is_ok();
@@ -40,7 +41,11 @@ impl Machine {
             return free;
         }
         if may_stay {
-            return *last;
+            // Whoever wakes it looks at its own pcpu, too, and takes the one with less load (`wake_affine_weight`).
+            let load = |pcpu: usize| self.pcpus[pcpu].load(&self.vcpus, &self.groups);
+            let count = near().count();
+            let waker = waker.and_then(|waker| near().nth(waker % count.max(1)));
+            return waker.filter(|waker| load(*waker) < load(*last)).unwrap_or(*last);
         }
         let shortest = allowed.iter().copied().min_by_key(|pcpu| self.pcpus[*pcpu].length());
         shortest.unwrap_or(*last)
@@ -78,7 +83,7 @@ impl Machine {
         if self.pcpus[pcpu].current == Some(vcpu) {
             self.pcpus[pcpu].preempt(now, &mut self.vcpus);
         }
-        let to = self.place(vcpu);
+        let to = self.place(vcpu, None);
         self.pull(vcpu, to);
     }
 
@@ -95,17 +100,58 @@ impl Machine {
         self.groups[own.group].runnable -= 1;
     }
 
-    /// Idle pcpus pull from the longest queue: in the cache first, then in the node, then anywhere.
-    pub(super) fn fill_idle(&mut self) {
+    /// All pcpus run from `now` to `end`. One that becomes idle pulls at once from its own last-level cache, as the kernel's
+    /// newly idle balancing does; only from pcpus whose turn is still to come, so that no time is lived twice. `turn` names
+    /// the first.
+    pub(super) fn run(&mut self, now: f64, end: f64, turn: usize, pace: Pace) {
+        let count = self.pcpus.len();
+        self.pcpus.iter_mut().for_each(Pcpu::sort_wakes);
+        for n in 0..count {
+            let at = (turn + n) % count;
+            let beside = self.pcpus[at].sibling.map_or(0.0, |sibling| self.pcpus[sibling].busy_part);
+            let smt = 1.0 - (1.0 - pace.smt_speed) * beside;
+            let busy = self.pcpus[at].busy;
+            let mut time = now;
+            loop {
+                time = self.pcpus[at].run(time, end, smt, pace, &mut self.vcpus, &mut self.groups);
+                if time >= end {
+                    break;
+                }
+                let cache = self.pcpus[at].cache;
+                let later = (n + 1..count).map(|n| (turn + n) % count);
+                let queues = later
+                    .filter(|from| self.pcpus[*from].cache == cache && !self.pcpus[*from].waiting.is_empty());
+                let found = queues.filter_map(|from| Some((from, self.movable(from, at)?))).next();
+                if let Some((from, vcpu)) = found {
+                    // So far it has waited there.
+                    if let Some(current) = self.pcpus[from].current {
+                        let (runner, group) = (self.vcpus[current].group, self.vcpus[vcpu].group);
+                        self.vcpus[vcpu].wait(time - now, runner);
+                        self.groups[group].waited += time - now;
+                    }
+                    self.pull(vcpu, at);
+                } else {
+                    time = self.pcpus[at].next_wake(end);
+                }
+            }
+            self.pcpus[at].busy_part = (self.pcpus[at].busy - busy) / (end - now);
+        }
+    }
+
+    /// pcpus that were idle all through the last step pull from the longest queue of their node, or, `far`, of any.
+    pub(super) fn fill_idle(&mut self, far: bool) {
         if self.pcpus.iter().all(|pcpu| pcpu.waiting.is_empty()) {
             return;
         }
         for to in 0..self.pcpus.len() {
-            if self.pcpus[to].length() > 0 {
+            if self.pcpus[to].length() > 0 || self.pcpus[to].busy_part > 0.0 {
                 continue;
             }
-            let mut queues: Vec<usize> =
-                (0..self.pcpus.len()).filter(|from| !self.pcpus[*from].waiting.is_empty()).collect();
+            let node = self.pcpus[to].node;
+            let mut queues: Vec<usize> = (0..self.pcpus.len())
+                .filter(|from| !self.pcpus[*from].waiting.is_empty())
+                .filter(|from| far || self.pcpus[*from].node == node)
+                .collect();
             queues.sort_by_key(|from| {
                 let (own, other) = (&self.pcpus[to], &self.pcpus[*from]);
                 let far = usize::from(own.cache != other.cache) + usize::from(own.node != other.node);
@@ -124,31 +170,44 @@ impl Machine {
         self.pcpus[from].waiting.iter().find(may).copied()
     }
 
-    /// The periodic balancing: each pcpu looks for the fullest queue that it may take something from. A move that would only
-    /// swap who is worse off waits for the second look, as `nr_balance_failed` has it, so that nobody stays worse off.
-    pub(super) fn balance(&mut self) {
-        let mut loads: Vec<f64> =
-            self.pcpus.iter().map(|pcpu| pcpu.load(&self.vcpus, &self.groups)).collect();
+    /// The periodic balancing, over averages of load: each pcpu looks for the fullest queue, and takes the heaviest vcpu
+    /// that waits there and is worth at most half of the difference. If there is none, more is allowed at the next looks, as
+    /// `nr_balance_failed` has it, so that nobody stays worse off than equals.
+    pub(super) fn balance(&mut self, elapsed: f64) {
+        let mut loads = vec![0.0; self.pcpus.len()];
+        for vcpu in &mut self.vcpus {
+            let wanted = vcpu.ran + vcpu.waited;
+            let part = (wanted - vcpu.looked) / elapsed;
+            vcpu.looked = wanted;
+            vcpu.average = (vcpu.average + part) / 2.0;
+            loads[vcpu.pcpu] += vcpu.average * self.groups[vcpu.group].weight();
+        }
         for to in 0..self.pcpus.len() {
             let fullest = (0..self.pcpus.len())
-                .filter(|from| self.pcpus[*from].length() > 1 && loads[*from] > loads[to] * 1.1)
+                .filter(|from| !self.pcpus[*from].waiting.is_empty() && loads[*from] > loads[to] * 1.1)
                 .max_by(|a, b| loads[*a].total_cmp(&loads[*b]).then(b.cmp(a)));
             let Some(from) = fullest else { continue };
-            let Some(vcpu) = self.movable(from, to) else { continue };
-            let weight = self.groups[self.vcpus[vcpu].group].weight();
             // Between nodes a move must be worth more.
-            let far = if self.pcpus[from].node == self.pcpus[to].node { 1.0 } else { 1.25 };
-            let difference = loads[from] - loads[to];
-            let by_far = difference > weight * far * 1.01;
-            let again = difference >= weight * far * 0.99 && self.pcpus[from].failed > 0;
-            if !by_far && !again {
+            let far = if self.pcpus[from].node == self.pcpus[to].node { 1.01 } else { 1.25 };
+            let difference = (loads[from] - loads[to]) / far * 1.02;
+            let patience = f64::from(1_u32 << self.pcpus[from].failed.min(3));
+            let load = |vcpu: usize| {
+                let own = &self.vcpus[vcpu];
+                own.average * self.groups[own.group].weight()
+            };
+            let worth =
+                |vcpu: &usize| load(*vcpu) <= difference && load(*vcpu) / patience <= difference / 2.0;
+            let may = |vcpu: &usize| self.vcpus[*vcpu].allowed.binary_search(&to).is_ok();
+            let candidates = self.pcpus[from].waiting.iter().copied().filter(|vcpu| may(vcpu) && worth(vcpu));
+            let Some(vcpu) = candidates.max_by(|a, b| load(*a).total_cmp(&load(*b)).then(b.cmp(a))) else {
                 self.pcpus[from].failed += 1;
                 continue;
-            }
+            };
+            let moved = load(vcpu);
             self.pcpus[from].failed = 0;
             self.pull(vcpu, to);
-            loads[from] -= weight;
-            loads[to] += weight;
+            loads[from] -= moved;
+            loads[to] += moved;
         }
     }
 }

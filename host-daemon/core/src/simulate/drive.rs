@@ -10,6 +10,7 @@ use super::scenario::Scenario;
 use crate::decide::History;
 use crate::order::Proposal;
 use crate::policy::{Actuator, DomainPolicy, Mode, Policy, Wishes};
+use crate::sample::Sample;
 use crate::windows::{Moment, Windows};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -40,6 +41,22 @@ pub fn run(scenario: &Scenario, policy: &Policy, mut progress: impl FnMut(u64)) 
         }
     }
     recorder.finish(&with, &without)
+}
+
+/// Samples of the toy host at these seconds, in rising order, without kvmpilot and with all details: for benchmarks.
+#[must_use]
+pub fn samples(scenario: &Scenario, seconds: &[u64]) -> Vec<Sample> {
+    let mut host = Host::new(scenario);
+    let mut samples = Vec::new();
+    for second in 1..=seconds.last().copied().unwrap_or(0) {
+        host.begin();
+        host.advance(1.0);
+        host.end();
+        if seconds.contains(&second) {
+            samples.push(host.sample(true));
+        }
+    }
+    samples
 }
 
 fn policy_of(scenario: &Scenario, policy: &Policy) -> Policy {

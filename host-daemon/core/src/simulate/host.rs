@@ -26,12 +26,12 @@ const SPINS: f64 = 0.999;
 pub(super) const NS: f64 = 1e9;
 /// Where the scenario is not coarse, in ns: load balancing, work that comes at a time, the kernel's tick (`HZ=250`), and its
 /// slice on one pcpu, which is longer by itself for each doubling up to 8 pcpus (`sched_tunable_scaling`).
-const STEP: f64 = 10e6;
+const STEP: f64 = 1e6;
 const CHUNK: f64 = 2e6;
 const TICK: f64 = 4e6;
 const SLICE: f64 = 0.7e6;
 /// Steps between two rounds of the periodic balancing.
-const BALANCE_STEPS: u64 = 10;
+const BALANCE_STEPS: u64 = 100;
 
 /// The toy host.
 #[derive(Clone, Debug)]
@@ -42,6 +42,7 @@ pub(super) struct Host {
     pub(super) machine: Machine,
     pub(super) domains: Vec<Domain>,
     seed: u64,
+    wakers: Random,
     coarse: f64,
     steps: u64,
     /// ns since the beginning.
@@ -95,7 +96,8 @@ impl Host {
             }
         }
         let (memory_mib, seed) = (scenario.host.memory_mib, scenario.seed);
-        Self { second: 0, topology, memory_mib, machine, domains, seed, coarse, steps: 0, now: 0.0 }
+        let wakers = Random::new(!seed);
+        Self { second: 0, topology, memory_mib, machine, domains, seed, wakers, coarse, steps: 0, now: 0.0 }
     }
 
     pub(super) fn is_there(&self, domain: &Domain) -> bool {
@@ -127,7 +129,7 @@ impl Host {
                     *next = f64::INFINITY;
                     *work = f64::INFINITY;
                     if !self.machine.vcpus[vcpu].runnable {
-                        self.machine.wake(vcpu, now);
+                        self.machine.wake(vcpu, now, None);
                     }
                 } else {
                     if work.is_infinite() {
@@ -150,16 +152,15 @@ impl Host {
         for _ in 0..steps {
             let end = self.now + step;
             self.arrive(end);
-            if self.steps.is_multiple_of(BALANCE_STEPS) {
-                self.machine.balance();
+            let looks = self.steps.is_multiple_of(BALANCE_STEPS);
+            if looks {
+                #[expect(clippy::cast_precision_loss, reason = "a hundred")]
+                self.machine.balance(step * BALANCE_STEPS as f64);
             }
-            self.machine.fill_idle();
+            self.machine.fill_idle(looks);
+            let turn = usize::try_from(self.steps % (1 << 20)).unwrap_or(0);
+            self.machine.run(self.now, end, turn, pace);
             self.steps += 1;
-            let Machine { pcpus, vcpus, groups, .. } = &mut self.machine;
-            for at in 0..pcpus.len() {
-                let beside = pcpus[at].sibling.map_or(0.0, |sibling| pcpus[sibling].busy_part);
-                pcpus[at].run(self.now, end, beside, pace, vcpus, groups);
-            }
             self.now = end;
         }
     }
@@ -184,7 +185,9 @@ impl Host {
                     *next += random.exponential(chunk / part);
                 }
                 if !self.machine.vcpus[vcpu].runnable {
-                    self.machine.wake(vcpu, first);
+                    // Packets come in on any pcpu.
+                    let waker = usize::try_from(self.wakers.next() >> 32).ok().filter(|_| serves);
+                    self.machine.wake(vcpu, first, waker);
                 }
             }
         }

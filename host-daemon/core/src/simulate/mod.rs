@@ -12,13 +12,17 @@ mod host;
 mod load;
 mod memory;
 mod observe;
+#[cfg(test)]
+mod properties;
 mod queue;
 mod random;
 mod record;
 mod report;
 mod scenario;
+#[cfg(test)]
+mod tests;
 
-pub use drive::run;
+pub use drive::{run, samples};
 pub use report::{ClassFigures, DomainFigures, Missed, Report};
 pub use scenario::{DomainSpec, Expect, HostSpec, Scenario};
 

@@ -38,6 +38,9 @@ pub(super) struct Vcpu {
     pub(super) preempted: u64,
     pub(super) blocked: u64,
     pub(super) migrations: [u64; 3],
+    /// Part of the time that it is runnable, as the load balancing has it, and run and wait time when it looked last.
+    pub(super) average: f64,
+    pub(super) looked: f64,
     /// While it waited, what the domains ran: index and time.
     pub(super) stolen: Vec<(usize, f64)>,
 }
@@ -67,7 +70,7 @@ pub(super) struct Pcpu {
     pub(super) sibling: Option<usize>,
     pub(super) current: Option<usize>,
     pub(super) waiting: Vec<usize>,
-    /// Who wakes up here in this step, and when.
+    /// Who wakes up here in this step, and when, the last one first.
     pub(super) wakes: Vec<(f64, usize)>,
     pub(super) busy: f64,
     /// Part of the last step that it was busy.
@@ -108,11 +111,13 @@ impl Vcpu {
             preempted: 0,
             blocked: 0,
             migrations: [0; 3],
+            average: 0.0,
+            looked: 0.0,
             stolen: Vec::new(),
         }
     }
 
-    fn wait(&mut self, time: f64, runner: usize) {
+    pub(super) fn wait(&mut self, time: f64, runner: usize) {
         self.waited += time;
         match self.stolen.iter_mut().find(|(by, _)| *by == runner) {
             Some((_, ns)) => *ns += time,
@@ -187,33 +192,23 @@ impl Pcpu {
         self.waiting.push(vcpu);
     }
 
-    /// Runs from `now` to `end`. `beside` is the part of the time that the SMT sibling works.
+    /// Runs from `now` on, to `end` or until there is nothing to do; returns when that is. `smt` is its speed beside its
+    /// sibling.
     pub(super) fn run(
         &mut self,
         mut now: f64,
         end: f64,
-        beside: f64,
+        smt: f64,
         pace: Pace,
         vcpus: &mut [Vcpu],
         groups: &mut [Group],
-    ) {
-        let mut wakes = std::mem::take(&mut self.wakes);
-        wakes.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let mut next = 0;
-        let begin = now;
-        let mut idle = 0.0;
-        let smt = 1.0 - (1.0 - pace.smt_speed) * beside;
+    ) -> f64 {
         while now < end {
-            while let Some((at, vcpu)) = wakes.get(next).copied().filter(|(at, _)| *at <= now) {
+            while let Some((at, vcpu)) = self.wakes.last().copied().filter(|(at, _)| *at <= now) {
+                self.wakes.pop();
                 self.wake(vcpu, at, pace, vcpus, groups);
-                next += 1;
             }
-            let Some(vcpu) = self.current.or_else(|| self.pick(now, pace, vcpus, groups)) else {
-                let until = wakes.get(next).map_or(end, |(at, _)| at.min(end));
-                idle += until - now;
-                now = until;
-                continue;
-            };
+            let Some(vcpu) = self.current.or_else(|| self.pick(now, pace, vcpus, groups)) else { return now };
             let group = vcpus[vcpu].group;
             let near = if groups[group].node == self.node { 1.0 } else { pace.remote_speed };
             let speed = smt * near * groups[group].speed;
@@ -221,7 +216,7 @@ impl Pcpu {
             if !self.waiting.is_empty() {
                 until = until.min(((now + self.left) / pace.tick).ceil() * pace.tick);
             }
-            if let Some((at, _)) = wakes.get(next) {
+            if let Some((at, _)) = self.wakes.last() {
                 until = until.min(*at);
             }
             let time = until - now;
@@ -231,11 +226,20 @@ impl Pcpu {
                 groups[waiters].waited += time;
             }
             now = until;
+            self.busy += time;
             self.account(vcpu, time, speed, now, pace, vcpus, groups);
         }
-        self.wakes = wakes.split_off(next);
-        self.busy += end - begin - idle;
-        self.busy_part = 1.0 - idle / (end - begin);
+        now
+    }
+
+    /// When an idle pcpu has something to do again in this step.
+    pub(super) fn next_wake(&self, end: f64) -> f64 {
+        self.wakes.last().map_or(end, |(at, _)| at.min(end))
+    }
+
+    /// Puts those that wake up in order, the last one first.
+    pub(super) fn sort_wakes(&mut self) {
+        self.wakes.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
     }
 
     fn wake(&mut self, vcpu: usize, at: f64, pace: Pace, vcpus: &mut [Vcpu], groups: &mut [Group]) {
@@ -388,9 +392,19 @@ mod tests {
         }
         for step in 0..100 {
             let now = f64::from(step) * 1e7;
-            pcpu.run(now, now + 1e7, 0.0, PACE, &mut vcpus, &mut groups);
+            run(&mut pcpu, now, PACE, &mut vcpus, &mut groups);
         }
         (vcpus, groups)
+    }
+
+    /// 10 ms.
+    fn run(pcpu: &mut Pcpu, mut now: f64, pace: Pace, vcpus: &mut [Vcpu], groups: &mut [Group]) {
+        let end = now + 1e7;
+        pcpu.sort_wakes();
+        while now < end {
+            now = pcpu.run(now, end, 1.0, pace, vcpus, groups);
+            now = if now < end { pcpu.next_wake(end) } else { now };
+        }
     }
 
     fn group(shares: f64) -> Group {
@@ -444,7 +458,7 @@ mod tests {
                     }
                     next += random.exponential(1e7);
                 }
-                pcpu.run(now, now + 1e7, 0.0, pace, &mut vcpus, &mut groups);
+                run(&mut pcpu, now, pace, &mut vcpus, &mut groups);
             }
             let server = &vcpus[spinners];
             let ratio = server.waited / (server.waited + server.ran);

@@ -179,7 +179,7 @@ impl Recorder {
             let (from, to) = change.split_once(" -> ").unwrap_or_default();
             targets.entry((&event.domain, &event.target)).or_default().push((event.at_s, from, to));
         }
-        let back = |changes: &Vec<(u64, &str, &str)>| {
+        let back = |changes: &Vec<Change<'_>>| {
             let again = changes.iter().enumerate().filter(|(n, (at, _, to))| {
                 let earlier = changes[..*n].iter().rev().take_while(|(then, ..)| at - then <= OSCILLATION_S);
                 earlier.into_iter().any(|(_, from, _)| from == to)

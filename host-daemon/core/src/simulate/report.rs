@@ -268,6 +268,12 @@ impl Report {
                 false,
             ),
             most("oscillations", expect.oscillations.map(number), Some(number(self.oscillations)), false),
+            most(
+                "latency_wait_ratio",
+                expect.latency_wait_ratio,
+                latency.map(|class| class.wait_ratio),
+                false,
+            ),
             most("latency_p99_ratio", expect.latency_p99_ratio, p99, false),
             least("work_ratio", expect.work_ratio, self.work_ratio),
             least("unharmed_ratio", expect.unharmed_ratio, self.unharmed_ratio),

@@ -26,8 +26,8 @@ pub struct Scenario {
     /// Seconds at the beginning that do not count: classes are being found out, weights are being set.
     #[serde(default)]
     pub settle_s: u64,
-    /// How coarse time is. 1 (the default): slices of 3 ms, work in pieces of 2 ms, load balancing each 10 ms. 10 is for
-    /// days and large hosts: all of these are ten times as long, and so are the waits.
+    /// How coarse time is. 1 (the default): the kernel's slices and ticks, work in pieces of 2 ms. 10 is for days and large
+    /// hosts: all of these are ten times as long, and so are the waits.
     #[serde(default = "one")]
     pub coarse: u32,
     /// Seconds of the windows in which a domain's work is compared with and without kvmpilot. Default 60.
@@ -163,7 +163,9 @@ pub struct Expect {
     pub oscillations: Option<u64>,
     /// Seconds after the first step of a load in which latency domains must be back at their target for good.
     pub converges_within_s: Option<u64>,
-    /// p99 wait per wake-up of latency domains against without kvmpilot, at most.
+    /// wait / (wait + run) of latency domains, at most.
+    pub latency_wait_ratio: Option<f64>,
+    /// p99 of the waits of latency domains against without kvmpilot, at most.
     pub latency_p99_ratio: Option<f64>,
     /// Work of all domains against without kvmpilot, at least.
     pub work_ratio: Option<f64>,
