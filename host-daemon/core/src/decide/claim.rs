@@ -53,12 +53,10 @@ pub(super) fn claim(groups: &[Group], before: &[Claim], topology: &Topology, usa
 fn pick(group: &Group, had: &CpuSet, free: &CpuSet, room: usize, topology: &Topology) -> CpuSet {
     let cores: Vec<CpuSet> =
         topology.cores().iter().map(|core| core.intersection(free)).filter(|core| !core.is_empty()).collect();
-    // More than half too many is worth a change, one too many is not.
+    // A core of which a thread too many is kept is not worth a change.
     let widest = cores.iter().map(CpuSet::len).max().unwrap_or(1);
-    if !had.is_empty()
-        && had.len() >= room.min(group.wanted)
-        && had.len() <= group.wanted + group.wanted / 2 + widest
-    {
+    let wanted = group.wanted;
+    if !had.is_empty() && wanted > 0 && had.len() >= room.min(wanted) && had.len() < wanted + widest {
         return had.clone();
     }
     let node = |core: &CpuSet| {
@@ -141,7 +139,7 @@ mod tests {
         let before = |pcpus: &str| {
             vec![Claim { home: Some(1), victims: vec![Uuid::nil()], pcpus: pcpus.parse().unwrap() }]
         };
-        for wanted in [2, 3, 4] {
+        for wanted in [3, 4] {
             assert_eq!(
                 claimed(&[group(Some(1), "0-31", wanted)], &before("6-7,22-23")),
                 ["6-7,22-23"],

@@ -74,6 +74,9 @@ pub struct DomainHistory {
     /// Who pressed it when it last waited too long.
     #[serde(default)]
     pub(super) pressed: Option<super::pressed::Pressed>,
+    /// pcpus that it wanted in its busiest time, fading.
+    #[serde(default)]
+    pub(super) busiest: f64,
     /// Cycles in a row in which a pin of ours was not needed.
     pub(crate) pin_unneeded: u32,
     /// What the guest reported about its memory, and how its balloon moved.

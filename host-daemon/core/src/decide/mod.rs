@@ -19,6 +19,7 @@ mod placement;
 mod pressed;
 mod priority;
 mod rivals;
+mod room;
 mod rules;
 mod state;
 mod trial;
@@ -94,6 +95,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     weight::note_calm(model, policy, history);
     findings.extend(rules::ask(model, policy, history, rules::Pace::Tick));
     pressed::note(model, policy, history);
+    room::note(model, history);
     let judged = trial::judge(model, trial::Pace::Tick, policy, history);
     let mut proposals = judged.proposals;
     proposals.extend(drift::enforce(model, policy, history));

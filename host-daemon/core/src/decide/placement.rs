@@ -16,6 +16,7 @@ use super::confine::{given, pin, placement_refusal, unpin};
 use super::guard::may_pin_at_once;
 use super::history::{DomainHistory, History};
 use super::pressed::{Aggressor, aggressors, pressed};
+use super::room::Room;
 use super::rules::wants;
 use super::state::{target_wait, wants_cpu};
 use super::weight::takes_cpu_of;
@@ -28,8 +29,6 @@ use crate::rules::Means;
 use crate::topology::Topology;
 use crate::units::Ratio;
 
-/// Part of a pcpu that may stay unused of those that are kept free.
-const SPARE: f64 = 0.1;
 /// Time over which a move must pay.
 const PAYS_WITHIN: Duration = Duration::from_secs(30);
 /// CPU time that the move of one vcpu costs: its caches are cold on the other side (perf.md 4.3: 0.5-1 ms).
@@ -60,7 +59,8 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
         let before = std::mem::take(&mut history.placement.claims);
         let separation = Separation::plan(model, policy, history, &in_need, &victims, &before);
         proposals.extend(separation.proposals());
-        history.placement.claims = if separation.is_worth_it() { separation.claims } else { before };
+        let keeps = separation.is_worth_it() || separation.claims.is_empty();
+        history.placement.claims = if keeps { separation.claims } else { before };
     }
     proposals.extend(release(model, policy, history, &victims));
     proposals
@@ -79,10 +79,12 @@ fn release(model: &Model, policy: &Policy, history: &mut History, victims: &[&Do
         })
         .filter(|domain| wants_cpu(domain, policy, history))
         .collect();
+    // Nothing is claimed any more: what is kept free would be lost to the others.
+    let claimed = !history.placement.claims.is_empty();
     let needed = |domain: &DomainModel| {
         let keeps_off = awake.iter().any(|victim| takes_cpu_of(domain, victim, policy, history));
         let is_served = awake.iter().any(|victim| victim.uuid == domain.uuid);
-        keeps_off || is_served
+        claimed && (keeps_off || is_served)
     };
     let unneeded: Vec<&DomainModel> =
         running(model).filter(|domain| is_pinned(domain, history) && !needed(domain)).collect();
@@ -146,8 +148,10 @@ impl<'a> Separation<'a> {
         before: &[Claim],
     ) -> Self {
         let usable = usable(model, policy);
-        let has_room = has_room(model, victims, &usable);
-        let claims = claim(&groups(victims, model, history, has_room), before, &model.topology, &usable);
+        let room = Room::new(model, victims, &usable, history);
+        let groups = groups(victims, model, history, &room, before);
+        let claims = claim(&groups, before, &model.topology, &usable);
+        let has_room = room.holds(claims.iter().map(|claim| claim.pcpus.len()).sum());
         let mut all: BTreeMap<Uuid, Pressing<'a>> = BTreeMap::new();
         for victim in in_need {
             let waits = pressed(victim, model, policy, history)
@@ -367,47 +371,30 @@ fn waiting(domain: &DomainModel) -> f64 {
     domain.wait_ratio().zip(domain.cpu_demand()).map_or(0.0, |(ratio, demand)| ratio.0 * demand)
 }
 
-/// pcpus that a domain uses.
-fn used(domain: &DomainModel) -> f64 {
-    domain.cpu_use().map_or(0.0, |used| used.0 * domain.vcpu_count())
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "`as` saturates, and nobody wants less than no pcpu"
-)]
-fn whole(pcpus: f64) -> usize {
-    pcpus as usize
-}
-
-/// Whether all that the others want fits beside whole pcpus for the victims: then nothing is lost by keeping these free.
-fn has_room(model: &Model, victims: &[&DomainModel], usable: &CpuSet) -> bool {
-    let is_victim = |domain: &&DomainModel| victims.iter().any(|victim| victim.uuid == domain.uuid);
-    let others: f64 =
-        running(model).filter(|domain| !is_victim(domain)).filter_map(DomainModel::cpu_demand).sum();
-    let own: f64 = victims.iter().map(|victim| used(victim)).sum();
-    whole((others + own.ceil()).ceil()) <= usable.len()
-}
-
-/// The victims by where their memory is, in the order of the nodes, and the pcpus that each group should have: as many as
-/// it fills. One that it would use for a part of the time only is better shared by weight, unless there is room.
-fn groups(victims: &[&DomainModel], model: &Model, history: &History, has_room: bool) -> Vec<Group> {
-    let mut groups: BTreeMap<Option<u32>, (f64, Group)> = BTreeMap::new();
+/// The victims by where their memory is, in the order of the nodes, and the pcpus that each group should have.
+fn groups(
+    victims: &[&DomainModel],
+    model: &Model,
+    history: &History,
+    room: &Room,
+    before: &[Claim],
+) -> Vec<Group> {
+    let mut groups: BTreeMap<Option<u32>, Vec<&DomainModel>> = BTreeMap::new();
     for victim in victims {
         let home = victim.memory_node.or_else(|| runs_on(victim, &model.topology));
-        let mask = history.domains.get(&victim.uuid).and_then(given).unwrap_or_default();
-        let (wanted, group) = groups.entry(home).or_default();
-        *wanted += used(victim);
-        group.home = home;
-        group.victims.push(victim.uuid);
-        group.mask = group.mask.union(&mask);
+        groups.entry(home).or_default().push(victim);
     }
-    let sized = |(used, group): (f64, Group)| {
-        let wanted = if has_room { used.ceil() } else { (used + SPARE).floor() };
-        Group { wanted: whole(wanted), ..group }
+    let group = |(home, victims): (Option<u32>, Vec<&DomainModel>)| {
+        let had = before.iter().find(|claim| claim.home == home).map_or(0, |claim| claim.pcpus.len());
+        let masks = victims.iter().filter_map(|victim| given(history.domains.get(&victim.uuid)?));
+        Group {
+            home,
+            victims: victims.iter().map(|victim| victim.uuid).collect(),
+            mask: masks.reduce(|all, mask| all.union(&mask)).unwrap_or_default(),
+            wanted: room.wanted(&victims, had),
+        }
     };
-    groups.into_values().map(sized).collect()
+    groups.into_iter().map(group).collect()
 }
 
 /// The node on which most of its vcpus ran last, on hosts with more than one.

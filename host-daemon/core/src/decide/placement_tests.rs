@@ -144,7 +144,7 @@ fn dedicated_and_real_time_domains_are_left_alone_with_the_reason() {
 
 #[test]
 fn two_aggressors_of_a_small_host_leave_together() {
-    let web = domain(WEB, 2, 0.5, 0.45, 100.0, 2);
+    let web = domain(WEB, 2, 0.6, 0.35, 100.0, 2);
     let hogs = [BATCH, QUIET].map(|id| domain(id, 2, 0.4, 0.6, 0.0, 2));
     let [one, two] = hogs;
     let mut model = host(2, vec![web, one, two]);

@@ -7,6 +7,8 @@
 //! * A window in which there was nothing to measure (the load has gone, a reading is missing, another domain came or went)
 //!   is none, and after [`PATIENCE`] of them the change stays: what goes back for want of need is the relax step's. Nobody
 //!   has been harmed by then, and undoing without evidence would only move things once more.
+//! * Waiting that grew because of the host or of equals is not held against a change: it was to keep those off that have to
+//!   give way.
 //! * A value that somebody else has changed meanwhile is not judged any more: it is theirs.
 
 mod open;
@@ -19,9 +21,11 @@ use uuid::Uuid;
 
 use super::Decision;
 use super::history::History;
+use super::weight::{stolen_from, yields_to};
 use crate::model::{DomainModel, Model};
 use crate::order::{Metric, OrderState, Prediction, Proposal, Trial};
 use crate::policy::{Actuator, Policy};
+use crate::sample::Runner;
 use crate::units::doubled;
 use open::{Open, Step};
 
@@ -68,8 +72,33 @@ pub(super) struct TrialHistory {
     pauses: BTreeMap<Target, Pause>,
     /// Ended by something else than a measurement, to be told with the next decision.
     ended: Vec<Verdict>,
-    /// Wait ratios at the last tick: what a change is compared with, for those that it is not for.
-    waits: BTreeMap<Uuid, f64>,
+    /// How everybody waited at the last tick.
+    #[serde(default)]
+    waits: BTreeMap<Uuid, Wait>,
+}
+
+/// How a domain waited in one window.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Wait {
+    /// wait / (wait + run).
+    ratio: f64,
+    /// The part of `ratio` in which nobody ran who has to give way to it: the host, or its equals. Nothing where no probe saw
+    /// who did.
+    by_others: f64,
+}
+
+impl Wait {
+    fn of(domain: &DomainModel, model: &Model, policy: &Policy, history: &History) -> Option<Self> {
+        let ratio = domain.wait_ratio()?.0;
+        let gives_way = |by: &Runner| {
+            let Runner::Domain(uuid) = by else { return false };
+            let other = model.domains.iter().find(|other| other.uuid == *uuid);
+            other.is_some_and(|other| yields_to(other, domain, policy, history))
+        };
+        let taken = stolen_from(domain, model).unwrap_or_default();
+        let others: f64 = taken.iter().filter(|(by, _)| !gives_way(by)).map(|(_, part)| part).sum();
+        Some(Self { ratio, by_others: ratio * others })
+    }
 }
 
 /// What came of a trial.
@@ -96,16 +125,29 @@ impl TrialHistory {
         let Some(prediction) = &proposal.reason.prediction else {
             return self.taken_back(order, proposal, &target, now);
         };
-        // One value, one trial: the one that it is for now.
-        let earlier = self.open.iter_mut().find_map(|open| open.take(&target));
-        self.open.retain(|open| !open.steps.is_empty());
-        let step = match earlier {
-            Some(earlier) => earlier.and(order, proposal),
-            None => Step::new(order, proposal, target),
+        // One value, one trial: the one that promises more. What a small step for somebody else brings would decide on all
+        // that the large one has brought before.
+        let holds = |open: &Open| {
+            open.touches(&target)
+                && (open.is_for(proposal, prediction) || open.promises_more_than(prediction))
         };
-        match self.open.iter_mut().find(|open| open.is_for(proposal, prediction)) {
-            Some(open) => open.add(step, prediction),
-            None => self.open.push(Open::new(step, prediction.clone(), self.waits.clone(), now)),
+        let earlier = match self.open.iter().find(|open| holds(open)) {
+            Some(_) => None,
+            None => self.open.iter_mut().find_map(|open| open.take(&target)),
+        };
+        self.open.retain(|open| !open.steps.is_empty());
+        if let Some(open) = self.open.iter_mut().find(|open| holds(open)) {
+            open.go_on(order, proposal, prediction);
+            open.begin_again(now);
+        } else {
+            let step = match earlier {
+                Some(earlier) => earlier.and(order, proposal),
+                None => Step::new(order, proposal, target),
+            };
+            match self.open.iter_mut().find(|open| open.is_for(proposal, prediction)) {
+                Some(open) => open.add(step, prediction),
+                None => self.open.push(Open::new(step, prediction.clone(), self.waits.clone(), now)),
+            }
         }
         // What else is measured on the same domain would be credited with what this one brings.
         for open in self.open.iter_mut().filter(|open| open.prediction.of == prediction.of) {
@@ -211,8 +253,8 @@ pub(super) fn judge(model: &Model, pace: Pace, policy: &Policy, history: &mut Hi
         }
     }
     if pace == Pace::Tick {
-        let waits = model.domains.iter().filter_map(|domain| Some((domain.uuid, domain.wait_ratio()?.0)));
-        history.trials.waits = waits.collect();
+        let wait = |domain: &DomainModel| Some((domain.uuid, Wait::of(domain, model, policy, history)?));
+        history.trials.waits = model.domains.iter().filter_map(wait).collect();
     }
     decision
 }

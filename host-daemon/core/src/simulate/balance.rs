@@ -2,11 +2,63 @@
 //! cpusets. As Linux does it: `select_idle_sibling` inside the last-level cache, pulls by idle pcpus at once, and by the
 //! others when the difference is worth a vcpu.
 
+use std::collections::BTreeMap;
+
 use super::queue::{Group, Pace, Pcpu, Vcpu};
 
 /// Run time lost to cold caches by a move inside the last-level cache, out of it, and to another node, in ns.
 /// A MiB of L2 comes back at 50 GB/s in 20 us, a part of an L3 of 32 MiB in half a millisecond.
 const COLD: [f64; 3] = [20e3, 500e3, 2e6];
+
+/// Looks that moved nothing after which what speaks against a move counts no more.
+const PATIENCE: u32 = 3;
+
+/// What one look of the load balancing is over, as the kernel's scheduling domains are.
+#[derive(Clone, Copy, Debug)]
+enum Domain {
+    Cache,
+    Node,
+    Host,
+}
+
+const DOMAINS: [Domain; 3] = [Domain::Cache, Domain::Node, Domain::Host];
+
+impl Domain {
+    /// How much fuller others must be (`imbalance_pct`).
+    const fn imbalance(self) -> f64 {
+        match self {
+            Self::Cache => 1.01,
+            Self::Node => 1.17,
+            Self::Host => 1.25,
+        }
+    }
+}
+
+/// Mean load of each cache's and each node's pcpus.
+#[derive(Clone, Debug, Default)]
+struct Means {
+    caches: BTreeMap<usize, (f64, f64)>,
+    nodes: BTreeMap<usize, (f64, f64)>,
+}
+
+impl Means {
+    fn add(&mut self, pcpu: &Pcpu, load: f64) {
+        for (sum, count) in
+            [self.caches.entry(pcpu.cache).or_default(), self.nodes.entry(pcpu.node).or_default()]
+        {
+            *sum += load;
+            *count += 1.0;
+        }
+    }
+
+    fn of_cache(&self, pcpu: &Pcpu) -> f64 {
+        self.caches.get(&pcpu.cache).map_or(0.0, |(sum, count)| sum / count)
+    }
+
+    fn of_node(&self, pcpu: &Pcpu) -> f64 {
+        self.nodes.get(&pcpu.node).map_or(0.0, |(sum, count)| sum / count)
+    }
+}
 
 /// The pcpus with all that wants them.
 #[derive(Clone, Debug)]
@@ -101,8 +153,7 @@ impl Machine {
     }
 
     /// All pcpus run from `now` to `end`. One that becomes idle pulls at once from its own last-level cache, as the kernel's
-    /// newly idle balancing does; only from pcpus whose turn is still to come, so that no time is lived twice. `turn` names
-    /// the first.
+    /// newly idle balancing does. `turn` names the first.
     pub(super) fn run(&mut self, now: f64, end: f64, turn: usize, pace: Pace) {
         let count = self.pcpus.len();
         self.pcpus.iter_mut().for_each(Pcpu::sort_wakes);
@@ -117,24 +168,43 @@ impl Machine {
                 if time >= end {
                     break;
                 }
-                let cache = self.pcpus[at].cache;
-                let later = (n + 1..count).map(|n| (turn + n) % count);
-                let queues = later
-                    .filter(|from| self.pcpus[*from].cache == cache && !self.pcpus[*from].waiting.is_empty());
-                let found = queues.filter_map(|from| Some((from, self.movable(from, at)?))).next();
-                if let Some((from, vcpu)) = found {
-                    // So far it has waited there.
-                    if let Some(current) = self.pcpus[from].current {
-                        let (runner, group) = (self.vcpus[current].group, self.vcpus[vcpu].group);
-                        self.vcpus[vcpu].wait(time - now, runner);
-                        self.groups[group].waited += time - now;
-                    }
+                if let Some((from, vcpu, been)) = self.longest_near(at, n, turn, time) {
+                    self.left_at(vcpu, from, time - if been { end } else { now });
                     self.pull(vcpu, at);
                 } else {
                     time = self.pcpus[at].next_wake(end);
                 }
             }
             self.pcpus[at].busy_part = (self.pcpus[at].busy - busy) / (end - now);
+        }
+    }
+
+    /// The longest queue in the cache of `to`, which is the `n`th of this turn and idle from `time` on, a vcpu that waits
+    /// there, and whether that pcpu has had its turn. Of such a one only who has waited ever since may be taken: nobody
+    /// lives the same time twice.
+    fn longest_near(&self, to: usize, n: usize, turn: usize, time: f64) -> Option<(usize, usize, bool)> {
+        let count = self.pcpus.len();
+        let near = (0..count).filter(|at| *at != n).map(|at| ((turn + at) % count, at < n));
+        let queues = near.filter(|(from, _)| {
+            let pcpu = &self.pcpus[*from];
+            pcpu.cache == self.pcpus[to].cache && !pcpu.waiting.is_empty()
+        });
+        let found = queues.filter_map(|(from, been)| {
+            let may = |vcpu: &&usize| {
+                let own = &self.vcpus[**vcpu];
+                own.allowed.binary_search(&to).is_ok() && (!been || own.since <= time)
+            };
+            Some((from, *self.pcpus[from].waiting.iter().find(may)?, been))
+        });
+        found.max_by_key(|(from, ..)| self.pcpus[*from].waiting.len())
+    }
+
+    /// A vcpu waited on `from` for `time` more than was counted; less, if negative.
+    fn left_at(&mut self, vcpu: usize, from: usize, time: f64) {
+        if let Some(current) = self.pcpus[from].current {
+            let (runner, group) = (self.vcpus[current].group, self.vcpus[vcpu].group);
+            self.vcpus[vcpu].wait(time, runner);
+            self.groups[group].waited += time;
         }
     }
 
@@ -157,9 +227,16 @@ impl Machine {
                 let far = usize::from(own.cache != other.cache) + usize::from(own.node != other.node);
                 (far, std::cmp::Reverse(other.waiting.len()))
             });
-            let fits = |from: &usize| self.movable(*from, to);
-            if let Some(vcpu) = queues.iter().find_map(fits) {
+            // What only has waiting vcpus that would leave their memory is left to them for a few looks.
+            for from in queues {
+                let Some(vcpu) = self.movable(from, to) else { continue };
+                if self.leaves_home(vcpu, to) && self.pcpus[from].failed < PATIENCE {
+                    self.pcpus[from].failed += 1;
+                    continue;
+                }
+                self.pcpus[from].failed = 0;
                 self.pull(vcpu, to);
+                break;
             }
         }
     }
@@ -170,9 +247,10 @@ impl Machine {
         self.pcpus[from].waiting.iter().find(may).copied()
     }
 
-    /// The periodic balancing, over averages of load: each pcpu looks for the fullest queue, and takes the heaviest vcpu
-    /// that waits there and is worth at most half of the difference. If there is none, more is allowed at the next looks, as
-    /// `nr_balance_failed` has it, so that nobody stays worse off than equals.
+    /// The periodic balancing, over averages of load: each pcpu looks for the fullest queue of its cache, then of the fullest
+    /// cache of its node, then of the fullest node, and takes the heaviest vcpu that waits there and is worth at most half of
+    /// the difference. If there is none, more is allowed at the next looks, as `nr_balance_failed` has it, so that nobody
+    /// stays worse off than equals. Away from its memory a vcpu goes only then (`migrate_degrades_locality`).
     pub(super) fn balance(&mut self, elapsed: f64) {
         let mut loads = vec![0.0; self.pcpus.len()];
         for vcpu in &mut self.vcpus {
@@ -182,32 +260,71 @@ impl Machine {
             vcpu.average = (vcpu.average + part) / 2.0;
             loads[vcpu.pcpu] += vcpu.average * self.groups[vcpu.group].weight();
         }
-        for to in 0..self.pcpus.len() {
-            let fullest = (0..self.pcpus.len())
-                .filter(|from| !self.pcpus[*from].waiting.is_empty() && loads[*from] > loads[to] * 1.1)
-                .max_by(|a, b| loads[*a].total_cmp(&loads[*b]).then(b.cmp(a)));
-            let Some(from) = fullest else { continue };
-            // Between nodes a move must be worth more.
-            let far = if self.pcpus[from].node == self.pcpus[to].node { 1.01 } else { 1.25 };
-            let difference = (loads[from] - loads[to]) / far * 1.02;
-            let patience = f64::from(1_u32 << self.pcpus[from].failed.min(3));
-            let load = |vcpu: usize| {
-                let own = &self.vcpus[vcpu];
-                own.average * self.groups[own.group].weight()
-            };
-            let worth =
-                |vcpu: &usize| load(*vcpu) <= difference && load(*vcpu) / patience <= difference / 2.0;
-            let may = |vcpu: &usize| self.vcpus[*vcpu].allowed.binary_search(&to).is_ok();
-            let candidates = self.pcpus[from].waiting.iter().copied().filter(|vcpu| may(vcpu) && worth(vcpu));
-            let Some(vcpu) = candidates.max_by(|a, b| load(*a).total_cmp(&load(*b)).then(b.cmp(a))) else {
-                self.pcpus[from].failed += 1;
-                continue;
-            };
-            let moved = load(vcpu);
-            self.pcpus[from].failed = 0;
-            self.pull(vcpu, to);
-            loads[from] -= moved;
-            loads[to] += moved;
+        let mut means = Means::default();
+        for (pcpu, load) in self.pcpus.iter().zip(&loads) {
+            means.add(pcpu, *load);
         }
+        for to in 0..self.pcpus.len() {
+            for domain in DOMAINS {
+                self.balance_in(to, domain, &means, &mut loads);
+            }
+        }
+    }
+
+    /// One look of one pcpu at one level.
+    fn balance_in(&mut self, to: usize, domain: Domain, means: &Means, loads: &mut [f64]) {
+        let own = &self.pcpus[to];
+        let busier = |from: &usize| {
+            let other = &self.pcpus[*from];
+            let much = domain.imbalance();
+            match domain {
+                Domain::Cache => other.cache == own.cache,
+                Domain::Node => {
+                    other.node == own.node
+                        && other.cache != own.cache
+                        && means.of_cache(other) > means.of_cache(own) * much
+                }
+                Domain::Host => other.node != own.node && means.of_node(other) > means.of_node(own) * much,
+            }
+        };
+        let fullest = (0..self.pcpus.len())
+            .filter(|from| !self.pcpus[*from].waiting.is_empty() && loads[*from] > loads[to] * 1.1)
+            .filter(busier)
+            .max_by(|a, b| loads[*a].total_cmp(&loads[*b]).then(b.cmp(a)));
+        let Some(from) = fullest else { return };
+        let difference = (loads[from] - loads[to]) / domain.imbalance() * 1.02;
+        let failed = self.pcpus[from].failed;
+        let patience = f64::from(1_u32 << failed.min(PATIENCE));
+        let load = |vcpu: usize| {
+            let own = &self.vcpus[vcpu];
+            own.average * self.groups[own.group].weight()
+        };
+        let worth = |vcpu: &usize| load(*vcpu) <= difference && load(*vcpu) / patience <= difference / 2.0;
+        let may = |vcpu: &usize| {
+            let stays = failed >= PATIENCE || !self.leaves_home(*vcpu, to);
+            stays && self.vcpus[*vcpu].allowed.binary_search(&to).is_ok()
+        };
+        let candidates = self.pcpus[from].waiting.iter().copied().filter(|vcpu| may(vcpu) && worth(vcpu));
+        // Of equals the one that has not run for longest, as the kernel's list of tasks has it.
+        let first = |a: &usize, b: &usize| {
+            let since = |vcpu: usize| self.vcpus[vcpu].since;
+            load(*a).total_cmp(&load(*b)).then(since(*b).total_cmp(&since(*a)))
+        };
+        let Some(vcpu) = candidates.max_by(first) else {
+            self.pcpus[from].failed += 1;
+            return;
+        };
+        let moved = load(vcpu);
+        self.pcpus[from].failed = 0;
+        self.pull(vcpu, to);
+        loads[from] -= moved;
+        loads[to] += moved;
+    }
+
+    /// Whether a vcpu would go away from its memory.
+    fn leaves_home(&self, vcpu: usize, to: usize) -> bool {
+        let own = &self.vcpus[vcpu];
+        let home = self.groups[own.group].node;
+        self.pcpus[own.pcpu].node == home && self.pcpus[to].node != home
     }
 }

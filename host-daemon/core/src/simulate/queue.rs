@@ -30,7 +30,8 @@ pub(super) struct Vcpu {
     /// How far it was behind the others when it fell asleep, in virtual time, and when that was.
     lag: f64,
     slept: f64,
-    since: f64,
+    /// Since when it waits.
+    pub(super) since: f64,
     /// Counters, as the probe has them.
     pub(super) ran: f64,
     pub(super) waited: f64,

@@ -78,7 +78,9 @@ pub(in crate::decide) fn deflate(
     if memory.released.is_some_and(|(then, target)| model.at.saturating_sub(then) < AGAIN && to <= target) {
         return None;
     }
-    let rest = memory.forced_release(balloon.current + guard, to, pressure.thrashes, model.at);
+    // Where nothing is said of how much is missing, as much as it had, and the guard.
+    let needed = balloon.current + pressure.missing.filter(|_| !pressure.thrashes).unwrap_or(guard);
+    let rest = memory.forced_release(needed, to, pressure.thrashes, model.at);
     let mut inputs = vec![
         input("memory now", balloon.current),
         input("original", original),
@@ -105,7 +107,7 @@ pub(in crate::decide) fn deflate(
 impl BalloonHistory {
     /// Takes note of a release that was forced, and returns how long nothing is taken because of it. Several within a
     /// few seconds are one.
-    fn forced_release(&mut self, thrashed_with: KiB, to: KiB, thrashes: bool, at: Duration) -> Duration {
+    pub(super) fn forced_release(&mut self, needed: KiB, to: KiB, thrashes: bool, at: Duration) -> Duration {
         let last = self.released.map(|(then, _)| at.saturating_sub(then));
         if last.is_none_or(|last| last >= FORGIVEN) {
             self.forced = 0;
@@ -117,8 +119,9 @@ impl BalloonHistory {
         self.released = Some((at, to));
         self.rests_until = at + rest;
         self.took_at = Some(at);
-        if thrashes {
-            self.learned = Some((at, thrashed_with));
+        // Once may be chance. A load that comes back would else be met with less memory each time that the rest is over.
+        if thrashes || self.forced > 1 {
+            self.learned = Some((at, needed));
         }
         rest
     }

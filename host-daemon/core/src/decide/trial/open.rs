@@ -9,15 +9,21 @@ use uuid::Uuid;
 use super::super::class::class_of;
 use super::super::history::History;
 use super::super::state::{target_wait, wants_cpu};
+use super::super::weight::stolen_from;
 use super::super::{input, running};
-use super::{Pace, Target, Verdict, WINDOWS};
-use crate::model::Model;
+use super::{Pace, Target, Verdict, WINDOWS, Wait};
+use crate::model::{DomainModel, Model};
 use crate::order::{Metric, OrderState, Prediction, Proposal, Reason, Trial};
 use crate::policy::{Class, Policy};
+use crate::sample::Runner;
 use crate::units::Ratio;
 
 /// Part of what was predicted that must have come: less is noise, and not worth an interference.
 const WORTH: f64 = 0.25;
+/// Wait ratio that comes and goes by itself: smaller promises cannot be told from it.
+const NOISE: f64 = 0.01;
+/// Wait ratio that others of the same class may lose: less is what equals do to each other as their loads change.
+const HARMS: f64 = 0.05;
 /// Where nothing better was promised: part of what was there before that must still be there.
 const STAYS: f64 = 0.5;
 
@@ -31,10 +37,11 @@ pub(super) struct Open {
     /// Windows in a row without anything to measure.
     pub(super) empty: u32,
     measured: Vec<f64>,
-    /// Wait ratios of all domains before the first change.
-    waits_before: BTreeMap<Uuid, f64>,
-    /// Their sums over the windows measured.
-    waits_since: BTreeMap<Uuid, f64>,
+    /// How all domains waited before the first change.
+    #[serde(default)]
+    waits_before: BTreeMap<Uuid, Wait>,
+    /// Their sums over the windows measured, and of the part of each wait in which a domain of this trial ran.
+    waits_since: BTreeMap<Uuid, (f64, f64)>,
     /// Who ran in the last window.
     ran: Option<BTreeSet<Uuid>>,
 }
@@ -64,7 +71,7 @@ impl Open {
     pub(super) fn new(
         step: Step,
         prediction: Prediction,
-        waits_before: BTreeMap<Uuid, f64>,
+        waits_before: BTreeMap<Uuid, Wait>,
         now: Duration,
     ) -> Self {
         Self {
@@ -89,13 +96,40 @@ impl Open {
         self.pace() == Pace::of(proposal) && (*metric, *of) == (prediction.metric, prediction.of)
     }
 
-    /// One more change for the same end. What all of them promise is what the boldest one does.
+    /// One more change for the same end.
     pub(super) fn add(&mut self, step: Step, prediction: &Prediction) {
+        self.promise(prediction);
+        self.steps.push(step);
+    }
+
+    /// One more step on a value that is on trial here.
+    pub(super) fn go_on(&mut self, order: u64, proposal: &Proposal, prediction: &Prediction) {
+        if self.is_for(proposal, prediction) {
+            self.promise(prediction);
+        }
+        let target = super::target_of(proposal);
+        if let Some(step) = self.take(&target) {
+            self.steps.push(step.and(order, proposal));
+        }
+    }
+
+    /// What all of them promise is what the boldest one does, measured from where the first began.
+    fn promise(&mut self, prediction: &Prediction) {
         let promised = |expected: f64| (self.prediction.before - expected).abs();
         if promised(prediction.expected) > promised(self.prediction.expected) {
             self.prediction.expected = prediction.expected;
         }
-        self.steps.push(step);
+    }
+
+    /// Whether it promises more of the same kind than another one, for whomever.
+    pub(super) fn promises_more_than(&self, other: &Prediction) -> bool {
+        let Prediction { metric, before, expected, .. } = &self.prediction;
+        *metric == other.metric && (before - expected).abs() > (other.before - other.expected).abs()
+    }
+
+    /// Whether this value is on trial here.
+    pub(super) fn touches(&self, target: &Target) -> bool {
+        self.steps.iter().any(|step| step.target == *target)
     }
 
     /// The step on this value, which is not on trial any more.
@@ -146,9 +180,22 @@ impl Open {
         self.measured.push(value);
         for domain in running(model) {
             if let Some(wait) = domain.wait_ratio() {
-                *self.waits_since.entry(domain.uuid).or_default() += wait.0;
+                let taken = self.takes_of(domain, model);
+                let (waits, parts) = self.waits_since.entry(domain.uuid).or_default();
+                *waits += wait.0;
+                *parts += taken;
             }
         }
+    }
+
+    /// The part of a domain's waiting in which a domain of this trial ran; all of it where no probe saw who did.
+    fn takes_of(&self, domain: &DomainModel, model: &Model) -> f64 {
+        let is_ours = |by: &Runner| {
+            let of = self.steps.iter().map(|step| step.target.0).chain([self.prediction.of]);
+            matches!(by, Runner::Domain(uuid) if of.into_iter().any(|ours| ours == *uuid))
+        };
+        let taken = stolen_from(domain, model);
+        taken.map_or(1.0, |taken| taken.iter().filter(|(by, _)| is_ours(by)).map(|(_, part)| part).sum())
     }
 
     fn measure(&self, model: &Model, policy: &Policy, history: &History) -> Option<f64> {
@@ -157,8 +204,11 @@ impl Open {
             || history.domains.get(&domain.uuid).is_some_and(|entry| entry.memory.is_inactive(model.at));
         match self.prediction.metric {
             Metric::WaitRatio => {
-                let wants = wants_cpu(domain, policy, history);
-                domain.wait_ratio().filter(|_| wants).map(|wait| wait.0)
+                let wait = Wait::of(domain, model, policy, history)?;
+                let before =
+                    self.waits_before.get(&domain.uuid).map_or(wait.by_others, |wait| wait.by_others);
+                let grown = (wait.by_others - before).max(0.0);
+                wants_cpu(domain, policy, history).then_some(wait.ratio - grown)
             }
             // A guest that has not followed yet has shown nothing; how long it may take is the balloon's rule.
             Metric::MemoryMib if is_inactive() => None,
@@ -185,13 +235,18 @@ impl Open {
     pub(super) fn is_worth_it(&self) -> bool {
         let Prediction { before, expected, .. } = self.prediction;
         let promised = before - expected;
+        let noise = if self.prediction.metric == Metric::WaitRatio { NOISE } else { 0.0 };
         self.mean().is_none_or(|measured| {
-            if promised == 0.0 { measured >= before * STAYS } else { (before - measured) / promised >= WORTH }
+            if promised == 0.0 {
+                measured >= before * STAYS
+            } else {
+                (before - measured + noise) / promised >= WORTH
+            }
         })
     }
 
-    /// Whether somebody of at least the same class now waits more than its class allows, and longer by more than what the
-    /// change has won: who, and how much.
+    /// Whether somebody of at least the same class now waits more than its class allows, and longer because of those that
+    /// this trial is about by more than what the change has won: who, and how much.
     pub(super) fn harm(&self, model: &Model, policy: &Policy, history: &History) -> Option<String> {
         let rank = |class| match class {
             Class::Latency => 2,
@@ -207,10 +262,11 @@ impl Open {
         running(model).filter(|domain| domain.uuid != of.uuid).find_map(|domain| {
             let class = class_of(domain, policy, history);
             let target = target_wait(class, policy).filter(|_| rank(class) >= least)?;
-            let before = *self.waits_before.get(&domain.uuid)?;
-            let since = self.waits_since.get(&domain.uuid)? / self.windows();
+            let before = self.waits_before.get(&domain.uuid)?.ratio;
+            let (waits, parts) = self.waits_since.get(&domain.uuid)?;
+            let (since, taken) = (waits / self.windows(), parts / self.windows());
             let over = since > target * (1.0 + policy.weight.dead_band);
-            (over && since - before > won.max(0.0)).then(|| {
+            (over && (since - before) * taken > won.max(HARMS)).then(|| {
                 format!("{} waits {} instead of {} since then", domain.name, Ratio(since), Ratio(before))
             })
         })
