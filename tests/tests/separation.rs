@@ -14,10 +14,11 @@ use serde_json::Value;
 const BOOT: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// Weights may do little, so that they do not suffice however busy this machine is with other things.
 fn config(more: &str) -> String {
     format!(
-        "[modes]\ndefault = \"auto\"\nballoon = \"observe\"\nladder = \"observe\"\n[loops]\ncycle = \"5s\"\n\
-         [agent]\nenabled = false\n[[domain]]\nname = \"web\"\nclass = \"latency\"\n[[domain]]\nname = \"hog*\"\n\
+        "[weight]\nmax_factor = 2.0\n[modes]\ndefault = \"auto\"\nballoon = \"observe\"\n\
+         ladder = \"observe\"\n[loops]\ncycle = \"5s\"\n[agent]\nenabled = false\n[[domain]]\nname = \"web\"\nclass = \"latency\"\n[[domain]]\nname = \"hog*\"\n\
          class = \"batch\"\n{more}"
     )
 }
