@@ -167,7 +167,8 @@ impl Daemon {
             self.windows.plan(self.began.elapsed(), &self.config.policy, self.overhead.is_shed(Shed::Detail));
         // While a domain is being changed nobody knows which of its values is the old and which the new one.
         let changed_at = |uuid| {
-            if self.busy.contains(&uuid) { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
+            let busy = self.restoring || self.busy.contains(&uuid);
+            if busy { Some(Instant::now()) } else { self.changed.get(&uuid).copied() }
         };
         let flows = self.flows.as_ref().map(Flows::programs).unwrap_or_default();
         self.host.note_programs(flows.into_iter().chain(self.desk.programs()).collect());
@@ -296,7 +297,12 @@ impl Daemon {
             readings: readings.collect(),
             flows: flows.collect(),
             levelled: levelled.collect(),
-            busy: self.busy.clone(),
+            // A restore changes any of them, at a time that only it knows.
+            busy: if self.restoring {
+                self.inventory.snapshot().into_keys().collect()
+            } else {
+                self.busy.clone()
+            },
         }
     }
 

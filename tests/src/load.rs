@@ -1,6 +1,9 @@
 //! HTTP load from inside the lab's network namespace, by wrk.
 
-use anyhow::{Context, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use crate::Lab;
@@ -47,6 +50,33 @@ impl Lab {
                 .arg(url),
         )?;
         parse(&text).with_context(|| format!("cannot read wrk's report:\n{text}"))
+    }
+
+    /// Runs `work` while a client keeps the server of a guest busy.
+    ///
+    /// # Errors
+    /// When the work fails, or the load does.
+    pub fn under_load<T: Send>(
+        &self,
+        guest: &str,
+        connections: u32,
+        work: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    self.http_load(&HttpLoad { guest: guest.to_owned(), connections, seconds: 2 })?;
+                }
+                anyhow::Ok(())
+            });
+            let result = work();
+            over.store(true, Ordering::Relaxed);
+            let load = load.join().map_err(|_| anyhow!("the load panicked"))?;
+            // What the work says is why the test is there.
+            let result = result?;
+            load.map(|()| result)
+        })
     }
 }
 

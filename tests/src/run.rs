@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+/// Least and longest time between two looks at a condition.
+const OFTEN: Duration = Duration::from_millis(50);
+const SELDOM: Duration = Duration::from_millis(250);
+
 /// Runs a command and returns its standard output.
 ///
 /// # Errors
@@ -33,19 +37,21 @@ fn finish(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
-/// Polls `condition` every 50 ms until it yields a value.
+/// Polls `condition` every 50 ms until it yields a value; less often when it takes long, so that asking leaves the CPU to
+/// whom is waited for, and still notices within a twentieth of the time that it took.
 ///
 /// # Errors
 /// When the deadline passes; the message holds what was waited for and why the last try failed.
 pub fn wait_for<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + timeout;
+    let began = Instant::now();
+    let deadline = began + timeout;
     loop {
         match condition() {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() >= deadline => {
                 return Err(error.context(format!("gave up waiting for {what} after {timeout:?}")));
             }
-            Err(_) => sleep(Duration::from_millis(50)),
+            Err(_) => sleep((began.elapsed() / 20).clamp(OFTEN, SELDOM)),
         }
     }
 }

@@ -73,6 +73,20 @@ impl Witness {
         Ok(witness)
     }
 
+    /// The part of it that is about these domains.
+    #[must_use]
+    pub fn of(&self, names: &[&str]) -> Self {
+        let mut part = self.clone();
+        let wanted = |name: &str| names.contains(&name);
+        part.shares.retain(|name, _| wanted(name));
+        part.pins.retain(|(name, _), _| wanted(name));
+        part.emulator_pins.retain(|name, _| wanted(name));
+        part.iothread_pins.retain(|(name, _), _| wanted(name));
+        part.balloons.retain(|name, _| wanted(name));
+        part.nices.retain(|(name, _, _), _| wanted(name));
+        part
+    }
+
     /// Whether everything here is as it was `before`; processes that came or went meanwhile do not count, but new ones
     /// must not have inherited a nice value.
     ///

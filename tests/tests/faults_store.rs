@@ -5,14 +5,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use kvmpilot_tests::daemon::Daemon;
 use kvmpilot_tests::witness::is_in_force;
-use kvmpilot_tests::{HttpLoad, Lab, LabOptions, Witness, guests, wait_for};
+use kvmpilot_tests::{Lab, LabOptions, Witness, guests, wait_for};
 use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::Value;
 
@@ -28,29 +26,17 @@ fn what_it_stands_on_may_break() -> Result<()> {
     let lab = Lab::start(&LabOptions { guests: vec![guests::web()] })?;
     lab.wait_agents(BOOT)?;
     let before = Witness::look(&lab)?;
-    a_bad_configuration_is_mended(&lab)?;
-    disk_and_lock(&lab, &before)?;
-    a_damaged_database(&lab, &before)?;
-    a_deleted_database(&lab, &before)?;
-    the_clock_steps(&lab, &before)?;
+    let part = |what: &str, happens: fn(&Lab, &Witness) -> Result<()>| {
+        let began = Instant::now();
+        happens(&lab, &before).with_context(|| what.to_owned())?;
+        println!("{what}: {:.0} s", began.elapsed().as_secs_f64());
+        anyhow::Ok(())
+    };
+    part("bad files, and a deleted database", bad_files_and_a_deleted_database)?;
+    part("a full disk, and a locked database", disk_and_lock)?;
+    part("a damaged database", a_damaged_database)?;
+    part("a clock that steps", the_clock_steps)?;
     lab.stop()
-}
-
-/// Runs `work` while a client keeps the server busy.
-fn under_load<T: Send>(lab: &Lab, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                lab.http_load(&HttpLoad { guest: "web".to_owned(), connections: 4, seconds: 2 })?;
-            }
-            anyhow::Ok(())
-        });
-        let result = work();
-        over.store(true, Ordering::Relaxed);
-        load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
-        result
-    })
 }
 
 /// Waits until health is green, or red for a reason with these words in it.
@@ -68,15 +54,14 @@ fn health(daemon: &Daemon<'_>, wrong: Option<&str>) -> Result<()> {
 
 /// Waits for an order of this life in force: the ledger has entries.
 fn changed(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
-    under_load(lab, || {
-        wait_for("changed values", PATIENCE, || {
-            let left = daemon.json(&["status"])?["ledger_entries"].as_u64();
-            ensure!(
-                left > Some(0) && daemon.orders()?.iter().any(is_in_force),
-                "{left:?} values are changed"
-            );
-            Ok(())
-        })
+    lab.under_load("web", 4, || changes_come(daemon))
+}
+
+fn changes_come(daemon: &Daemon<'_>) -> Result<()> {
+    wait_for("changed values", PATIENCE, || {
+        let left = daemon.json(&["status"])?["ledger_entries"].as_u64();
+        ensure!(left > Some(0) && daemon.orders()?.iter().any(is_in_force), "{left:?} values are changed");
+        Ok(())
     })
     .with_context(|| daemon.log())
 }
@@ -90,7 +75,7 @@ fn it_only_looks(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     let newest = || Ok::<_, anyhow::Error>(daemon.orders()?.first().map(|order| order["id"].clone()));
     let cycle = || Ok::<_, anyhow::Error>(daemon.json(&["status"])?["cycle"]["number"].as_u64().unwrap_or(0));
     let (then, first) = (newest()?, cycle()?);
-    under_load(lab, || {
+    lab.under_load("web", 4, || {
         wait_for("two more cycles", PATIENCE, || {
             let now = cycle()?;
             ensure!(now >= first + 2, "cycle {now}");
@@ -103,16 +88,35 @@ fn it_only_looks(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     Ok(())
 }
 
-fn a_bad_configuration_is_mended(lab: &Lab) -> Result<()> {
-    let daemon = lab.start_daemon("config", "[modes]\ndefault = \"observe\"\n")?;
-    daemon.reload("\u{0}\u{1}garbage = [[[\n")?;
-    health(&daemon, Some("kvmpilot.toml:1:"))?;
-    ensure!(daemon.json(&["status"])?["mode"] == "observe", "not the last good one");
-    daemon.reload("[modes]\ndefault = \"recommend\"\n")?;
+/// Policy and rules are replaced by garbage: the last good ones stay in force, and what they had changed goes back.
+fn bad_files_and_a_deleted_database(lab: &Lab, before: &Witness) -> Result<()> {
+    let daemon = lab.start_daemon("files", CONFIG)?;
+    lab.under_load("web", 4, || {
+        changes_come(&daemon)?;
+        daemon.reload("\u{0}\u{1}garbage = [[[\n")?;
+        health(&daemon, Some("kvmpilot.toml:1:"))?;
+        ensure!(daemon.json(&["status"])?["mode"] == "auto", "not the last good one");
+        ensure!(Witness::look(lab)?.is_as(before).is_err(), "a bad file is no reason to give everything up");
+        Ok(())
+    })?;
+    daemon.text(&["restore"])?;
+    is_back(lab, before).context("with a bad configuration")?;
+
+    let rules = lab.state_dir().join("files/rules.d");
+    fs::create_dir(&rules)?;
+    fs::write(rules.join("mine.toml"), [0xff; 4096])?;
+    daemon.reload(CONFIG)?;
+    health(&daemon, Some("the rules are bad"))?;
+    changed(lab, &daemon).context("by the last good rules")?;
+    fs::remove_dir_all(&rules)?;
+    daemon.reload(CONFIG)?;
     health(&daemon, None)?;
-    ensure!(daemon.json(&["status"])?["mode"] == "recommend");
-    ensure!(daemon.stop()?.success());
-    Ok(())
+
+    fs::remove_file(lab.state_dir().join("files/state/kvmpilot.db"))?;
+    health(&daemon, Some("was deleted"))?;
+    it_only_looks(lab, &daemon).context("with a deleted database")?;
+    ensure!(daemon.stop()?.success(), "it did not put everything back as it stopped");
+    is_back(lab, before).context("after the database was deleted")
 }
 
 /// A disk of a few MiB that only this daemon sees.
@@ -203,16 +207,6 @@ fn a_damaged_database(lab: &Lab, before: &Witness) -> Result<()> {
     is_back(lab, before).context("after the database was mended")?;
     ensure!(daemon.stop()?.success());
     Ok(())
-}
-
-fn a_deleted_database(lab: &Lab, before: &Witness) -> Result<()> {
-    let daemon = lab.start_daemon("deleted", CONFIG)?;
-    changed(lab, &daemon)?;
-    fs::remove_file(lab.state_dir().join("deleted/state/kvmpilot.db"))?;
-    health(&daemon, Some("was deleted"))?;
-    it_only_looks(lab, &daemon).context("with a deleted database")?;
-    ensure!(daemon.stop()?.success(), "it did not put everything back as it stopped");
-    is_back(lab, before).context("after the database was deleted")
 }
 
 /// The wall clock goes a day ahead, a day back and comes home. Only ages know, and an age that cannot be is none.

@@ -169,11 +169,12 @@ impl RestoreOutcome {
 
 impl LedgerEntry {
     /// The entry to write before `target` of a domain goes from `live` to `intended`. An earlier entry of the same life
-    /// keeps its original, unless `live` shows that somebody else has changed the value since: then theirs counts.
+    /// keeps its original, unless `live` shows that somebody else has changed the value since: then theirs counts, if it
+    /// is not to be overruled by this change.
     #[must_use]
-    pub fn before_change(earlier: Option<&Self>, mut fresh: Self, live: &Value) -> Self {
+    pub fn before_change(earlier: Option<&Self>, mut fresh: Self, live: &Value, overrules: bool) -> Self {
         if let Some(earlier) = earlier.filter(|earlier| earlier.incarnation == fresh.incarnation)
-            && earlier.restore_verdict(live) != RestoreVerdict::Drift
+            && (overrules || earlier.restore_verdict(live) != RestoreVerdict::Drift)
         {
             fresh.original.clone_from(&earlier.original);
             fresh.applied.clone_from(&earlier.applied);
@@ -249,12 +250,16 @@ mod tests {
     fn the_first_original_stays_until_somebody_else_changes_the_value() {
         let first = entry(Value::Shares(1024), Some(Value::Shares(2048)), Value::Shares(2048));
         let next = |live| entry(Value::Shares(live), None, Value::Shares(8192));
-        let second = LedgerEntry::before_change(Some(&first), next(2048), &Value::Shares(2048));
+        let second = LedgerEntry::before_change(Some(&first), next(2048), &Value::Shares(2048), false);
         assert_eq!((second.original, second.applied), (Value::Shares(1024), Some(Value::Shares(2048))));
-        let after_drift = LedgerEntry::before_change(Some(&first), next(500), &Value::Shares(500));
+        let after_drift = LedgerEntry::before_change(Some(&first), next(500), &Value::Shares(500), false);
         assert_eq!((after_drift.original, after_drift.applied), (Value::Shares(500), None));
+        let enforced = LedgerEntry::before_change(Some(&first), next(500), &Value::Shares(500), true);
+        assert_eq!(enforced.original, Value::Shares(1024));
+        // Killed before it was set: theirs is still there, and theirs it stays.
+        assert_eq!(enforced.restore_verdict(&Value::Shares(500)), RestoreVerdict::Drift);
         let other_life = LedgerEntry { incarnation: "2:2".into(), ..next(2048) };
-        let restarted = LedgerEntry::before_change(Some(&first), other_life, &Value::Shares(2048));
+        let restarted = LedgerEntry::before_change(Some(&first), other_life, &Value::Shares(2048), true);
         assert_eq!(restarted.original, Value::Shares(2048));
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
+use kvmpilot_core::decide::ENFORCE;
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, RestoreVerdict, Value};
 use kvmpilot_core::order::{Action, WorkOrder};
 use kvmpilot_core::units::KiB;
@@ -77,7 +78,8 @@ impl Executor {
             intended: wanted.clone(),
         };
         crash_point("announce");
-        self.ledger.announce(vec![(entry, live.clone())]).await?;
+        let overrules = proposal.reason.rule == ENFORCE;
+        self.ledger.announce(vec![(entry, live.clone())], overrules).await?;
         crash_point("claim");
         self.claim(order.id).await?;
         crash_point("set");

@@ -72,13 +72,18 @@ impl Ledger {
         self.lock().is_empty()
     }
 
-    /// Announces changes; when this returns they are on disk. `fresh` entries carry the live value as their original.
-    pub(super) async fn announce(&self, changes: Vec<(LedgerEntry, Value)>) -> Result<(), StoreError> {
+    /// Announces changes; when this returns they are on disk. `fresh` entries carry the live value as their original,
+    /// which it is not where it is somebody else's and the change `overrules` it.
+    pub(super) async fn announce(
+        &self,
+        changes: Vec<(LedgerEntry, Value)>,
+        overrules: bool,
+    ) -> Result<(), StoreError> {
         let entries = {
             let known = self.lock();
             let merged = changes.into_iter().map(|(fresh, live)| {
                 let earlier = known.get(&(fresh.domain, fresh.target.clone()));
-                LedgerEntry::before_change(earlier, fresh, &live)
+                LedgerEntry::before_change(earlier, fresh, &live, overrules)
             });
             merged.collect::<Vec<_>>()
         };

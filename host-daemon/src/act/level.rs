@@ -33,7 +33,7 @@ impl Executor {
             (entry, Value::Nice(step.nice_from))
         });
         crash_point("announce");
-        self.ledger.announce(entries.collect()).await?;
+        self.ledger.announce(entries.collect(), false).await?;
         crash_point("claim");
         self.claim(order.id).await?;
         crash_point("set");

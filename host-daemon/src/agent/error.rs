@@ -23,7 +23,7 @@ pub enum AgentError {
     #[error("guest agent not reachable: {0}")]
     NotConnected(String),
     /// The agent, or the program that it ran, took too long.
-    #[error("guest agent: {what} took longer than {after:?}")]
+    #[error("guest agent: {what} took longer than {:.1} s", .after.as_secs_f64())]
     TimedOut {
         /// What was waited for.
         what: &'static str,

@@ -154,6 +154,12 @@ impl Libvirt {
         self.0.link.status.subscribe()
     }
 
+    /// Whether a call for this domain, which was given up, has not returned yet: its QEMU hangs.
+    #[must_use]
+    pub fn is_stuck(&self, domain: Uuid) -> bool {
+        self.0.calls.is_stuck(domain)
+    }
+
     /// A new reader of events, which gets what happens from now on.
     #[must_use]
     pub fn events(&self) -> Events {

@@ -114,6 +114,11 @@ impl<S: Session> Pool<S> {
         }
     }
 
+    /// Whether a call with this key was given up and has not returned yet.
+    pub(super) fn is_stuck(&self, key: Uuid) -> bool {
+        self.0.lock().running.values().any(|call| call.stuck && call.key == Some(key))
+    }
+
     fn submit(&self, key: Option<Uuid>, work: Work<S>) -> Result<Ticket<'_, S>, Refusal> {
         let mut state = self.0.lock();
         if let Some(stuck) = state.running.values().find(|call| call.stuck && call.key == key) {
@@ -302,6 +307,7 @@ mod tests {
         let refused = pool.call(key(9), LONG, |_| Ok(())).await.unwrap_err();
         assert_eq!(refused, Refusal::Overloaded(3));
         // One comes back: it ends itself, and there is room for a new one.
+        assert!(pool.is_stuck(Uuid::from_u128(2)));
         held.pop();
         let give_up = Instant::now() + LONG;
         loop {
@@ -314,6 +320,7 @@ mod tests {
             assert!(Instant::now() < give_up);
             tokio::task::yield_now().await;
         }
+        assert!(pool.is_stuck(Uuid::from_u128(0)) && !pool.is_stuck(Uuid::from_u128(2)));
     }
 
     #[tokio::test]

@@ -65,6 +65,8 @@ pub struct InventoryEntry {
     /// Readings in a row that failed.
     pub failures: u32,
     retry_at: Option<Instant>,
+    /// A call for it hung, and had not returned when it was given up.
+    hung: bool,
 }
 
 struct Reading {
@@ -243,8 +245,10 @@ impl Keeper {
                     Arc::make_mut(entry).name.clone_from(&domain.name);
                 }
             }
-            let is_due =
-                |(_, entry): &(&Uuid, &Arc<InventoryEntry>)| entry.retry_at.is_none_or(|at| at <= now);
+            // The pause spares a QEMU that hangs. As soon as the call that hung has returned, it may be well again.
+            let is_due = |(uuid, entry): &(&Uuid, &Arc<InventoryEntry>)| {
+                entry.retry_at.is_none_or(|at| at <= now) || entry.hung && !self.libvirt.is_stuck(**uuid)
+            };
             entries.iter().filter(is_due).map(|(uuid, _)| *uuid).collect()
         };
         for uuid in due {
@@ -273,7 +277,7 @@ impl Keeper {
                 let mut entry = InventoryEntry::read(domain, began, trouble);
                 if hangs {
                     entry.failures = entries.get(&uuid).map_or(0, |entry| entry.failures);
-                    entry.fail();
+                    entry.fail(true);
                 }
                 // A look at its balloon may have been faster.
                 let known = entries.get(&uuid).filter(|known| known.balloon_read_at > Some(began));
@@ -290,7 +294,7 @@ impl Keeper {
                 if let Some(entry) = entries.get_mut(&uuid).map(Arc::make_mut) {
                     entry.trouble = vec![error.to_string()];
                     if is_the_domains(&error.kind) {
-                        entry.fail();
+                        entry.fail(is_hang(&error.kind));
                     }
                 }
             }
@@ -313,6 +317,7 @@ impl InventoryEntry {
             trouble: Vec::new(),
             failures: 0,
             retry_at: None,
+            hung: false,
         }
     }
 
@@ -328,6 +333,7 @@ impl InventoryEntry {
             trouble,
             failures: 0,
             retry_at: None,
+            hung: false,
         }
     }
 
@@ -337,10 +343,11 @@ impl InventoryEntry {
     }
 
     /// It is left alone for a while, longer each time.
-    fn fail(&mut self) {
+    fn fail(&mut self, hung: bool) {
         let pause = doubled(FIRST_PAUSE, self.failures, LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(Instant::now() + pause);
+        self.hung = hung;
     }
 
     /// Why nothing may be decided on it, in words: it could not be read, or only long ago.
@@ -369,6 +376,11 @@ const fn is_the_domains(kind: &ErrorKind) -> bool {
     )
 }
 
+/// Whether the call has not returned, as far as is known.
+const fn is_hang(kind: &ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Deadline { started: true, .. } | ErrorKind::Quarantined(_))
+}
+
 /// One domain with its balloon. A balloon that cannot be read is no reason to lose the rest.
 async fn read(libvirt: &Libvirt, uuid: Uuid) -> Result<Told, crate::libvirt::Error> {
     let reading = libvirt.read_domain(uuid).await?;
@@ -380,16 +392,14 @@ async fn read(libvirt: &Libvirt, uuid: Uuid) -> Result<Told, crate::libvirt::Err
         match libvirt.read_balloon(uuid).await {
             Ok(balloon) => domain.balloon = Some(balloon),
             Err(error) => {
-                hangs = matches!(
-                    error.kind,
-                    ErrorKind::Deadline { started: true, .. } | ErrorKind::Quarantined(_)
-                );
+                hangs = is_hang(&error.kind);
                 trouble.push(error.to_string());
             }
         }
     }
     Ok(Told { domain, trouble, hangs })
 }
+
 const fn domain_of(event: DomainEvent) -> Option<Uuid> {
     match event {
         DomainEvent::Lifecycle { domain, .. }

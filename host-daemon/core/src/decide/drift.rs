@@ -12,8 +12,8 @@ use crate::order::{Action, Proposal, Reason};
 use crate::policy::Policy;
 use crate::units::utc;
 
-/// The rule of orders that put ours back.
-pub(super) const ENFORCE: &str = "drift.enforce";
+/// The rule of orders that put ours back. What they overrule is nobody's original.
+pub const ENFORCE: &str = "drift.enforce";
 
 /// One value that somebody else changed.
 struct Drifted {

@@ -31,6 +31,7 @@ pub use advice::came_true;
 pub use balloon::{Accounting, least_memory};
 pub use class::class_of;
 pub use confine::placement_refusal;
+pub use drift::ENFORCE;
 pub use history::History;
 pub use managed::{Drift, Managed, Moment};
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
