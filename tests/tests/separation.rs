@@ -75,12 +75,13 @@ fn drift(daemon: &Daemon<'_>, ours: &str, live: &str) -> Result<()> {
 #[test]
 fn neighbours_are_separated_and_what_others_change_is_respected_or_put_back() -> Result<()> {
     let lab = Lab::start(&LabOptions { guests: guests() })?;
-    lab.outweigh_the_machine()?;
+    lab.wait_booted(BOOT)?;
     wait_for("the server", BOOT, || {
         lab.http_load(&HttpLoad { guest: "web".to_owned(), connections: 1, seconds: 1 }).map(|_| ())
     })?;
     let before = Witness::look(&lab)?;
     let daemon = lab.start_daemon("d", &config(""))?;
+    lab.outweigh_the_machine()?;
     lab.under_load("web", 6, || {
         separated(&lab, &daemon)?;
         outside_changes(&lab, &daemon)
