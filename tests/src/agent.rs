@@ -31,11 +31,12 @@ impl Lab {
         Ok(())
     }
 
-    /// Waits for the agents of all guests that have one.
+    /// Waits until all guests have booted, and for the agents of those that have one.
     ///
     /// # Errors
     /// When one does not answer in time.
     pub fn wait_agents(&self, timeout: Duration) -> Result<()> {
+        self.wait_booted(timeout)?;
         self.guests()
             .iter()
             .filter(|guest| guest.agent)

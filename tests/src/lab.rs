@@ -20,6 +20,8 @@ use crate::{GuestSpec, reap_stale};
 const LIBVIRTD_TIMEOUT: Duration = Duration::from_secs(30);
 const TOOLS: [&str; 8] =
     ["libvirtd", "virtlogd", "virsh", "qemu-system-x86_64", "unshare", "nsenter", "ip", "wrk"];
+/// What a guest's `init` says last.
+const READY: &str = "kvmpilot lab: ready";
 /// Logs of this many past labs are kept.
 const KEPT_LOGS: usize = 30;
 
@@ -189,6 +191,47 @@ impl Lab {
         let path = format!("/proc/{}/root/run/libvirt/qemu/{guest}.pid", self.keeper.pid);
         let text = fs::read_to_string(&path).with_context(|| format!("guest {guest} has no {path}"))?;
         text.trim().parse().with_context(|| format!("{path} holds no pid"))
+    }
+
+    /// Waits until all guests have booted. Where the machine is very busy, QEMU's emulation has been seen to reset one before
+    /// its kernel said a word, which ends the domain: such a one is started again.
+    ///
+    /// # Errors
+    /// When one is not ready in time.
+    pub fn wait_booted(&self, timeout: Duration) -> Result<()> {
+        for GuestSpec { name, .. } in &self.guests {
+            let console = self.logs.join(format!("console-{name}.log"));
+            wait_for(&format!("{name} to boot"), timeout, || {
+                let said = fs::read(&console).unwrap_or_default();
+                if String::from_utf8_lossy(&said).contains(READY) {
+                    return Ok(());
+                }
+                if said.is_empty() && self.virsh(&["domstate", name])?.trim() == "shut off" {
+                    eprintln!("{name} did not boot, and is started again");
+                    self.virsh(&["start", name])?;
+                }
+                bail!("its console says: {}", String::from_utf8_lossy(&said))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gives all guests together twice the weight of any one program of this machine. Without, a compiler beside them takes
+    /// as much CPU as all of them, and what they take from each other counts for little. With much more, the daemon starves.
+    ///
+    /// # Errors
+    /// When the weight is refused.
+    pub fn outweigh_the_machine(&self) -> Result<()> {
+        let partition = format!("{}.partition", self.name);
+        for (file, weight) in [
+            (format!("/sys/fs/cgroup/cpu/{partition}/cpu.shares"), "2048"),
+            (format!("/sys/fs/cgroup/{partition}/cpu.weight"), "200"),
+        ] {
+            if Path::new(&file).exists() {
+                fs::write(&file, weight).with_context(|| format!("cannot write {file}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Leaves the lab running when this process ends, and returns its name.

@@ -57,10 +57,9 @@ fn each_fault_stays_where_it_is_and_leaves_nothing_changed() -> Result<()> {
     })?;
     back(&lab, &daemon, &before).context("after a job and a pause")?;
     fault("destroyed and renamed", &["web", "sick"], &|| {
-        what_is_destroyed_is_gone(&lab, &daemon)?;
+        what_is_destroyed_is_gone(&lab, &daemon, &before)?;
         a_new_name_is_followed(&lab, &daemon, &before)
     })?;
-    // Not under load: what was saved needs no CPU.
     what_was_saved_to_disk_comes_back_and_goes_back(&lab, &daemon, &before)
         .with_context(|| daemon.log())
         .context("a domain that was saved")?;
@@ -289,14 +288,15 @@ fn a_job_and_a_pause_hold_changes_back(lab: &Lab, daemon: &Daemon<'_>) -> Result
 }
 
 /// In the middle of whatever is under way: its values are gone with it, and that keeps nobody from being put back.
-fn what_is_destroyed_is_gone(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
+fn what_is_destroyed_is_gone(lab: &Lab, daemon: &Daemon<'_>, before: &Witness) -> Result<()> {
     lab.virsh(&["destroy", "sick"])?;
     let (complete, values) = restore(daemon)?;
     ensure!(complete, "{values:?}");
     let sick = || values.iter().filter(|value| value["domain"] == "sick");
     ensure!(sick().count() > 0 && sick().all(|value| value["outcome"] == "gone"), "{values:?}");
     ensure!(values.iter().any(|value| value["domain"] == "web"), "{values:?}");
-    Ok(())
+    let others = ["web", "well"];
+    wait_for("the others to be back", PATIENCE, || Witness::look_at(lab, &others)?.is_as(&before.of(&others)))
 }
 
 /// The UUID is who it is; the name is what it is called.

@@ -14,7 +14,7 @@ use serde_json::Value;
 const BOOT: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Weights may do little, so that they do not suffice however busy this machine is with other things.
+/// Weights may do little, so that they do not suffice.
 fn config(more: &str) -> String {
     format!(
         "[weight]\nmax_factor = 2.0\n[modes]\ndefault = \"auto\"\nballoon = \"observe\"\n\
@@ -75,11 +75,13 @@ fn drift(daemon: &Daemon<'_>, ours: &str, live: &str) -> Result<()> {
 #[test]
 fn neighbours_are_separated_and_what_others_change_is_respected_or_put_back() -> Result<()> {
     let lab = Lab::start(&LabOptions { guests: guests() })?;
+    lab.wait_booted(BOOT)?;
     wait_for("the server", BOOT, || {
         lab.http_load(&HttpLoad { guest: "web".to_owned(), connections: 1, seconds: 1 }).map(|_| ())
     })?;
     let before = Witness::look(&lab)?;
     let daemon = lab.start_daemon("d", &config(""))?;
+    lab.outweigh_the_machine()?;
     lab.under_load("web", 6, || {
         separated(&lab, &daemon)?;
         outside_changes(&lab, &daemon)
