@@ -2,6 +2,9 @@
 //! own, on one thread; processes, `/proc`, slots, taps and cgroups are real; libvirt's side is a recorded domain, many
 //! times. The cycles come once a second, as in the daemon, so that caches are as cold as there.
 
+#[path = "cycle/plan.rs"]
+mod plan;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -75,7 +78,20 @@ fn main() -> Result<()> {
         );
         rows.push(row);
     }
-    let report = report(&arguments, &rows)?;
+    let plan = plan::measure()?;
+    let of_plan = |name: &str| plan[name].as_f64().unwrap_or(f64::NAN);
+    println!(
+        "a plan for 1000 vcpus on 256 pcpus: median {:.2} ms, worst {:.2}, with its models {:.2}; {} proposals in {} plans",
+        of_plan("plan_ms_256x1000"),
+        of_plan("plan_worst_ms_256x1000"),
+        of_plan("turn_ms_256x1000"),
+        plan["proposals"],
+        plan["plans"]
+    );
+    let mut report = report(&arguments, &rows)?;
+    if let (Some(report), Some(plan)) = (report.as_object_mut(), plan.as_object()) {
+        report.extend(plan.clone());
+    }
     if let Some(file) = &arguments.json {
         std::fs::write(file, serde_json::to_string_pretty(&report)? + "\n")?;
     }

@@ -38,7 +38,7 @@ pub(super) fn decide(
     let mut pressed = false;
     // Who is protected first cannot be asked to yield for others afterwards.
     let mut victims: Vec<&DomainModel> = running(model).collect();
-    victims.sort_by_key(|domain| class_of(domain, policy, history) != Class::Latency);
+    victims.sort_by_cached_key(|domain| class_of(domain, policy, history) != Class::Latency);
     for domain in victims {
         let Some(wait) = domain.wait_ratio() else { continue };
         let Some(target) = target_wait(class_of(domain, policy, history), policy) else { continue };
@@ -140,17 +140,19 @@ pub(super) fn yields_to(
         Class::Standard => 1,
         Class::Batch => 0,
     };
-    let shares_pcpus = match (original_pins(other, history), victim.pins()) {
-        (Some(own), Some(theirs)) => !own.intersection(&theirs).is_empty(),
-        _ => true,
-    };
-    other.uuid != victim.uuid && rank(other) < rank(victim) && shares_pcpus
+    other.uuid != victim.uuid && rank(other) < rank(victim) && may_meet(other, victim, history)
 }
 
-/// Where the domain's vcpus may run as far as its administrator is concerned.
-pub(super) fn original_pins(domain: &DomainModel, history: &History) -> Option<crate::CpuSet> {
-    let pins = &history.domains.get(&domain.uuid)?.pins;
-    pins.values().filter_map(|pin| pin.original.clone()).reduce(|all, pin| all.union(&pin))
+/// Whether a domain may run where another one does, as far as its administrator is concerned. Pins that are not known keep
+/// nobody apart.
+fn may_meet(other: &DomainModel, victim: &DomainModel, history: &History) -> bool {
+    let entry = history.domains.get(&other.uuid);
+    let mut own =
+        entry.into_iter().flat_map(|entry| entry.pins.values()).filter_map(|pin| pin.original.as_ref());
+    let theirs = || victim.vcpus.iter().filter_map(|vcpu| vcpu.pin.as_ref());
+    let Some(first) = own.next() else { return true };
+    theirs().next().is_none()
+        || std::iter::once(first).chain(own).any(|own| theirs().any(|theirs| own.overlaps(theirs)))
 }
 
 /// Notes since when each domain has waited well below its target.
