@@ -177,7 +177,9 @@ impl LedgerEntry {
             && (overrules || earlier.restore_verdict(live) != RestoreVerdict::Drift)
         {
             fresh.original.clone_from(&earlier.original);
-            fresh.applied.clone_from(&earlier.applied);
+            // Killed after it was set and before that was noted: it is ours all the same.
+            let arrived = earlier.intended == *live;
+            fresh.applied = if arrived { Some(live.clone()) } else { earlier.applied.clone() };
         }
         fresh
     }

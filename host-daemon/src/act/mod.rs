@@ -125,3 +125,6 @@ impl Executor {
         if self.ledger.mark_applied(order).await? { Ok(()) } else { Err(Failure::NotApproved) }
     }
 }
+
+#[cfg(test)]
+mod ledger_tests;
