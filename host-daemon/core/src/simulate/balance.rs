@@ -24,6 +24,15 @@ enum Domain {
 const DOMAINS: [Domain; 3] = [Domain::Cache, Domain::Node, Domain::Host];
 
 impl Domain {
+    /// Which of two pcpus counts the looks that moved nothing: the full one, which many look at, inside a cache; beyond it
+    /// the one that looks.
+    const fn counts(self, from: usize, to: usize) -> usize {
+        match self {
+            Self::Cache => from,
+            Self::Node | Self::Host => to,
+        }
+    }
+
     /// How much fuller others must be (`imbalance_pct`).
     const fn imbalance(self) -> f64 {
         match self {
@@ -230,11 +239,11 @@ impl Machine {
             // What only has waiting vcpus that would leave their memory is left to them for a few looks.
             for from in queues {
                 let Some(vcpu) = self.movable(from, to) else { continue };
-                if self.leaves_home(vcpu, to) && self.pcpus[from].failed < PATIENCE {
-                    self.pcpus[from].failed += 1;
+                if self.leaves_home(vcpu, to) && self.pcpus[to].failed < PATIENCE {
+                    self.pcpus[to].failed += 1;
                     continue;
                 }
-                self.pcpus[from].failed = 0;
+                self.pcpus[to].failed = 0;
                 self.pull(vcpu, to);
                 break;
             }
@@ -266,8 +275,21 @@ impl Machine {
         }
         for to in 0..self.pcpus.len() {
             for domain in DOMAINS {
-                self.balance_in(to, domain, &means, &mut loads);
+                if self.looks(to, domain) {
+                    self.balance_in(to, domain, &means, &mut loads);
+                }
             }
+        }
+    }
+
+    /// Whether a pcpu looks beyond its cache or node: for all in there one does, and who is idle (`should_we_balance`).
+    fn looks(&self, to: usize, domain: Domain) -> bool {
+        let own = &self.pcpus[to];
+        let is_first = |of: fn(&Pcpu) -> usize| self.pcpus[..to].iter().all(|pcpu| of(pcpu) != of(own));
+        match domain {
+            Domain::Cache => true,
+            Domain::Node => own.length() == 0 || is_first(|pcpu| pcpu.cache),
+            Domain::Host => own.length() == 0 || is_first(|pcpu| pcpu.node),
         }
     }
 
@@ -293,7 +315,8 @@ impl Machine {
             .max_by(|a, b| loads[*a].total_cmp(&loads[*b]).then(b.cmp(a)));
         let Some(from) = fullest else { return };
         let difference = (loads[from] - loads[to]) / domain.imbalance() * 1.02;
-        let failed = self.pcpus[from].failed;
+        let counts = domain.counts(from, to);
+        let failed = self.pcpus[counts].failed;
         let patience = f64::from(1_u32 << failed.min(PATIENCE));
         let load = |vcpu: usize| {
             let own = &self.vcpus[vcpu];
@@ -311,11 +334,11 @@ impl Machine {
             load(*a).total_cmp(&load(*b)).then(since(*b).total_cmp(&since(*a)))
         };
         let Some(vcpu) = candidates.max_by(first) else {
-            self.pcpus[from].failed += 1;
+            self.pcpus[counts].failed += 1;
             return;
         };
         let moved = load(vcpu);
-        self.pcpus[from].failed = 0;
+        self.pcpus[counts].failed = 0;
         self.pull(vcpu, to);
         loads[from] -= moved;
         loads[to] += moved;

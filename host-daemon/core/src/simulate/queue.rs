@@ -76,7 +76,7 @@ pub(super) struct Pcpu {
     pub(super) busy: f64,
     /// Part of the last step that it was busy.
     pub(super) busy_part: f64,
-    /// Looks of the load balancing that found it too full and moved nothing.
+    /// Its looks of the load balancing in a row that found another one too full and moved nothing.
     pub(super) failed: u32,
     left: f64,
     average: f64,

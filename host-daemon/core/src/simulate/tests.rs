@@ -10,9 +10,8 @@ fn simulated(text: &str) -> Report {
 }
 
 macro_rules! scenarios {
-    ($($(#[$why:meta])* $name:ident: $file:literal,)*) => {$(
+    ($($name:ident: $file:literal,)*) => {$(
         #[test]
-        $(#[$why])*
         fn $name() {
             let report = simulated(include_str!(concat!("../../../../scenarios/", $file)));
             assert!(report.missed.is_empty(), "{:#?}", report.missed);
@@ -22,12 +21,9 @@ macro_rules! scenarios {
 
 scenarios! {
     balloon_day: "balloon-day.toml",
-    #[ignore = "misses unharmed_ratio: 0.72 of 0.99"]
     comings_and_goings: "comings-and-goings.toml",
     diurnal: "diurnal.toml",
-    #[ignore = "misses latency_p99_ratio: 0.68 of 0.5, and work_ratio: 0.930 of 0.97"]
     large: "large.toml",
-    #[ignore = "misses latency_p99_ratio: 0.63 of 0.5, and work_ratio: 0.942 of 0.97"]
     numa: "numa.toml",
     overcommit: "overcommit.toml",
     square_cycle: "square-cycle.toml",
