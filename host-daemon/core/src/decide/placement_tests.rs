@@ -37,7 +37,7 @@ fn model() -> Model {
     model
 }
 
-fn row(of: u128, by: &[(u128, u64)]) -> DomainSteal {
+pub(super) fn row(of: u128, by: &[(u128, u64)]) -> DomainSteal {
     let by = by
         .iter()
         .map(|(by, ms)| (Runner::Domain(Uuid::from_u128(*by)), Duration::from_millis(*ms)))
@@ -156,6 +156,14 @@ fn two_aggressors_of_a_small_host_leave_together() {
         assert!(pins.len() == 4 && pins.iter().all(|(_, to)| to == "1"), "{id}: {pins:?}");
     }
     assert_eq!(pins_of(&orders, WEB), [], "no core runs two pcpus here");
+    // It comes to fill less than what is kept for it, and waits all the same: what idles is better shared.
+    set_load(&mut model.domains[0], 0.3, 0.1);
+    for _ in 0..8 {
+        let _ = advance(&mut model, &policy, &mut history);
+    }
+    for hog in &model.domains[1..] {
+        assert_eq!(hog.pins(), Some(CpuSet::first(2)), "{}", hog.name);
+    }
     assert_eq!(class_of(&model.domains[0], &policy, &history), Class::Latency);
 }
 

@@ -73,7 +73,6 @@ pub(super) struct TrialHistory {
     /// Ended by something else than a measurement, to be told with the next decision.
     ended: Vec<Verdict>,
     /// How everybody waited at the last tick.
-    #[serde(default)]
     waits: BTreeMap<Uuid, Wait>,
 }
 
@@ -131,15 +130,12 @@ impl TrialHistory {
             open.touches(&target)
                 && (open.is_for(proposal, prediction) || open.promises_more_than(prediction))
         };
-        let earlier = match self.open.iter().find(|open| holds(open)) {
-            Some(_) => None,
-            None => self.open.iter_mut().find_map(|open| open.take(&target)),
-        };
-        self.open.retain(|open| !open.steps.is_empty());
         if let Some(open) = self.open.iter_mut().find(|open| holds(open)) {
             open.go_on(order, proposal, prediction);
             open.begin_again(now);
         } else {
+            let earlier = self.open.iter_mut().find_map(|open| open.take(&target));
+            self.open.retain(|open| !open.steps.is_empty());
             let step = match earlier {
                 Some(earlier) => earlier.and(order, proposal),
                 None => Step::new(order, proposal, target),

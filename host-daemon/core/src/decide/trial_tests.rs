@@ -2,10 +2,11 @@
 
 use uuid::Uuid;
 
+use super::placement_tests::row;
 use super::tests::{carry_out, contended, domain, host, set_load};
 use super::*;
-use crate::model::Model;
-use crate::order::OrderState;
+use crate::model::{Model, StealModel};
+use crate::order::{Metric, OrderState, Prediction};
 use crate::policy::{ClassSetting, DomainPolicy, Wishes};
 
 const WEB: Uuid = Uuid::from_u128(1);
@@ -132,6 +133,90 @@ fn without_load_there_is_no_verdict_against_a_change_and_no_pause() {
     assert_eq!(verdicts.len(), 1);
     assert!(verdicts[0].trial.kept && verdicts[0].trial.measured.is_none(), "{verdicts:?}");
     assert_eq!(history.trials.rests(&weight_of_web(), model.at), None);
+}
+
+/// A weight of a domain, from and to, and what it promises `of` in parts of a hundred.
+fn weight(model: &Model, on: usize, change: (u64, u64), of: usize, promise: (u32, u32)) -> Proposal {
+    let (on, of) = (&model.domains[on], &model.domains[of]);
+    let prediction = Prediction {
+        metric: Metric::WaitRatio,
+        of: of.uuid,
+        of_name: of.name.clone(),
+        before: f64::from(promise.0) / 100.0,
+        expected: f64::from(promise.1) / 100.0,
+    };
+    let reason = Reason { prediction: Some(prediction), ..Reason::default() };
+    propose(on, Action::SetCpuShares { from: change.0, to: change.1 }, reason, false)
+}
+
+/// The verdicts on these orders after windows in which the domains waited these parts of a hundred.
+fn judged(model: &mut Model, orders: &[Proposal], waits: &[u32]) -> Vec<Verdict> {
+    let mut history = History::default();
+    for (number, order) in (1..).zip(orders) {
+        history.applied(number, order, model.at);
+    }
+    for (domain, wait) in model.domains.iter_mut().zip(waits) {
+        let wait = f64::from(*wait) / 100.0;
+        set_load(domain, 0.5 * (1.0 - wait), 0.5 * wait);
+    }
+    let mut verdicts = Vec::new();
+    for _ in 0..3 {
+        model.at += model.elapsed;
+        let policy = classes(&LATENCY_AND_BATCH);
+        verdicts.extend(trial::judge(model, trial::Pace::Tick, &policy, &mut history).verdicts);
+    }
+    verdicts
+}
+
+#[test]
+fn steps_on_one_value_are_compared_with_what_was_before_the_first() {
+    for (measured, kept) in [(38, true), (46, false)] {
+        let (mut model, _) = contended();
+        let steps =
+            [weight(&model, 0, (1024, 2048), 0, (50, 30)), weight(&model, 0, (2048, 4096), 0, (40, 20))];
+        let verdicts = judged(&mut model, &steps, &[measured, 0]);
+        assert_eq!(verdicts.len(), 1, "{verdicts:?}");
+        assert_eq!((verdicts[0].orders.as_slice(), verdicts[0].trial.kept), ([1, 2].as_slice(), kept));
+    }
+}
+
+#[test]
+fn a_small_step_for_somebody_else_does_not_decide_on_a_large_one() {
+    let (mut model, _) = contended();
+    model.domains.push(domain(3, 2, 0.5, 0.01, 0.0, 2));
+    let steps = [weight(&model, 1, (1024, 141), 0, (60, 10)), weight(&model, 1, (141, 128), 2, (8, 2))];
+    let verdicts = judged(&mut model, &steps, &[15, 0, 12]);
+    assert_eq!(verdicts.len(), 1, "{verdicts:?}");
+    assert_eq!((verdicts[0].orders.as_slice(), verdicts[0].trial.kept), ([1, 2].as_slice(), true));
+}
+
+#[test]
+fn what_cannot_be_told_from_noise_is_not_undone() {
+    for (measured, kept) in [(3, true), (6, false)] {
+        let (mut model, _) = contended();
+        let step = weight(&model, 0, (1024, 1100), 0, (3, 2));
+        let verdicts = judged(&mut model, &[step], &[measured, 0]);
+        assert_eq!(verdicts[0].trial.kept, kept, "{verdicts:?}");
+    }
+}
+
+/// An equal that began to wait as well takes most of what the batch domain gave up: that is no fault of the weight.
+#[test]
+fn waiting_that_grew_because_of_equals_or_the_host_is_not_held_against_a_change() {
+    for (other, kept) in [(3, true), (2, false)] {
+        let (mut model, _) = contended();
+        model.domains.push(domain(3, 2, 0.5, 0.01, 0.0, 2));
+        let policy = classes(&[ClassSetting::Latency, ClassSetting::Batch, ClassSetting::Latency]);
+        let mut history = History::default();
+        model.steal = StealModel { domains: vec![row(1, &[(2, 1000)])] };
+        let decision = until_verdict(&mut model, &policy, &mut history, |model| {
+            if model.domains[0].cpu_shares > Some(1024) {
+                set_load(&mut model.domains[0], 0.4, 0.55);
+                model.steal = StealModel { domains: vec![row(1, &[(other, 900), (2, 100)])] };
+            }
+        });
+        assert_eq!(decision.verdicts[0].trial.kept, kept, "{:?}", decision.verdicts);
+    }
 }
 
 fn weight_of_web() -> Proposal {

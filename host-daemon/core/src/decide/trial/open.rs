@@ -38,7 +38,6 @@ pub(super) struct Open {
     pub(super) empty: u32,
     measured: Vec<f64>,
     /// How all domains waited before the first change.
-    #[serde(default)]
     waits_before: BTreeMap<Uuid, Wait>,
     /// Their sums over the windows measured, and of the part of each wait in which a domain of this trial ran.
     waits_since: BTreeMap<Uuid, (f64, f64)>,
