@@ -112,8 +112,9 @@ pub(crate) fn exit(ctx: &BtfTracePointContext, cpu: &Cpu, task: Task) {
     } else {
         book(slot, cpu, task, task.last_arrival_ns());
     }
-    slot.state = EXITED;
+    // In this order: who sees that it has exited must not see it run.
     slot.running = 0;
+    slot.state = EXITED;
     forget(pid);
     debug!(ctx, "watched thread {} exited", pid);
 }

@@ -74,7 +74,8 @@ fn exit_ends_the_watch_and_a_reused_tid_is_somebody_else() {
     drop(worker);
     wait_for("the exit", || probes.read(real).is_some_and(|counters| counters.exited));
     let last = probes.read(real).unwrap();
-    assert!(!last.running && last.totals.on_cpu_ns >= alive.totals.on_cpu_ns);
+    assert!(!last.running, "it runs after its exit: {last:?}");
+    assert!(last.totals.on_cpu_ns >= alive.totals.on_cpu_ns, "{last:?} after {alive:?}");
 
     // The next owner of the tid, where the kernel lets us choose one (CONFIG_CHECKPOINT_RESTORE).
     let next = (0..200).find_map(|_| {
