@@ -66,6 +66,10 @@ fn own_rules_act_and_bad_ones_change_nothing() -> Result<()> {
         Ok(())
     })
     .with_context(|| daemon.log())?;
+    let explained = daemon.json(&["explain", "guest"])?;
+    let says = explained["rules"].as_array().into_iter().flatten().find(|says| says["rule"] == "important");
+    ensure!(says.is_some_and(|says| says["then"] == "class = \"latency\""), "{explained}");
+    ensure!(explained["class"]["source"] == "rule", "{explained}");
     let list = daemon.json(&["rules", "list"])?;
     let mine = list["rules"].as_array().into_iter().flatten().find(|rule| rule["name"] == "mine").cloned();
     let mine = mine.with_context(|| format!("no rule mine in {list}"))?;

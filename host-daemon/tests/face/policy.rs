@@ -20,6 +20,8 @@ fn explain_says_what_counts_and_who_said_so() {
         "the domain's metadata (class)",
         "/etc/kvmpilot/kvmpilot.toml:71; the domain's metadata asks for auto",
         "/etc/kvmpilot/conf.d/shop.toml:4",
+        "no-pins-at-noon",
+        "veto = \"placement\"",
     ] {
         assert!(page.contains(expected), "{expected} in\n{page}");
     }

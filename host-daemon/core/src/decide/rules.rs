@@ -14,7 +14,7 @@ use crate::finding::{Finding, Severity};
 use crate::model::{Application, DomainModel, Model};
 use crate::order::{Action, Proposal};
 use crate::policy::{Actuator, Class, Policy};
-use crate::rules::{Means, Outcome, Rule, Scene, Scope, Then};
+use crate::rules::{Means, Outcome, Rule, Scene, Scope, Then, Veto};
 
 /// How often rules are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +94,22 @@ impl Asked {
     #[must_use]
     pub fn step(&self, application: &str) -> Option<Means> {
         self.steps.get(application).map(|(means, _)| *means)
+    }
+
+    /// All that they said: the rule, what it does as it is written in rule files, and the application that it is about.
+    #[must_use]
+    pub fn said(&self) -> Vec<(&str, Then, Option<&str>)> {
+        let wants = self.wants.iter().map(|(means, rule)| (&**rule, Then::Propose(*means), None));
+        let vetoes = self.vetoes.iter().map(|(of, rule)| (&**rule, Then::Veto(Veto::One(*of)), None));
+        let class = self.class.iter().map(|(class, rule)| (&**rule, Then::Class(*class), None));
+        let scarce = self.scarce.iter().map(|rule| (&**rule, Then::Scarce, None));
+        let steps = self
+            .steps
+            .iter()
+            .map(|(name, (means, rule))| (&**rule, Then::Propose(*means), Some(name.as_str())));
+        let protected =
+            self.protected.iter().map(|(name, rule)| (&**rule, Then::Protect, Some(name.as_str())));
+        class.chain(vetoes).chain(wants).chain(scarce).chain(steps).chain(protected).collect()
     }
 
     fn rule_of(&self, means: Means, action: &Action) -> Option<&str> {

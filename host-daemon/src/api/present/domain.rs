@@ -5,10 +5,11 @@ use std::time::Duration;
 use kvmpilot_core::decide::history::Managed;
 use kvmpilot_core::decide::{class_of, least_memory, need};
 use kvmpilot_core::model::{DomainModel, InterfaceModel, ThreadModel};
-use kvmpilot_core::policy::{Actuator, ClassSetting};
+use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::Job;
 use kvmpilot_core::units::{KiB, Ratio};
 
+use super::explain::class_source;
 use super::{Scene, seconds};
 use crate::api::views::{
     AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, GuestView, InterfaceView, ModesView,
@@ -49,8 +50,12 @@ pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailVie
 fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
     let known = scene.history.domains.get(&domain.uuid);
     let states = known.map(|known| &known.states);
-    let inferred = scene.policy.of(domain).class().value == ClassSetting::Auto;
-    let evidence = known.filter(|_| inferred).map(|known| &known.class.evidence).into_iter().flatten();
+    let class_source = class_source(domain, scene);
+    let evidence = known
+        .filter(|_| class_source == ClassSource::Inferred)
+        .map(|known| &known.class.evidence)
+        .into_iter()
+        .flatten();
     let ratio = |ratio: Option<Ratio>| ratio.map(|ratio| ratio.0);
     DomainView {
         name: domain.name.clone(),
@@ -60,7 +65,7 @@ fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
         job: domain.job.or_else(|| domain.job_active.then_some(Job::Other)),
         accel: domain.accel.clone(),
         class: class_of(domain, scene.policy, scene.history),
-        class_source: if inferred { ClassSource::Inferred } else { ClassSource::Configured },
+        class_source,
         class_evidence: evidence
             .map(|(name, value)| format!("{name}: {value}"))
             .collect::<Vec<_>>()

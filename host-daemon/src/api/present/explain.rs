@@ -9,9 +9,10 @@ use kvmpilot_core::decide::history::{DomainHistory, Managed};
 use kvmpilot_core::model::DomainModel;
 use kvmpilot_core::order::{Proposal, WorkOrder};
 use kvmpilot_core::policy::ClassSetting;
+use kvmpilot_core::rules::Then;
 
 use super::{Scene, means, settings};
-use crate::api::views::{ClassSource, ClassView, ExplainView, HeldView};
+use crate::api::views::{ClassSource, ClassView, ExplainView, HeldView, RuleSaysView};
 use crate::config::Origins;
 
 /// What one pace decided last.
@@ -42,21 +43,42 @@ pub struct Background<'a> {
 #[must_use]
 pub fn explain(domain: &DomainModel, scene: &Scene<'_>, more: &Background<'_>) -> ExplainView {
     let known = scene.history.domains.get(&domain.uuid);
-    let configured = scene.policy.of(domain).class().value != ClassSetting::Auto;
     ExplainView {
         domain: domain.name.clone(),
         uuid: domain.uuid,
         class: ClassView {
             class: class_of(domain, scene.policy, scene.history),
-            source: if configured { ClassSource::Configured } else { ClassSource::Inferred },
+            source: class_source(domain, scene),
             evidence: known.map(|known| known.class.evidence.clone()).unwrap_or_default(),
             inferred: known.map(DomainHistory::inferred_class).unwrap_or_default(),
         },
         means: means::means(domain, scene, more),
+        rules: known.map(rules).unwrap_or_default(),
         held: known.map(held).unwrap_or_default(),
         settings: settings::settings(domain, scene, more),
         findings: scene.findings_of(domain.uuid),
     }
+}
+
+/// Who gave a domain its class.
+pub(super) fn class_source(domain: &DomainModel, scene: &Scene<'_>) -> ClassSource {
+    let known = scene.history.domains.get(&domain.uuid);
+    if scene.policy.of(domain).class().value != ClassSetting::Auto {
+        ClassSource::Configured
+    } else if known.is_some_and(|known| known.asked.class().is_some()) {
+        ClassSource::Rule
+    } else {
+        ClassSource::Inferred
+    }
+}
+
+fn rules(known: &DomainHistory) -> Vec<RuleSaysView> {
+    let view = |(rule, then, application): (&str, Then, Option<&str>)| RuleSaysView {
+        rule: rule.to_owned(),
+        then: then.to_string(),
+        application: application.map(str::to_owned),
+    };
+    known.asked.said().into_iter().map(view).collect()
 }
 
 /// What is away from its original.

@@ -74,6 +74,8 @@ pub struct DomainView {
 pub enum ClassSource {
     /// The administrator.
     Configured,
+    /// A rule.
+    Rule,
     /// kvmpilot, from what the domain does.
     Inferred,
 }

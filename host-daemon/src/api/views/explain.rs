@@ -21,6 +21,8 @@ pub struct ExplainView {
     pub class: ClassView,
     /// The means that kvmpilot has, and what each would do next or why not.
     pub means: Vec<MeansView>,
+    /// What the rules say of it now.
+    pub rules: Vec<RuleSaysView>,
     /// What kvmpilot holds away from its original now.
     pub held: Vec<HeldView>,
     /// Every setting that counts for it.
@@ -75,6 +77,17 @@ pub enum MeansState {
     Refused,
     /// kvmpilot changes nothing at all now.
     Paused,
+}
+
+/// What one rule says of a domain now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleSaysView {
+    /// Its name.
+    pub rule: String,
+    /// What it does, as it is written in a rule file.
+    pub then: String,
+    /// The application of the guest that it is about; null where it is the domain.
+    pub application: Option<String>,
 }
 
 /// A value that kvmpilot holds away from its original.

@@ -27,7 +27,7 @@ pub use domain::{
 };
 pub use explain::{
     ClassView, ExplainView, HeldView, MeansState, MeansView, OwnWordView, PolicyAsk, PolicyView,
-    SettingOrigin, SettingView,
+    RuleSaysView, SettingOrigin, SettingView,
 };
 pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
 pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};

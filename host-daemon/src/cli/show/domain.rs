@@ -96,6 +96,7 @@ fn facts(view: &DomainDetailView) -> Vec<(&str, String)> {
     let row = &view.row;
     let source = match row.class_source {
         ClassSource::Configured => "configured",
+        ClassSource::Rule => "a rule's",
         ClassSource::Inferred => "inferred",
     };
     let evidence = match row.class_evidence.as_str() {

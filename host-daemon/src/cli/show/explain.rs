@@ -10,10 +10,11 @@ pub(in super::super) fn explain(view: &ExplainView, screen: Screen) -> String {
     let mut page = Page::new(screen);
     let source = match view.class.source {
         ClassSource::Configured => "as configured",
+        ClassSource::Rule => "as a rule says",
         ClassSource::Inferred => "found out from what it does",
     };
     page.line(&format!("{}: class {}, {source}", view.domain, view.class.class));
-    if view.class.source == ClassSource::Configured && view.class.inferred != view.class.class {
+    if view.class.source != ClassSource::Inferred && view.class.inferred != view.class.class {
         page.line(&format!("    what it does looks like {}", view.class.inferred));
     }
     if !view.class.evidence.is_empty() {
@@ -37,6 +38,17 @@ pub(in super::super) fn explain(view: &ExplainView, screen: Screen) -> String {
         vec![means.means.to_string(), means.mode.to_string(), state, means.text.join("; ")]
     });
     page.table(&["MEANS", "MODE", "STATE", "~WHAT NEXT, OR WHY NOT"], rows.collect());
+
+    page.heading("WHAT THE RULES SAY");
+    if view.rules.is_empty() {
+        page.line("nothing");
+    } else {
+        let rows = view.rules.iter().map(|says| {
+            let about = says.application.clone().unwrap_or_else(|| "the domain".to_owned());
+            vec![says.rule.clone(), about, says.then.clone()]
+        });
+        page.table(&["RULE", "ABOUT", "~THEN"], rows.collect());
+    }
 
     page.heading("HELD AWAY FROM THE ORIGINAL");
     if view.held.is_empty() {
