@@ -7,8 +7,8 @@
 //! * A window in which there was nothing to measure (the load has gone, a reading is missing, another domain came or went)
 //!   is none, and after [`PATIENCE`] of them the change stays: what goes back for want of need is the relax step's. Nobody
 //!   has been harmed by then, and undoing without evidence would only move things once more.
-//! * Waiting that grew because of the host or of equals is not held against a change: it was to keep those off that have to
-//!   give way.
+//! * Nor is one a window in which the host or equals took more than what those that give way gave up: their load has grown,
+//!   and says nothing about the change. What they took of it, and no more, made it useless.
 //! * A value that somebody else has changed meanwhile is not judged any more: it is theirs.
 
 mod open;
@@ -97,6 +97,10 @@ impl Wait {
         let taken = stolen_from(domain, model).unwrap_or_default();
         let others: f64 = taken.iter().filter(|(by, _)| !gives_way(by)).map(|(_, part)| part).sum();
         Some(Self { ratio, by_others: ratio * others })
+    }
+
+    fn by_those_who_yield(self) -> f64 {
+        self.ratio - self.by_others
     }
 }
 

@@ -200,10 +200,11 @@ fn what_cannot_be_told_from_noise_is_not_undone() {
     }
 }
 
-/// An equal that began to wait as well takes most of what the batch domain gave up: that is no fault of the weight.
+/// What equals take of that which the batch domain gave up makes the weight useless. What they take beyond it is their
+/// load, which has grown, and no evidence.
 #[test]
-fn waiting_that_grew_because_of_equals_or_the_host_is_not_held_against_a_change() {
-    for (other, kept) in [(3, true), (2, false)] {
+fn load_of_equals_that_grew_is_no_evidence_against_a_change() {
+    for (other, run, wait, kept) in [(3, 0.2, 0.75, true), (3, 0.4, 0.55, false), (2, 0.2, 0.75, false)] {
         let (mut model, _) = contended();
         model.domains.push(domain(3, 2, 0.5, 0.01, 0.0, 2));
         let policy = classes(&[ClassSetting::Latency, ClassSetting::Batch, ClassSetting::Latency]);
@@ -211,7 +212,7 @@ fn waiting_that_grew_because_of_equals_or_the_host_is_not_held_against_a_change(
         model.steal = StealModel { domains: vec![row(1, &[(2, 1000)])] };
         let decision = until_verdict(&mut model, &policy, &mut history, |model| {
             if model.domains[0].cpu_shares > Some(1024) {
-                set_load(&mut model.domains[0], 0.4, 0.55);
+                set_load(&mut model.domains[0], run, wait);
                 model.steal = StealModel { domains: vec![row(1, &[(other, 900), (2, 100)])] };
             }
         });

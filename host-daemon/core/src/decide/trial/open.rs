@@ -204,10 +204,11 @@ impl Open {
         match self.prediction.metric {
             Metric::WaitRatio => {
                 let wait = Wait::of(domain, model, policy, history)?;
-                let before =
-                    self.waits_before.get(&domain.uuid).map_or(wait.by_others, |wait| wait.by_others);
-                let grown = (wait.by_others - before).max(0.0);
-                wants_cpu(domain, policy, history).then_some(wait.ratio - grown)
+                let before = self.waits_before.get(&domain.uuid).copied().unwrap_or(wait);
+                let grown = wait.by_others - before.by_others;
+                let fell = before.by_those_who_yield() - wait.by_those_who_yield();
+                let same = grown <= fell.max(0.0) + NOISE;
+                (same && wants_cpu(domain, policy, history)).then_some(wait.ratio)
             }
             // A guest that has not followed yet has shown nothing; how long it may take is the balloon's rule.
             Metric::MemoryMib if is_inactive() => None,
