@@ -10,16 +10,13 @@ use super::class::class_of;
 use super::history::{DomainHistory, History};
 use super::running;
 use super::state::waits_too_long;
-use super::weight::{stolen_from, takes_cpu_of, yields_to};
+use super::weight::{TAKES_PART, stolen_from, takes_cpu_of, yields_to};
 use crate::model::{DomainModel, Model};
 use crate::policy::{Class, Policy};
 use crate::sample::Runner;
 
-/// Part of a domain's waiting that a batch domain must have run to be called an aggressor. Those that take less are left
-/// alone.
-const BATCH_TAKES: f64 = 0.05;
-/// The same for a standard domain, which has a target of its own.
-const STANDARD_TAKES: f64 = 0.25;
+/// What [`TAKES_PART`] is for a standard domain, which has a target of its own.
+pub(super) const STANDARD_TAKES: f64 = 0.25;
 /// Cycles for which a reading counts when no weight of ours is in force.
 const FRESH_CYCLES: u32 = 3;
 
@@ -52,7 +49,7 @@ pub(super) fn note(model: &Model, policy: &Policy, history: &mut History) {
             .unwrap_or_default()
             .into_iter()
             .filter_map(|(by, part)| match by {
-                Runner::Domain(uuid) if part >= BATCH_TAKES && uuid != domain.uuid => Some((uuid, part)),
+                Runner::Domain(uuid) if part >= TAKES_PART && uuid != domain.uuid => Some((uuid, part)),
                 _ => None,
             })
             .collect();
@@ -102,7 +99,7 @@ pub(super) fn aggressors<'a>(
         let named = pressed.by.iter().filter_map(|(uuid, part)| {
             let domain = running(model).find(|domain| domain.uuid == *uuid)?;
             let class = class_of(domain, policy, history);
-            let least = if class == Class::Batch { BATCH_TAKES } else { STANDARD_TAKES };
+            let least = if class == Class::Batch { TAKES_PART } else { STANDARD_TAKES };
             let yields = *part >= least && yields_to(domain, victim, policy, history);
             yields.then_some(Aggressor { domain, class, part: *part })
         });

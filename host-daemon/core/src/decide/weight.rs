@@ -23,7 +23,7 @@ use crate::units::{Ratio, doubled};
 /// Least use of CPU, in pcpus, that makes a neighbour worth looking at.
 const TAKES_PCPUS: f64 = 0.05;
 /// Part of a domain's waiting that a neighbour must have run to be called an aggressor.
-const TAKES_PART: f64 = 0.05;
+pub(super) const TAKES_PART: f64 = 0.05;
 /// Weights that both cgroup versions accept.
 const VALID: std::ops::RangeInclusive<u64> = 2..=10_000;
 
@@ -135,12 +135,8 @@ pub(super) fn yields_to(
     policy: &Policy,
     history: &History,
 ) -> bool {
-    let rank = |domain| match class_of(domain, policy, history) {
-        Class::Latency => 2,
-        Class::Standard => 1,
-        Class::Batch => 0,
-    };
-    other.uuid != victim.uuid && rank(other) < rank(victim) && may_meet(other, victim, history)
+    let class = |domain| class_of(domain, policy, history);
+    other.uuid != victim.uuid && class(other).yields_to(class(victim)) && may_meet(other, victim, history)
 }
 
 /// Whether a domain may run where another one does, as far as its administrator is concerned. Pins that are not known keep

@@ -33,6 +33,17 @@ pub enum Class {
     Batch,
 }
 
+impl Class {
+    /// Whether it has to give way to another one.
+    #[must_use]
+    pub const fn yields_to(self, other: Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Batch, Self::Standard | Self::Latency) | (Self::Standard, Self::Latency)
+        )
+    }
+}
+
 /// A domain's class as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -14,7 +14,7 @@ use super::super::{input, running};
 use super::{Pace, Target, Verdict, WINDOWS, Wait};
 use crate::model::{DomainModel, Model};
 use crate::order::{Metric, OrderState, Prediction, Proposal, Reason, Trial};
-use crate::policy::{Class, Policy};
+use crate::policy::Policy;
 use crate::sample::Runner;
 use crate::units::Ratio;
 
@@ -248,20 +248,15 @@ impl Open {
     /// Whether somebody of at least the same class now waits more than its class allows, and longer because of those that
     /// this trial is about by more than what the change has won: who, and how much.
     pub(super) fn harm(&self, model: &Model, policy: &Policy, history: &History) -> Option<String> {
-        let rank = |class| match class {
-            Class::Latency => 2,
-            Class::Standard => 1,
-            Class::Batch => 0,
-        };
         if self.prediction.metric != Metric::WaitRatio {
             return None;
         }
         let of = model.domains.iter().find(|domain| domain.uuid == self.prediction.of)?;
-        let least = rank(class_of(of, policy, history));
+        let own = class_of(of, policy, history);
         let won = self.prediction.before - self.mean()?;
         running(model).filter(|domain| domain.uuid != of.uuid).find_map(|domain| {
             let class = class_of(domain, policy, history);
-            let target = target_wait(class, policy).filter(|_| rank(class) >= least)?;
+            let target = target_wait(class, policy).filter(|_| !class.yields_to(own))?;
             let before = self.waits_before.get(&domain.uuid)?.ratio;
             let (waits, parts) = self.waits_since.get(&domain.uuid)?;
             let (since, taken) = (waits / self.windows(), parts / self.windows());
