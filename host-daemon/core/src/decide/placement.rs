@@ -15,11 +15,11 @@ use super::class::class_of;
 use super::confine::{given, pin, placement_refusal, unpin};
 use super::guard::may_pin_at_once;
 use super::history::{DomainHistory, History};
-use super::pressed::{Aggressor, aggressors, pressed};
+use super::pressed::{Aggressor, STANDARD_TAKES, aggressors, pressed};
 use super::room::Room;
 use super::rules::wants;
 use super::state::{target_wait, wants_cpu};
-use super::weight::takes_cpu_of;
+use super::weight::{TAKES_PART, takes_cpu_of};
 use super::{input, running};
 use crate::CpuSet;
 use crate::model::{DomainModel, Model};
@@ -98,14 +98,25 @@ fn release(model: &Model, policy: &Policy, history: &mut History, victims: &[&Do
             continue;
         }
         let Some(entry) = history.domains.get(&domain.uuid) else { continue };
+        let (summary, threshold) = if claimed {
+            (
+                format!("nobody has needed the pcpus that {} was kept off", domain.name),
+                "in which it took nobody's CPU",
+            )
+        } else {
+            (
+                format!(
+                    "the pcpus that {} was kept off were no longer filled by those they were for",
+                    domain.name
+                ),
+                "in which more of them idled than a separation may cost",
+            )
+        };
         let reason = Reason {
             rule: "placement.release".to_owned(),
-            summary: format!(
-                "nobody has needed the pcpus that {} was kept off for {} cycles",
-                domain.name, entry.pin_unneeded
-            ),
+            summary: format!("{summary}, for {} cycles", entry.pin_unneeded),
             inputs: vec![input("cycles", entry.pin_unneeded)],
-            threshold: format!("{} cycles in which it took nobody's CPU", policy.state.cycles),
+            threshold: format!("{} cycles {threshold}", policy.state.cycles),
             expected: "the original pins in force again".to_owned(),
             ..Reason::default()
         };
@@ -320,8 +331,8 @@ impl<'a> Separation<'a> {
                 "a latency domain over its target for {} cycles in spite of the weights, and at least {} of its \
                  waiting because of a batch domain ({} of a standard one)",
                 policy.state.cycles,
-                Ratio(0.05),
-                Ratio(0.25)
+                Ratio(TAKES_PART),
+                Ratio(STANDARD_TAKES)
             ),
             expected: format!("{names} finds a free pcpu when it wakes up"),
             prediction: self.prediction(),
