@@ -216,19 +216,20 @@ impl Lab {
         Ok(())
     }
 
-    /// Gives all guests together twice the weight of any one program of this machine. Without, a compiler beside them takes
-    /// as much CPU as all of them, and what they take from each other counts for little. With much more, the daemon starves.
+    /// Gives all guests together so many `times` the weight of any one program of this machine, 1 to 100. Without, a compiler
+    /// beside them takes as much CPU as all of them, and what they take from each other counts for little. With much more
+    /// than 2 a daemon that has to be quick starves.
     ///
     /// # Errors
     /// When the weight is refused.
-    pub fn outweigh_the_machine(&self) -> Result<()> {
+    pub fn outweigh_the_machine(&self, times: u32) -> Result<()> {
         let partition = format!("{}.partition", self.name);
         for (file, weight) in [
-            (format!("/sys/fs/cgroup/cpu/{partition}/cpu.shares"), "2048"),
-            (format!("/sys/fs/cgroup/{partition}/cpu.weight"), "200"),
+            (format!("/sys/fs/cgroup/cpu/{partition}/cpu.shares"), 1024 * times),
+            (format!("/sys/fs/cgroup/{partition}/cpu.weight"), 100 * times),
         ] {
             if Path::new(&file).exists() {
-                fs::write(&file, weight).with_context(|| format!("cannot write {file}"))?;
+                fs::write(&file, weight.to_string()).with_context(|| format!("cannot write {file}"))?;
             }
         }
         Ok(())

@@ -2,14 +2,12 @@
 //! sick guest disturbs no other. Every claim is checked with virsh and inside the guests.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use kvmpilot_tests::daemon::Daemon;
 use kvmpilot_tests::witness::is_in_force;
-use kvmpilot_tests::{GuestSpec, HttpLoad, Lab, LabOptions, Witness, Work, guests, wait_for, workspace};
+use kvmpilot_tests::{GuestSpec, Lab, LabOptions, Witness, Work, guests, wait_for, workspace};
 use serde_json::Value;
 
 const BOOT: Duration = Duration::from_secs(120);
@@ -26,23 +24,6 @@ fn start(guests: Vec<GuestSpec>) -> Result<Lab> {
     let lab = Lab::start(&LabOptions { guests })?;
     lab.wait_agents(BOOT)?;
     Ok(lab)
-}
-
-/// Runs `work` while a client keeps the server busy.
-fn under_load<T: Send>(lab: &Lab, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                lab.http_load(&HttpLoad { guest: "web".to_owned(), connections: 4, seconds: 2 })?;
-            }
-            anyhow::Ok(())
-        });
-        let result = work();
-        over.store(true, Ordering::Relaxed);
-        load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
-        result
-    })
 }
 
 fn find<'a>(list: &'a Value, name: &str) -> Result<&'a Value> {
@@ -73,7 +54,7 @@ fn everything_changes_and_everything_goes_back() -> Result<()> {
 
     // All five means are used, and a stop puts everything back.
     let daemon = lab.start_daemon("d", &config("auto"))?;
-    under_load(&lab, || wait_for_orders(&daemon, &ALL))?;
+    lab.under_load("web", 4, || wait_for_orders(&daemon, &ALL))?;
     answers_have_the_documented_shapes(&daemon)?;
     let httpd = find(&daemon.json(&["processes", "web"])?["applications"], "httpd (/bin/busybox)")?.clone();
     ensure!(httpd["communicating"] == true && httpd["level"] != httpd["level_original"], "{httpd}");
@@ -88,7 +69,7 @@ fn everything_changes_and_everything_goes_back() -> Result<()> {
 
     // Killed: what it left is put back by the next one before it does anything else.
     let daemon = lab.start_daemon("d", &config("auto"))?;
-    under_load(&lab, || wait_for_new_orders(&daemon))?;
+    lab.under_load("web", 4, || wait_for_new_orders(&daemon))?;
     daemon.kill()?;
     ensure!(Witness::look(&lab)?.is_as(&before).is_err(), "nothing was left to put back");
     let daemon = lab.start_daemon("d", &config("observe"))?;
@@ -101,7 +82,7 @@ fn everything_changes_and_everything_goes_back() -> Result<()> {
 
     // Asked to, while it runs: it puts everything back and rests.
     daemon.reload(&config("auto"))?;
-    under_load(&lab, || wait_for_new_orders(&daemon))?;
+    lab.under_load("web", 4, || wait_for_new_orders(&daemon))?;
     let answer = daemon.json(&["restore"])?;
     ensure!(!answer["restore"]["values"].as_array().context("no list")?.is_empty(), "{answer}");
     ensure!(daemon.json(&["status"])?["paused"] == true, "it goes on changing things");
@@ -109,7 +90,7 @@ fn everything_changes_and_everything_goes_back() -> Result<()> {
 
     // Killed once more, and put back by the command line alone.
     daemon.reload(&config("auto"))?;
-    under_load(&lab, || wait_for_new_orders(&daemon))?;
+    lab.under_load("web", 4, || wait_for_new_orders(&daemon))?;
     let restore = daemon.offline(&["restore"])?;
     daemon.kill()?;
     kvmpilot_tests::output_of(&mut { restore })?;
@@ -168,7 +149,7 @@ fn recommend_changes_nothing_until_somebody_approves() -> Result<()> {
         };
         orders.iter().find(wanted).cloned().with_context(|| format!("no proposed {kind} for {domain}"))
     };
-    under_load(&lab, || {
+    lab.under_load("web", 4, || {
         let weight = wait_for("a proposed weight", PATIENCE, || proposed("set_cpu_shares", "web"))?;
         wait_for("a proposed level", PATIENCE, || proposed("set_level", "web"))?;
         Witness::look(&lab)?.is_as(&before).context("recommend changed something")?;
@@ -215,7 +196,7 @@ fn a_sick_guest_disturbs_no_other() -> Result<()> {
         burner("doomed", 22),
     ])?;
     let daemon = lab.start_daemon("d", &config("auto"))?;
-    under_load(&lab, || {
+    lab.under_load("web", 4, || {
         wait_for("all four domains", PATIENCE, || {
             let domains = daemon.json(&["domains"])?["domains"].clone();
             ensure!(domains.as_array().map(Vec::len) == Some(4), "{domains}");

@@ -81,7 +81,7 @@ fn neighbours_are_separated_and_what_others_change_is_respected_or_put_back() ->
     })?;
     let before = Witness::look(&lab)?;
     let daemon = lab.start_daemon("d", &config(""))?;
-    lab.outweigh_the_machine()?;
+    lab.outweigh_the_machine(2)?;
     lab.under_load("web", 6, || {
         separated(&lab, &daemon)?;
         outside_changes(&lab, &daemon)

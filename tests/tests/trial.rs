@@ -1,8 +1,6 @@
 //! Trials on real guests: a weight that helps is kept; one that cannot help, because too many domains of its class want the
 //! same pcpu, is rolled back, explained, and not tried again.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -25,15 +23,6 @@ fn order(daemon: &Daemon<'_>, rule: &str, state: &str) -> Result<Value> {
     orders.iter().find(is).cloned().with_context(|| format!("no {state} {rule} in {orders:#?}"))
 }
 
-/// What else runs on this machine gets next to nothing of what the lab wants, so that it cannot eat what a trial measures.
-fn weigh_more_than_the_rest(lab: &Lab) -> Result<()> {
-    let partition = format!("{}.partition", lab.name());
-    let v1 = Path::new("/sys/fs/cgroup/cpu").join(&partition).join("cpu.shares");
-    let v2 = Path::new("/sys/fs/cgroup").join(&partition).join("cpu.weight");
-    let (file, weight) = if v1.exists() { (v1, "262144") } else { (v2, "10000") };
-    fs::write(&file, weight).with_context(|| file.display().to_string())
-}
-
 fn number(value: &Value) -> Result<f64> {
     value.as_f64().with_context(|| format!("no number: {value}"))
 }
@@ -52,7 +41,8 @@ fn what_helps_is_kept_and_what_does_not_is_rolled_back() -> Result<()> {
             lab.virsh(&["suspend", name])?;
         }
     }
-    weigh_more_than_the_rest(&lab)?;
+    // What else runs on this machine cannot eat what a trial measures.
+    lab.outweigh_the_machine(100)?;
     let before = Witness::look_at(&lab, &NAMES)?;
 
     // One latency domain against one of best effort: its weight helps.
