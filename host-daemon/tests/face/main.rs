@@ -9,5 +9,6 @@ mod policy;
 mod record;
 mod schema;
 mod server;
+mod simulate;
 mod socket;
 mod watch;
