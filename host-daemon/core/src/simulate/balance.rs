@@ -15,15 +15,15 @@ const PATIENCE: u32 = 3;
 
 /// What one look of the load balancing is over, as the kernel's scheduling domains are.
 #[derive(Clone, Copy, Debug)]
-enum Domain {
+enum Level {
     Cache,
     Node,
     Host,
 }
 
-const DOMAINS: [Domain; 3] = [Domain::Cache, Domain::Node, Domain::Host];
+const LEVELS: [Level; 3] = [Level::Cache, Level::Node, Level::Host];
 
-impl Domain {
+impl Level {
     /// Which of two pcpus counts the looks that moved nothing: the full one, which many look at, inside a cache; beyond it
     /// the one that looks.
     const fn counts(self, from: usize, to: usize) -> usize {
@@ -274,39 +274,39 @@ impl Machine {
             means.add(pcpu, *load);
         }
         for to in 0..self.pcpus.len() {
-            for domain in DOMAINS {
-                if self.looks(to, domain) {
-                    self.balance_in(to, domain, &means, &mut loads);
+            for level in LEVELS {
+                if self.looks(to, level) {
+                    self.balance_in(to, level, &means, &mut loads);
                 }
             }
         }
     }
 
     /// Whether a pcpu looks beyond its cache or node: for all in there one does, and who is idle (`should_we_balance`).
-    fn looks(&self, to: usize, domain: Domain) -> bool {
+    fn looks(&self, to: usize, level: Level) -> bool {
         let own = &self.pcpus[to];
         let is_first = |of: fn(&Pcpu) -> usize| self.pcpus[..to].iter().all(|pcpu| of(pcpu) != of(own));
-        match domain {
-            Domain::Cache => true,
-            Domain::Node => own.length() == 0 || is_first(|pcpu| pcpu.cache),
-            Domain::Host => own.length() == 0 || is_first(|pcpu| pcpu.node),
+        match level {
+            Level::Cache => true,
+            Level::Node => own.length() == 0 || is_first(|pcpu| pcpu.cache),
+            Level::Host => own.length() == 0 || is_first(|pcpu| pcpu.node),
         }
     }
 
     /// One look of one pcpu at one level.
-    fn balance_in(&mut self, to: usize, domain: Domain, means: &Means, loads: &mut [f64]) {
+    fn balance_in(&mut self, to: usize, level: Level, means: &Means, loads: &mut [f64]) {
         let own = &self.pcpus[to];
         let busier = |from: &usize| {
             let other = &self.pcpus[*from];
-            let much = domain.imbalance();
-            match domain {
-                Domain::Cache => other.cache == own.cache,
-                Domain::Node => {
+            let much = level.imbalance();
+            match level {
+                Level::Cache => other.cache == own.cache,
+                Level::Node => {
                     other.node == own.node
                         && other.cache != own.cache
                         && means.of_cache(other) > means.of_cache(own) * much
                 }
-                Domain::Host => other.node != own.node && means.of_node(other) > means.of_node(own) * much,
+                Level::Host => other.node != own.node && means.of_node(other) > means.of_node(own) * much,
             }
         };
         let fullest = (0..self.pcpus.len())
@@ -314,8 +314,8 @@ impl Machine {
             .filter(busier)
             .max_by(|a, b| loads[*a].total_cmp(&loads[*b]).then(b.cmp(a)));
         let Some(from) = fullest else { return };
-        let difference = (loads[from] - loads[to]) / domain.imbalance() * 1.02;
-        let counts = domain.counts(from, to);
+        let difference = (loads[from] - loads[to]) / level.imbalance() * 1.02;
+        let counts = level.counts(from, to);
         let failed = self.pcpus[counts].failed;
         let patience = f64::from(1_u32 << failed.min(PATIENCE));
         let load = |vcpu: usize| {

@@ -76,7 +76,7 @@ pub(super) struct Pcpu {
     pub(super) busy: f64,
     /// Part of the last step that it was busy.
     pub(super) busy_part: f64,
-    /// Its looks of the load balancing in a row that found another one too full and moved nothing.
+    /// Looks of the load balancing in a row that moved nothing: at it inside its cache, by it beyond.
     pub(super) failed: u32,
     left: f64,
     average: f64,
