@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::GuestSample;
+use kvmpilot_core::sample::{GuestSample, UnitWeight};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::agent::{
-    Abilities, Agent, AgentError, Limits, NiceChange, NiceOutcome, Transport, TransportError,
+    Abilities, Agent, AgentError, GroupChange, GroupResult, Limits, NiceChange, NiceOutcome, Transport,
+    TransportError,
 };
 use crate::config::AgentConfig;
 use crate::libvirt::{ErrorKind, Libvirt};
@@ -80,6 +81,36 @@ impl GuestAgent {
     /// When the agent does not answer as it should. The values may still change after a time-out.
     pub async fn set_nice(&self, changes: &[NiceChange]) -> Result<Vec<NiceOutcome>, AgentError> {
         self.0.lock().await.set_nice(changes).await
+    }
+
+    /// `CPUWeight` of units; `None` for those that have none.
+    ///
+    /// # Errors
+    /// When the agent does not answer as it should.
+    pub async fn unit_weights(&self, units: &[String]) -> Result<Vec<Option<UnitWeight>>, AgentError> {
+        self.0.lock().await.unit_weights(units).await
+    }
+
+    /// Sets `CPUWeight` of units at run time and reads it back.
+    ///
+    /// # Errors
+    /// As [`Self::set_nice`].
+    pub async fn set_unit_weights(
+        &self,
+        changes: &[GroupChange<String, UnitWeight>],
+    ) -> Result<Vec<GroupResult<UnitWeight>>, AgentError> {
+        self.0.lock().await.set_unit_weights(changes).await
+    }
+
+    /// Sets nice values of autogroups and reads them back.
+    ///
+    /// # Errors
+    /// As [`Self::set_nice`].
+    pub async fn set_autogroups(
+        &self,
+        changes: &[GroupChange<u64, i8>],
+    ) -> Result<Vec<GroupResult<i8>>, AgentError> {
+        self.0.lock().await.set_autogroups(changes).await
     }
 }
 

@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
+const REGULAR: u32 = 0o100_000;
+const SYMLINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
 /// An archive in memory. Parent directories are added as needed.
@@ -33,6 +35,18 @@ impl Archive {
     pub fn file(&mut self, path: &str, content: &[u8]) {
         self.parents(path);
         self.entry(path, EXECUTABLE, (0, 0), content);
+    }
+
+    /// Adds a file with these permissions.
+    pub fn file_with_mode(&mut self, path: &str, permissions: u32, content: &[u8]) {
+        self.parents(path);
+        self.entry(path, REGULAR | permissions, (0, 0), content);
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, path: &str, target: &str) {
+        self.parents(path);
+        self.entry(path, SYMLINK, (0, 0), target.as_bytes());
     }
 
     /// Adds a copy of a file of the host.

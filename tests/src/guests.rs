@@ -19,8 +19,20 @@ pub struct GuestSpec {
     pub iothreads: u32,
     /// Last part of its address 10.77.0.x; also the last part of its MAC address. Unique in a lab.
     pub octet: u8,
+    /// Its operating system.
+    pub system: System,
     /// What runs in it.
     pub work: Vec<Work>,
+}
+
+/// The kinds of guests.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq, Serialize, Deserialize)]
+pub enum System {
+    /// A kernel, busybox and the agent in a few MiB. All of its work is in one session: one autogroup.
+    #[default]
+    Busybox,
+    /// Debian with systemd, on cgroup v2. Each work is a unit named after its process; it needs 512 MiB.
+    Debian,
 }
 
 /// A process of a guest. Its name is what `/proc/PID/comm` shows.
@@ -87,6 +99,7 @@ impl GuestSpec {
             agent: true,
             iothreads: 0,
             octet,
+            system: System::Busybox,
             work: Vec::new(),
         }
     }
@@ -109,6 +122,13 @@ impl GuestSpec {
     #[must_use]
     pub fn iothreads(mut self, iothreads: u32) -> Self {
         self.iothreads = iothreads;
+        self
+    }
+
+    /// Makes it a Debian guest.
+    #[must_use]
+    pub fn debian(mut self) -> Self {
+        self.system = System::Debian;
         self
     }
 

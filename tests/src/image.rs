@@ -1,5 +1,5 @@
 //! The guests' kernel and initramfs, made from Debian packages without installing them, kept under `target/lab/`.
-//! One image serves all guests: what a guest is, it reads from its kernel command line (`tests/guest/init`).
+//! One image serves all guests of a kind: what a guest is, it reads from its kernel command line (`tests/guest/init`).
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::cpio::Archive;
+use crate::debian;
+use crate::guests::System;
 use crate::paths::lab_cache;
 use crate::run::{output_of, run};
 
@@ -58,20 +60,29 @@ fn locked_cache() -> Result<(PathBuf, Flock<fs::File>)> {
     Ok((cache, lock))
 }
 
-/// Returns the image, made now if it is not there yet.
-pub(crate) fn image() -> Result<Image> {
+/// Returns the image of this kind of guest, made now if it is not there yet.
+pub(crate) fn image(system: System) -> Result<Image> {
     let (cache, _lock) = locked_cache()?;
     let root = unpacked_packages(&cache)?;
     let kernel = only_file(&root.join("boot"), "vmlinuz-")?;
     let mut hasher = DefaultHasher::new();
     // The archive's own code is an input, too.
-    (INIT, HOG, SLEEPER, CGI, ANSWER, MODULES, include_str!("image.rs"), include_str!("cpio.rs"))
-        .hash(&mut hasher);
+    (INIT, HOG, SLEEPER, CGI, ANSWER, MODULES).hash(&mut hasher);
+    (include_str!("image.rs"), include_str!("cpio.rs"), include_str!("debian.rs")).hash(&mut hasher);
     root.hash(&mut hasher);
-    let initramfs = cache.join(format!("initramfs-{:016x}", hasher.finish()));
+    let mut name = format!("initramfs-{:016x}", hasher.finish());
+    let debian = match system {
+        System::Busybox => None,
+        System::Debian => {
+            name += "-debian";
+            let name = root.file_name().unwrap_or_default().to_string_lossy();
+            Some(debian::system(&cache, name.trim_start_matches("packages-"), &qemu_version()?)?)
+        }
+    };
+    let initramfs = cache.join(name);
     if !initramfs.exists() {
         let partial = cache.join("initramfs.partial");
-        fs::write(&partial, make_initramfs(&root, &cache)?)?;
+        fs::write(&partial, make_initramfs(&root, debian.as_deref(), &cache)?)?;
         fs::rename(&partial, &initramfs)?;
     }
     Ok(Image { kernel, initramfs })
@@ -84,8 +95,7 @@ fn unpacked_packages(cache: &Path) -> Result<PathBuf> {
         let value = release.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
         value.trim_matches(['"', '='].as_slice()).to_owned()
     };
-    let qemu = output_of(Command::new("dpkg-query").args(["-W", "-f", "${Version}", "qemu-system-x86"]))
-        .context("qemu-system-x86 is missing: run `cargo xtask setup`")?;
+    let qemu = qemu_version()?;
     let root = cache.join(format!(
         "packages-{}{}-{}",
         field("ID"),
@@ -115,6 +125,11 @@ fn unpacked_packages(cache: &Path) -> Result<PathBuf> {
     Ok(root)
 }
 
+fn qemu_version() -> Result<String> {
+    output_of(Command::new("dpkg-query").args(["-W", "-f", "${Version}", "qemu-system-x86"]))
+        .context("qemu-system-x86 is missing: run `cargo xtask setup`")
+}
+
 /// The package that the meta package stands for, such as `linux-image-6.1.0-56-cloud-amd64`.
 fn real_kernel_package() -> Result<String> {
     let depends = output_of(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
@@ -123,10 +138,25 @@ fn real_kernel_package() -> Result<String> {
     Ok(format!("linux-image-{package}"))
 }
 
-fn make_initramfs(root: &Path, cache: &Path) -> Result<Vec<u8>> {
+fn make_initramfs(root: &Path, debian: Option<&Path>, cache: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for directory in ["proc", "sys", "dev", "run", "tmp", "var/run", "bin"] {
-        archive.directory(directory);
+    let busybox = first_of(root, &["bin/busybox", "usr/bin/busybox"])?;
+    if let Some(system) = debian {
+        debian::add(&mut archive, system)?;
+        archive.copy("lab/busybox", &busybox)?;
+    } else {
+        for directory in ["proc", "sys", "dev", "run", "tmp", "var/run", "bin"] {
+            archive.directory(directory);
+        }
+        archive.file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n");
+        archive.file("etc/os-release", b"ID=kvmpilot-lab\nPRETTY_NAME=\"kvmpilot lab guest\"\n");
+        let agent = first_of(root, &["usr/sbin/qemu-ga", "usr/bin/qemu-ga"])?;
+        archive.copy("bin/qemu-ga", &agent)?;
+        for library in libraries(&agent)? {
+            archive.copy(library.trim_start_matches('/'), Path::new(&library))?;
+        }
+        archive.copy("bin/busybox", &busybox)?;
+        archive.link("lab/busybox", "/bin/busybox");
     }
     archive.device("dev/console", 5, 1);
     archive.file("init", INIT.as_bytes());
@@ -134,15 +164,6 @@ fn make_initramfs(root: &Path, cache: &Path) -> Result<Vec<u8>> {
     archive.file("lab/sleeper", SLEEPER.as_bytes());
     archive.copy("lab/answer", &answer(cache)?)?;
     archive.file("www/cgi-bin/work", CGI.as_bytes());
-    archive.file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n");
-    archive.file("etc/os-release", b"ID=kvmpilot-lab\nPRETTY_NAME=\"kvmpilot lab guest\"\n");
-    archive.copy("bin/busybox", &first_of(root, &["bin/busybox", "usr/bin/busybox"])?)?;
-
-    let agent = first_of(root, &["usr/sbin/qemu-ga", "usr/bin/qemu-ga"])?;
-    archive.copy("bin/qemu-ga", &agent)?;
-    for library in libraries(&agent)? {
-        archive.copy(library.trim_start_matches('/'), Path::new(&library))?;
-    }
 
     let modules = first_of(root, &["lib/modules", "usr/lib/modules"])?;
     let modules = only_file(&modules, "")?;

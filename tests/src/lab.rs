@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::accel::{self, Accel};
 use crate::domain_xml::{Site, domain_xml};
-use crate::image::{Image, image};
+use crate::guests::System;
+use crate::image::image;
 use crate::keeper::{self, Keeper, state_dir};
 use crate::paths::lab_cache;
 use crate::run::{output_of, wait_for};
@@ -43,7 +44,6 @@ pub struct LabOptions {
 pub struct Lab {
     name: String,
     keeper: Keeper,
-    image: Image,
     verdict: accel::Verdict,
     guests: Vec<GuestSpec>,
     logs: PathBuf,
@@ -58,8 +58,7 @@ impl Lab {
     pub fn start(options: &LabOptions) -> Result<Self> {
         check_host()?;
         reap_stale()?;
-        let image = image()?;
-        let verdict = accel::verdict(&image)?;
+        let verdict = accel::verdict(&image(System::Busybox)?)?;
 
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let name = format!("kvmpilot-lab-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
@@ -72,7 +71,7 @@ impl Lab {
         fs::write(etc.join("qemu.conf"), QEMU_CONF)?;
         let keeper = Keeper::start(&name, &logs)?;
 
-        let mut lab = Self { name, keeper, image, verdict, guests: Vec::new(), logs };
+        let mut lab = Self { name, keeper, verdict, guests: Vec::new(), logs };
         wait_for("the lab's libvirtd", LIBVIRTD_TIMEOUT, || lab.virsh(&["version"]))
             .with_context(|| format!("see {}", lab.logs.join("libvirtd.log").display()))?;
         for guest in &options.guests {
@@ -87,11 +86,10 @@ impl Lab {
     /// When there is none of that name.
     pub fn attach(name: &str) -> Result<Self> {
         let keeper = Keeper::attach(name)?;
-        let image = image()?;
-        let verdict = accel::verdict(&image)?;
+        let verdict = accel::verdict(&image(System::Busybox)?)?;
         let guests = serde_json::from_slice(&fs::read(state_dir(name).join("guests.json"))?)?;
         let logs = lab_cache().join("logs").join(name);
-        Ok(Self { name: name.to_owned(), keeper, image, verdict, guests, logs })
+        Ok(Self { name: name.to_owned(), keeper, verdict, guests, logs })
     }
 
     /// Names of this workspace's labs that [`Lab::detach`] left running, in their order.
@@ -107,7 +105,8 @@ impl Lab {
     /// # Errors
     /// When libvirt refuses.
     pub fn boot(&mut self, guest: &GuestSpec) -> Result<()> {
-        let site = Site { image: &self.image, accel: self.accel(), partition: &self.name, logs: &self.logs };
+        let image = image(guest.system)?;
+        let site = Site { image: &image, accel: self.accel(), partition: &self.name, logs: &self.logs };
         let xml = self.state_dir().join(format!("{}.xml", guest.name));
         fs::write(&xml, domain_xml(guest, &site))?;
         let xml = xml.to_string_lossy();

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::CpuSet;
-use crate::order::Action;
-use crate::sample::ProcessKey;
+use crate::order::{Action, TaskGroup};
+use crate::sample::{ProcessKey, UnitWeight};
 use crate::units::KiB;
 
 /// Which value of a domain an entry is about.
@@ -38,6 +38,16 @@ pub enum LedgerTarget {
         /// Its name.
         name: String,
     },
+    /// `CPUWeight` of a systemd unit of the guest.
+    UnitWeight {
+        /// Name of the unit.
+        unit: String,
+    },
+    /// Nice value of an autogroup of the guest.
+    Autogroup {
+        /// Number of the group.
+        id: u64,
+    },
 }
 
 impl LedgerTarget {
@@ -50,11 +60,30 @@ impl LedgerTarget {
             Action::PinEmulator { .. } => vec![Self::EmulatorPin],
             Action::PinIothread { iothread, .. } => vec![Self::IothreadPin { iothread: *iothread }],
             Action::SetBalloon { .. } => vec![Self::Balloon],
-            Action::SetLevel { processes, .. } => {
-                processes.iter().map(|step| Self::Nice { key: step.key, name: step.name.clone() }).collect()
+            Action::SetLevel { processes, groups, .. } => {
+                let processes =
+                    processes.iter().map(|step| Self::Nice { key: step.key, name: step.name.clone() });
+                processes.chain(groups.iter().map(|step| Self::of_group(&step.group))).collect()
             }
             Action::MoreVcpus { .. } | Action::MoreMemory { .. } | Action::MoveAway { .. } => Vec::new(),
         }
+    }
+}
+
+impl LedgerTarget {
+    /// The value that a step of this group changes.
+    #[must_use]
+    pub fn of_group(group: &TaskGroup) -> Self {
+        match group {
+            TaskGroup::Unit { name } => Self::UnitWeight { unit: name.clone() },
+            TaskGroup::Autogroup { id } => Self::Autogroup { id: *id },
+        }
+    }
+
+    /// Whether it is a value inside the guest, which its agent changes.
+    #[must_use]
+    pub const fn is_inside(&self) -> bool {
+        matches!(self, Self::Nice { .. } | Self::UnitWeight { .. } | Self::Autogroup { .. })
     }
 }
 
@@ -67,6 +96,8 @@ impl fmt::Display for LedgerTarget {
             Self::IothreadPin { iothread } => write!(f, "pin of iothread {iothread}"),
             Self::Balloon => f.write_str("balloon"),
             Self::Nice { key, name } => write!(f, "nice of {name} ({})", key.pid),
+            Self::UnitWeight { unit } => write!(f, "CPUWeight of {unit}"),
+            Self::Autogroup { id } => write!(f, "nice of autogroup {id}"),
         }
     }
 }
@@ -83,6 +114,8 @@ pub enum Value {
     Memory(KiB),
     /// Nice value.
     Nice(i8),
+    /// `CPUWeight` of a systemd unit.
+    UnitWeight(UnitWeight),
 }
 
 impl fmt::Display for Value {
@@ -92,6 +125,7 @@ impl fmt::Display for Value {
             Self::Pin(pcpus) => pcpus.fmt(f),
             Self::Memory(memory) => memory.fmt(f),
             Self::Nice(nice) => nice.fmt(f),
+            Self::UnitWeight(weight) => weight.fmt(f),
         }
     }
 }

@@ -76,6 +76,9 @@ pub enum Action {
         to: Level,
         /// Its processes, with their nice values now and wanted.
         processes: Vec<ProcessStep>,
+        /// Groups of processes that the guest's kernel shares CPU out to, with their weights now and wanted.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        groups: Vec<GroupStep>,
     },
     /// More vcpus: for a person or an orchestrator, never carried out by kvmpilot.
     MoreVcpus {
@@ -115,6 +118,64 @@ pub struct ProcessStep {
     pub nice_original: i8,
 }
 
+/// A group of processes in a guest that its kernel shares CPU out to, before their nice values count.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TaskGroup {
+    /// A systemd unit. Its value is `CPUWeight`, 1 to 10000.
+    Unit {
+        /// Name of the unit.
+        name: String,
+    },
+    /// An autogroup. Its value is a nice value.
+    Autogroup {
+        /// Number of the group.
+        id: u64,
+    },
+}
+
+impl fmt::Display for TaskGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unit { name } => write!(f, "CPUWeight of {name}"),
+            Self::Autogroup { id } => write!(f, "nice of autogroup {id}"),
+        }
+    }
+}
+
+/// One group of an application that changes level.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GroupStep {
+    /// The group.
+    pub group: TaskGroup,
+    /// Value now.
+    pub from: i32,
+    /// Value wanted.
+    pub to: i32,
+    /// Value before kvmpilot first touched it.
+    pub original: i32,
+}
+
+/// How kvmpilot gives an application its level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LadderMeans {
+    /// Nice values of its processes and of the autogroups that are its alone.
+    #[default]
+    Nice,
+    /// `CPUWeight` of its systemd unit.
+    UnitWeight,
+}
+
+impl fmt::Display for LadderMeans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nice => "nice",
+            Self::UnitWeight => "CPUWeight of units",
+        })
+    }
+}
+
 impl Action {
     /// The means that this action uses.
     #[must_use]
@@ -137,11 +198,14 @@ impl Action {
             Self::PinEmulator { from, to } => Self::PinEmulator { from: to, to: from },
             Self::PinIothread { iothread, from, to } => Self::PinIothread { iothread, from: to, to: from },
             Self::SetBalloon { from, to } => Self::SetBalloon { from: to, to: from },
-            Self::SetLevel { application, communicating, from, to, mut processes } => {
+            Self::SetLevel { application, communicating, from, to, mut processes, mut groups } => {
                 for process in &mut processes {
                     std::mem::swap(&mut process.nice_from, &mut process.nice_to);
                 }
-                Self::SetLevel { application, communicating, from: to, to: from, processes }
+                for group in &mut groups {
+                    std::mem::swap(&mut group.from, &mut group.to);
+                }
+                Self::SetLevel { application, communicating, from: to, to: from, processes, groups }
             }
             Self::MoreVcpus { .. } | Self::MoreMemory { .. } | Self::MoveAway { .. } => return None,
         })

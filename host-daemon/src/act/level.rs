@@ -1,25 +1,27 @@
-//! Changes of nice values inside a guest, through its agent.
+//! Changes of levels inside a guest, through its agent.
 
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
-use kvmpilot_core::order::{ProcessStep, WorkOrder};
+use kvmpilot_core::order::{GroupStep, ProcessStep, WorkOrder};
 use kvmpilot_core::policy::Level;
 
+use super::group::Prepared;
 use super::{Done, Executor, Failure, crash_point};
-use crate::agent::{NiceChange, NiceResult};
+use crate::agent::{GroupResult, NiceChange, NiceResult};
 
 impl Executor {
-    /// Moves the processes of one application to their nice values. Processes that ended meanwhile are no failure;
-    /// one whose nice value somebody else changed is left alone.
+    /// Moves the processes and groups of one application to their values. What ended meanwhile is no failure; what somebody
+    /// else changed is left alone.
     pub(super) async fn set_level(
         &self,
         order: &WorkOrder,
         incarnation: &str,
-        processes: &[ProcessStep],
+        (processes, groups): (&[ProcessStep], &[GroupStep]),
         to: Level,
     ) -> Result<Done, Failure> {
         let proposal = &order.proposal;
         let domain = proposal.domain;
         let target = |step: &ProcessStep| LedgerTarget::Nice { key: step.key, name: step.name.clone() };
+        let (groups, mut troubles) = self.prepare_groups(order, incarnation, groups).await?;
         let entries = processes.iter().map(|step| {
             let entry = LedgerEntry {
                 domain,
@@ -33,7 +35,8 @@ impl Executor {
             (entry, Value::Nice(step.nice_from))
         });
         crash_point("announce");
-        self.ledger.announce(entries.collect(), false).await?;
+        let of_groups = groups.iter().map(|prepared| (prepared.entry.clone(), prepared.live.clone()));
+        self.ledger.announce(entries.chain(of_groups).collect(), false).await?;
         crash_point("claim");
         self.claim(order.id).await?;
         crash_point("set");
@@ -42,11 +45,23 @@ impl Executor {
             .map(|step| NiceChange { key: step.key, expect: step.nice_from, to: step.nice_to })
             .collect();
         let outcomes = self.guests.agent(domain).set_nice(&changes).await?;
+        let group_results = self.set_groups(domain, &groups).await?;
         // The agent has set and read back in one go.
         crash_point("read_back");
         crash_point("settle");
 
-        let (mut settled, mut gone, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut settled, mut gone) = (Vec::new(), Vec::new());
+        for (Prepared { entry, .. }, result) in groups.iter().zip(group_results) {
+            let target = entry.target.clone();
+            match result {
+                GroupResult::Applied => settled.push((target, entry.intended.clone())),
+                // Set by an earlier try.
+                GroupResult::Drift { now } if now == entry.intended => settled.push((target, now)),
+                GroupResult::Gone => gone.push(target),
+                GroupResult::Drift { now } => troubles.push(format!("{target} is {now} now")),
+                GroupResult::Failed(why) => troubles.push(format!("{target}: {why}")),
+            }
+        }
         for step in processes {
             let outcome =
                 outcomes.iter().find(|outcome| outcome.key == step.key).map(|outcome| &outcome.result);
@@ -73,8 +88,14 @@ impl Executor {
         let ended = gone.len();
         self.ledger.settle(domain, settled).await?;
         self.ledger.forget(domain, gone).await?;
+        let all = [(processes.len(), "processes"), (groups.len(), "groups")];
+        let all: Vec<String> = all
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
         let mut text =
-            format!("{applied} of {} processes are at level {to}, read back in the guest", processes.len());
+            format!("{applied} of {} are at level {to}, read back in the guest", all.join(" and "));
         if ended > 0 {
             text.push_str(&format!("; {ended} had ended"));
         }

@@ -6,6 +6,7 @@
 
 mod change;
 mod crash;
+mod group;
 mod ledger;
 mod level;
 mod restore;
@@ -108,8 +109,8 @@ impl Executor {
             return Outcome::failed(failure.to_string());
         }
         let result = match &order.proposal.action {
-            Action::SetLevel { processes, to, .. } => {
-                self.set_level(order, incarnation, processes, *to).await
+            Action::SetLevel { processes, groups, to, .. } => {
+                self.set_level(order, incarnation, (processes, groups), *to).await
             }
             action => self.change_value(order, incarnation, action).await,
         };

@@ -89,8 +89,9 @@ impl Executor {
                 }
             }
         }
-        let (nices, others): (Vec<_>, Vec<_>) =
-            live.into_iter().partition(|entry| matches!(entry.target, LedgerTarget::Nice { .. }));
+        let (inside, others): (Vec<_>, Vec<_>) = live.into_iter().partition(|entry| entry.target.is_inside());
+        let (nices, groups): (Vec<_>, Vec<_>) =
+            inside.into_iter().partition(|entry| matches!(entry.target, LedgerTarget::Nice { .. }));
         for entry in others {
             let (outcome, message) = self.restore_value(&entry).await;
             values.push(entry.outcome(outcome, message));
@@ -98,7 +99,9 @@ impl Executor {
                 done.push(entry.target);
             }
         }
-        for (entry, outcome, message) in self.restore_nices(domain, nices).await {
+        let mut inside = self.restore_groups(domain, groups).await;
+        inside.extend(self.restore_nices(domain, nices).await);
+        for (entry, outcome, message) in inside {
             values.push(entry.outcome(outcome, message));
             if !outcome.is_open() {
                 done.push(entry.target);
@@ -222,7 +225,7 @@ impl Executor {
     }
 }
 
-fn drift(entry: &LedgerEntry, live: &Value) -> String {
+pub(super) fn drift(entry: &LedgerEntry, live: &Value) -> String {
     let ours = entry.applied.as_ref().unwrap_or(&entry.intended);
     format!("somebody else set it to {live} after kvmpilot had set {ours}; left alone")
 }
@@ -282,6 +285,8 @@ mod tests {
             rss_kib: 0,
             nice,
             policy: SchedPolicy::Other,
+            wait_ns: None,
+            autogroup: None,
             unit: None,
             affinity: None,
         }

@@ -1,4 +1,4 @@
-# Prints the inside of a Linux guest: system, processes, sockets. Runs in any POSIX sh with grep, head and ls of
+# Prints the inside of a Linux guest: system, processes, units, sockets. Runs in any POSIX sh with grep, head and ls of
 # coreutils or busybox. Forks are what costs (3 ms each under TCG), so the loops are shell builtins, and each outside
 # program serves many processes at once; fixed strings, because busybox takes three times as long for regular ones.
 #
@@ -15,7 +15,7 @@ batch() {
     head -q -c 600 $procs
     echo
     echo "$K status"
-    grep -H -F -e Uid: -e VmRSS: -e Cpus_allowed_list: -e 0:: -e :name=systemd: $status
+    grep -H -F -e Uid: -e VmRSS: -e Cpus_allowed_list: -e 0:: -e :name=systemd: -e /autogroup- $status
     echo "$K exe"
     ls -ldn $exe
     echo "$K fd"
@@ -38,6 +38,13 @@ inventory() {
         esac
     done <stat
     echo "self $$"
+    wait=
+    if [ -e self/schedstat ]; then
+        wait=schedstat
+        echo schedstat
+    fi
+    autogroup=
+    [ ! -e self/autogroup ] || autogroup=autogroup
     cgroup=
     if [ -d /run/systemd/system ]; then
         cgroup=cgroup
@@ -52,8 +59,8 @@ inventory() {
             echo "$K more processes"
             break
         fi
-        procs="$procs $self $pid/stat $pid/cmdline"
-        status="$status $pid/status${cgroup:+ $pid/cgroup}"
+        procs="$procs $self $pid/stat${wait:+ $pid/$wait} $pid/cmdline"
+        status="$status $pid/status${cgroup:+ $pid/cgroup}${autogroup:+ $pid/$autogroup}"
         exe="$exe $pid/exe"
         tested=0
         for fd in $pid/fd/*; do
@@ -67,6 +74,14 @@ inventory() {
         [ $((count % 128)) -ne 0 ] || batch
     done
     batch
+    if [ "$cgroup" ] && [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+        echo "$K units"
+        # Units of the system and of users' sessions, in slices and slices within them.
+        cd /sys/fs/cgroup
+        grep -H -s -F -m 1 -e usage_usec -e some */*.s*/cpu.stat */*.s*/cpu.pressure */*/*.s*/cpu.stat */*/*.s*/cpu.pressure
+        grep -H -s '' */*.s*/cpu.weight */*/*.s*/cpu.weight
+        cd /proc
+    fi
     # TIME_WAIT (06) has no owner; some of it shows who was served lately.
     echo "$K net"
     grep -H -F -v -m "$sockets" ' 06 ' net/tcp net/tcp6 net/udp net/udp6

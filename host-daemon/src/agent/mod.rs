@@ -8,6 +8,7 @@
 mod abilities;
 mod error;
 mod exec;
+mod group;
 mod linux;
 mod net;
 mod nice;
@@ -16,11 +17,13 @@ mod process;
 #[cfg(test)]
 mod tests;
 mod text;
+mod unit;
 
 use std::time::Duration;
 
 pub use abilities::Abilities;
 pub use error::{AgentError, TransportError};
+pub use group::{GroupChange, GroupResult};
 pub use nice::{NiceChange, NiceOutcome, NiceResult};
 
 /// Carries one agent command to the guest and its reply back.

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvmpilot_core::sample::{GuestSample, ProcessSample};
+use kvmpilot_core::sample::{GuestSample, ProcessSample, UnitSample};
 
 use super::AgentError;
 use super::exec::malformed;
 use super::net::Net;
 use super::process::Draft;
+use super::unit::read_unit;
 
 /// Clock ticks a second in `/proc` (`USER_HZ`): 100 on every architecture that KVM runs on.
 const USER_HZ: u64 = 100;
@@ -29,7 +30,8 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
     let mut sample = GuestSample { ticks_per_second: USER_HZ, ..GuestSample::default() };
     let mut processes = BTreeMap::<u32, Draft>::new();
     let mut net = Net::default();
-    let mut own = 0;
+    let mut units = BTreeMap::<String, UnitSample>::new();
+    let (mut own, mut schedstat) = (0, false);
     let mut separator = None;
     let (mut complete, mut too_many) = (false, false);
 
@@ -45,7 +47,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
         let whole =
             if cut { &body[..body.iter().rposition(|byte| *byte == b'\n').unwrap_or(0)] } else { body };
         match name {
-            "system" => own = system(whole, &mut sample)?,
+            "system" => (own, schedstat) = system(whole, &mut sample)?,
             "process" => {
                 // From the first section, whose first process is pid 1: others may have gone, and left nothing.
                 let known = match separator {
@@ -54,7 +56,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
                 };
                 separator = Some(known);
                 for record in records(body, known, cut) {
-                    match Draft::read_stat(record) {
+                    match Draft::read_stat(record, schedstat) {
                         Some(_) if processes.len() >= bounds.processes => too_many = true,
                         Some(draft) => drop(processes.insert(draft.pid(), draft)),
                         None => {}
@@ -63,6 +65,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
             }
             "status" => lines(whole).for_each(|line| Draft::read_status(line, &mut processes)),
             "exe" => lines(whole).for_each(|line| Draft::read_exe(line, &mut processes)),
+            "units" => lines(whole).for_each(|line| read_unit(line, &mut units, bounds.processes)),
             "fd" => lines(whole).for_each(|line| net.read_owner(line)),
             "net" => lines(whole).for_each(|line| net.read_socket(line, bounds.sockets)),
             "end" => complete = true,
@@ -83,6 +86,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
     }
     let samples: Vec<ProcessSample> = processes.into_values().map(Draft::finish).collect();
     sample.processes = without_descendants(samples, own);
+    sample.units = units.into_values().collect();
     if net.more {
         sample.truncated.push(format!("sockets beyond {}", bounds.sockets));
     }
@@ -114,9 +118,9 @@ fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Reads the system section; returns the pid of the script's own shell.
-fn system(body: &[u8], sample: &mut GuestSample) -> Result<u32, AgentError> {
+fn system(body: &[u8], sample: &mut GuestSample) -> Result<(u32, bool), AgentError> {
     let text = std::str::from_utf8(body).map_err(|_| malformed("inventory: system section is not text"))?;
-    let mut own = 0;
+    let (mut own, mut schedstat) = (0, false);
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         match words.next().unwrap_or_default() {
@@ -132,6 +136,7 @@ fn system(body: &[u8], sample: &mut GuestSample) -> Result<u32, AgentError> {
             }
             "sys/kernel/sched_autogroup_enabled" => sample.autogroup = words.next().map(|word| word == "1"),
             "systemd" => sample.systemd = true,
+            "schedstat" => schedstat = true,
             "self" => own = words.next().and_then(|word| word.parse().ok()).unwrap_or(0),
             "cpu" => {
                 // user nice system idle iowait irq softirq steal; guest time is already in user and nice.
@@ -148,7 +153,7 @@ fn system(body: &[u8], sample: &mut GuestSample) -> Result<u32, AgentError> {
             _ => {}
         }
     }
-    Ok(own)
+    Ok((own, schedstat))
 }
 
 /// `12.34` as 1234.

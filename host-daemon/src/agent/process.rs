@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvmpilot_core::sample::{ProcessKey, ProcessSample, SchedPolicy};
+use kvmpilot_core::sample::{Autogroup, ProcessKey, ProcessSample, SchedPolicy};
 
 use super::text::{command_line, printable};
 
@@ -31,8 +31,9 @@ impl Draft {
         self.sample
     }
 
-    /// Reads `/proc/PID/stat`, which is `PID (comm) state ...` and a newline, with the command line behind it.
-    pub(super) fn read_stat(record: &[u8]) -> Option<Self> {
+    /// Reads `/proc/PID/stat`, which is `PID (comm) state ...` and a newline, with `schedstat`, where the guest has it, and
+    /// the command line behind it.
+    pub(super) fn read_stat(record: &[u8], schedstat: bool) -> Option<Self> {
         let open = record.iter().position(|byte| *byte == b'(')?;
         let pid = number(record[..open].strip_suffix(b" ")?)?;
         // The name may hold anything, also ")" and newlines; but it is short, and no ")" comes after it.
@@ -41,6 +42,14 @@ impl Draft {
         let end = close + record[close..].iter().position(|byte| *byte == b'\n')?;
         let fields = std::str::from_utf8(&record[close + 1..end]).ok()?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+        let mut rest = record.get(end + 1..).unwrap_or_default();
+        let mut wait_ns = None;
+        if schedstat && let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            // Nanoseconds on a vcpu, nanoseconds runnable without one, and how often.
+            let times = std::str::from_utf8(&rest[..end]).ok();
+            wait_ns = times.and_then(|times| times.split(' ').nth(1)?.parse().ok());
+            rest = &rest[end + 1..];
+        }
         // proc(5) counts from 1, and the state is its field 3.
         let field = |number: usize| fields.get(number - 3).copied();
         let count = |number: usize| field(number).and_then(|field| field.parse::<u64>().ok());
@@ -54,7 +63,7 @@ impl Draft {
                 parent: field(4)?.parse().ok()?,
                 name: printable(&record[open + 1..close], COMM_BYTES),
                 executable: None,
-                command: command_line(record.get(end + 1..).unwrap_or_default(), COMMAND_CHARS),
+                command: command_line(rest, COMMAND_CHARS),
                 uid: None,
                 state: field(3)?.chars().next().filter(char::is_ascii_alphabetic)?,
                 threads: field(20)?.parse().ok()?,
@@ -70,6 +79,8 @@ impl Draft {
                     "5" => SchedPolicy::Idle,
                     _ => SchedPolicy::Unknown,
                 },
+                wait_ns,
+                autogroup: None,
                 unit: None,
                 affinity: None,
             },
@@ -87,6 +98,10 @@ impl Draft {
         if file == "cgroup" {
             let path = rest.splitn(3, ':').nth(2).unwrap_or_default();
             sample.unit = unit(path).or_else(|| sample.unit.take());
+            return;
+        }
+        if file == "autogroup" {
+            sample.autogroup = autogroup(rest);
             return;
         }
         let Some((key, value)) = rest.split_once(':') else { return };
@@ -127,8 +142,22 @@ fn number(digits: &[u8]) -> Option<u32> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// The innermost systemd unit of a cgroup path.
+/// Reads `/autogroup-7 nice 0`.
+fn autogroup(text: &str) -> Option<Autogroup> {
+    let (id, nice) = text.strip_prefix("/autogroup-")?.split_once(" nice ")?;
+    Some(Autogroup {
+        id: id.parse().ok()?,
+        nice: nice.parse().ok().filter(|nice| (-20..=19).contains(nice))?,
+    })
+}
+
+/// The systemd unit of a cgroup path: below slices, or below the slices of a user's own systemd. What a unit makes below
+/// itself may have any name.
 fn unit(path: &str) -> Option<String> {
     let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
-    path.rsplit('/').find(is_unit).map(|part| printable(part.as_bytes(), PATH_CHARS))
+    let mut parts =
+        path.split('/').filter(|part| !part.is_empty()).skip_while(|part| part.ends_with(".slice"));
+    let first = parts.next().filter(is_unit)?;
+    let of_user = first.starts_with("user@").then(|| parts.find(|part| !part.ends_with(".slice"))).flatten();
+    Some(printable(of_user.filter(is_unit).unwrap_or(first).as_bytes(), PATH_CHARS))
 }

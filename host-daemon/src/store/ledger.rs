@@ -72,5 +72,7 @@ fn key(target: &LedgerTarget) -> String {
         LedgerTarget::IothreadPin { iothread } => format!("iothread_pin/{iothread}"),
         LedgerTarget::Balloon => "balloon".to_owned(),
         LedgerTarget::Nice { key, .. } => format!("nice/{}/{}", key.pid, key.start_ticks),
+        LedgerTarget::UnitWeight { unit } => format!("unit_weight/{unit}"),
+        LedgerTarget::Autogroup { id } => format!("autogroup/{id}"),
     }
 }

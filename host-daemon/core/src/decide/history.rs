@@ -12,7 +12,7 @@ use super::managed::{Look, Moment};
 use crate::CpuSet;
 use crate::ledger::{LedgerEntry, LedgerTarget, Value};
 use crate::model::{BalloonModel, DomainModel, Model};
-use crate::order::{Action, Proposal};
+use crate::order::{Action, LadderMeans, Proposal, TaskGroup};
 use crate::policy::{Class, Level, Policy};
 use crate::sample::ProcessKey;
 use crate::units::KiB;
@@ -62,6 +62,9 @@ pub struct DomainHistory {
     pub iothread_pins: BTreeMap<u32, Managed<CpuSet>>,
     /// Memory.
     pub balloon: Managed<KiB>,
+    /// Which means of the ladder count in the guest.
+    #[serde(default)]
+    pub ladder: super::LadderHistory,
     /// Applications on the ladder, by name.
     pub applications: BTreeMap<String, ApplicationHistory>,
     /// States of the resources and how long the domain has been off its optimum.
@@ -95,6 +98,12 @@ pub struct ApplicationHistory {
     pub original: Level,
     /// Nice value of its root process before our first step.
     pub nice_original: i8,
+    /// By which means it has its level.
+    #[serde(default)]
+    pub means: LadderMeans,
+    /// Original values of the groups that we changed.
+    #[serde(default, with = "crate::pairs")]
+    pub groups: BTreeMap<TaskGroup, i32>,
     /// Original nice values of the processes that we changed.
     #[serde(with = "crate::pairs")]
     pub processes: BTreeMap<ProcessKey, i8>,
@@ -135,9 +144,11 @@ impl History {
                 domain.balloon.set(to);
                 domain.memory.applied(*from, *to, now);
             }
-            Action::SetLevel { to, .. } => {
+            Action::SetLevel { application: name, from, to, .. } => {
                 if let Some(application) = domain.remember_originals(&proposal.action) {
                     application.level = *to;
+                    let means = application.means;
+                    domain.ladder.moved(name, means, *from, *to);
                 }
             }
             Action::MoreVcpus { .. } | Action::MoreMemory { .. } | Action::MoveAway { .. } => return,
@@ -170,7 +181,11 @@ impl History {
                 LedgerTarget::VcpuPin { vcpu } => domain.pins.entry(*vcpu).or_default(),
                 LedgerTarget::EmulatorPin => &mut domain.emulator_pin,
                 LedgerTarget::IothreadPin { iothread } => domain.iothread_pins.entry(*iothread).or_default(),
-                LedgerTarget::Nice { .. } => continue,
+                LedgerTarget::Nice { .. }
+                | LedgerTarget::UnitWeight { .. }
+                | LedgerTarget::Autogroup { .. } => {
+                    continue;
+                }
             };
             pin.doubt(entry, |value| match value {
                 Value::Pin(pin) => Some(pin.clone()),
@@ -229,13 +244,23 @@ impl DomainHistory {
 
     /// Remembers what an application was like before an order touched it.
     fn remember_originals(&mut self, action: &Action) -> Option<&mut ApplicationHistory> {
-        let Action::SetLevel { application, from, processes, .. } = action else { return None };
-        let entry = self.applications.entry(application.clone()).or_insert_with(|| ApplicationHistory {
+        let Action::SetLevel { application, from, processes, groups, .. } = action else { return None };
+        let is_unit = groups.iter().any(|step| matches!(step.group, TaskGroup::Unit { .. }));
+        let means = if is_unit { LadderMeans::UnitWeight } else { LadderMeans::Nice };
+        let fresh = || ApplicationHistory {
             level: *from,
             original: *from,
             nice_original: processes.first().map_or_else(|| from.nice(), |process| process.nice_original),
+            means,
+            groups: BTreeMap::new(),
             processes: BTreeMap::new(),
-        });
+        };
+        let entry = self.applications.entry(application.clone()).or_insert_with(fresh);
+        if entry.means != means {
+            // The other means has taken everything back by now.
+            *entry = fresh();
+        }
+        entry.groups.extend(groups.iter().map(|step| (step.group.clone(), step.original)));
         entry.processes.extend(processes.iter().map(|process| (process.key, process.nice_original)));
         Some(entry)
     }

@@ -35,6 +35,7 @@ pub use drift::ENFORCE;
 pub use history::History;
 pub use managed::{Drift, Managed, Moment};
 pub use overhead::{Bill, Overhead, OverheadStep, Shed};
+pub use priority::effect::{Effect, EffectVerdict, LadderHistory, MeansHistory};
 pub use priority::{protection, scarcity};
 pub use rules::{Asked, RuleCount};
 pub(crate) use state::waits_too_long;
@@ -130,7 +131,7 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
     let judged = trial::judge(model, trial::Pace::Cycle, policy, history);
     let mut proposals = judged.proposals;
     for (_, domain) in &by_need {
-        proposals.extend(priority::decide(domain, policy, history));
+        proposals.extend(priority::decide(domain, policy, history, &mut findings));
     }
     proposals.extend(placement::decide(model, policy, history));
     proposals.extend(advice::decide(model, policy, history));

@@ -1,25 +1,44 @@
 //! The ladder: raises guest applications that communicate, lowers the others, one level a cycle, while CPU is scarce;
-//! without scarcity everything goes back one level a cycle.
+//! without scarcity everything goes back one level a cycle. What a step changes is in `steps.rs`, whether it counts in
+//! `effect.rs`.
+
+pub(super) mod effect;
+mod steps;
 
 use std::time::Duration;
 
 use super::history::{ApplicationHistory, History};
 use super::state::waits_too_long;
 use super::{input, propose};
+use crate::finding::Finding;
 use crate::model::{Application, DomainModel, GuestModel, ProcessModel};
-use crate::order::{Action, ProcessStep, Proposal, Reason};
+use crate::order::{Action, LadderMeans, Proposal, Reason};
 use crate::policy::{Level, Policy, matches_pattern};
 use crate::rules::Means;
 use crate::sample::SchedPolicy;
 use crate::units::Ratio;
+use steps::{Steps, level_found};
 
 /// Proposes the steps of one domain's applications.
-pub(super) fn decide(domain: &DomainModel, policy: &Policy, history: &mut History) -> Vec<Proposal> {
+pub(super) fn decide(
+    domain: &DomainModel,
+    policy: &Policy,
+    history: &mut History,
+    findings: &mut Vec<Finding>,
+) -> Vec<Proposal> {
     let Some(guest) = &domain.guest else { return Vec::new() };
     let scarce = scarcity(domain, guest, policy, history);
     let Some(entry) = history.domains.get_mut(&domain.uuid) else { return Vec::new() };
+    let is_favoured = |application: &Application| {
+        entry.applications.get(&application.name).is_some_and(|known| known.level > known.original)
+    };
+    let is_new = entry.guest_decided_at.is_none_or(|at: Duration| at < guest.at);
+    if is_new {
+        entry.ladder.measure(guest, is_favoured, guest.at);
+    }
+    findings.extend(entry.ladder.findings(domain, guest.at));
     // One step needs one look: an old poll must not move anything twice.
-    if entry.guest_decided_at.is_some_and(|at: Duration| at >= guest.at) {
+    if !is_new {
         return Vec::new();
     }
     entry.guest_decided_at = Some(guest.at);
@@ -32,22 +51,34 @@ pub(super) fn decide(domain: &DomainModel, policy: &Policy, history: &mut Histor
         {
             continue;
         }
-        let known = entry.applications.get(&application.name);
         let Some(asked) = entry.asked.step(&application.name) else { continue };
-        let Some((from, to)) = step(application, known, asked) else { continue };
-        let steps = process_steps(application, known, from, to);
-        if steps.is_empty() || steps.len() > budget {
+        let known = entry.applications.get(&application.name);
+        let (means, asked, is_void) = way(known, entry.ladder.means_for(application, guest.at), asked);
+        let known = known.filter(|known| known.means == means);
+        let Some((from, to)) = step(application, known, means, asked) else { continue };
+        let Steps { processes, groups } = Steps::new(application, known, means, (from, to));
+        let changes = processes.len() + groups.len();
+        if changes == 0 || changes > budget {
             continue;
         }
-        budget -= steps.len();
+        budget -= changes;
         let action = Action::SetLevel {
             application: application.name.clone(),
             communicating: application.communicating(),
             from,
             to,
-            processes: steps,
+            processes,
+            groups,
         };
         let mut reason = reason(application, asked, scarce.as_deref(), from, to);
+        reason.inputs.push(input("means", means));
+        if is_void {
+            reason.rule = "ladder.void".to_owned();
+            reason.summary = format!(
+                "{means} changes nobody's share of CPU here, so {} goes back one level",
+                application.name
+            );
+        }
         // A step back needs no proof.
         reason.prediction = (asked != Means::Decay).then(|| super::trial::answers_stay(domain)).flatten();
         proposals.push(propose(domain, action, reason, false));
@@ -104,10 +135,13 @@ fn is_movable(process: &ProcessModel) -> bool {
 fn step(
     application: &Application,
     known: Option<&ApplicationHistory>,
+    means: LadderMeans,
     asked: Means,
 ) -> Option<(Level, Level)> {
-    let found = Level::of_nice(application.processes.first()?.sample.nice);
-    let (from, original) = known.map_or((found, found), |known| (known.level, known.original));
+    let (from, original) = match known {
+        Some(known) => (known.level, known.original),
+        None => level_found(application, means).map(|found| (found, found))?,
+    };
     let to = match asked {
         Means::Raise => from.up(),
         Means::Lower => from.down(),
@@ -116,36 +150,20 @@ fn step(
     (from != to || known.is_some()).then_some((from, to))
 }
 
-/// The processes whose nice value is not the one of the level wanted.
-fn process_steps(
-    application: &Application,
+/// By which means the application goes where, and whether that is because the means that holds it has no effect. What is
+/// held by one means goes all the way back before another one takes over.
+fn way(
     known: Option<&ApplicationHistory>,
-    from: Level,
-    to: Level,
-) -> Vec<ProcessStep> {
-    let movable = application.processes.iter().filter(|process| is_movable(process));
-    movable
-        .filter_map(|process| {
-            let now = process.sample.nice;
-            let key = process.sample.key;
-            let original = match known {
-                // A worker that was forked from a process of ours has our nice value, not one of its own.
-                Some(known) => {
-                    let inherited = if now == from.nice() { known.nice_original } else { now };
-                    known.processes.get(&key).copied().unwrap_or(inherited)
-                }
-                None => now,
-            };
-            let wanted = if to == Level::of_nice(original) { original } else { to.nice() };
-            (wanted != now).then(|| ProcessStep {
-                key,
-                name: process.sample.name.clone(),
-                nice_from: now,
-                nice_to: wanted,
-                nice_original: original,
-            })
-        })
-        .collect()
+    usable: Option<LadderMeans>,
+    asked: Means,
+) -> (LadderMeans, Means, bool) {
+    match known {
+        Some(known) if known.level != known.original && usable != Some(known.means) => {
+            (known.means, Means::Decay, true)
+        }
+        Some(known) => usable.map_or((known.means, Means::Decay, true), |usable| (usable, asked, false)),
+        None => usable.map_or((LadderMeans::Nice, Means::Decay, true), |usable| (usable, asked, false)),
+    }
 }
 
 fn reason(application: &Application, asked: Means, scarce: Option<&str>, from: Level, to: Level) -> Reason {
@@ -173,7 +191,7 @@ fn reason(application: &Application, asked: Means, scarce: Option<&str>, from: L
             "the original priorities in force again",
         ),
     };
-    let cpu: f64 = application.processes.iter().filter_map(|process| process.cpu).sum();
+    let cpu = application.cpu().unwrap_or(0.0);
     let mut inputs = vec![
         input("processes", application.processes.len()),
         input("CPU", format!("{} of a vcpu", Ratio(cpu))),

@@ -1,5 +1,6 @@
 //! Scenarios and properties of the deciders, on models made up here and advanced as if every change was carried out.
 
+mod ladder;
 mod rules;
 
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::model::{
     Application, BalloonModel, DomainModel, GuestModel, InterfaceModel, Model, ProcessModel, ThreadModel,
     VcpuModel,
 };
-use crate::order::Action;
+use crate::order::{Action, TaskGroup};
 use crate::policy::{Class, ClassSetting, DomainPolicy, Level, Wishes};
 use crate::sample::{IothreadSample, Job, ProcessKey, ProcessSample, SchedPolicy, ThreadRole, ThreadSource};
 use crate::topology::{NumaNode, Pcpu, Topology};
@@ -115,10 +116,19 @@ fn process(pid: u32, name: &str, nice: i8, policy: SchedPolicy) -> ProcessModel 
         rss_kib: 0,
         nice,
         policy,
+        wait_ns: None,
+        autogroup: None,
         unit: None,
         affinity: None,
     };
-    ProcessModel { sample, cpu: Some(0.5), connections: vec![], listeners: vec![], traffic: None }
+    ProcessModel {
+        sample,
+        cpu: Some(0.5),
+        waits: None,
+        connections: vec![],
+        listeners: vec![],
+        traffic: None,
+    }
 }
 
 fn application(pid: u32, name: &str, nice: i8, communicating: bool) -> Application {
@@ -126,7 +136,7 @@ fn application(pid: u32, name: &str, nice: i8, communicating: bool) -> Applicati
         name: name.into(),
         processes: vec![process(pid, name, nice, SchedPolicy::Other)],
         conversations: if communicating { vec!["serves 10.0.0.1 on port 80".into()] } else { vec![] },
-        traffic: None,
+        ..Application::default()
     }
 }
 
@@ -187,7 +197,7 @@ pub(super) fn carry_out(proposals: &[Proposal], model: &mut Model, history: &mut
                 *balloon = balloon_of(to.0 / 1024, balloon.demand.unwrap().0 / 1024);
                 balloon.current = *to;
             }
-            Action::SetLevel { application, processes, .. } => {
+            Action::SetLevel { application, processes, groups, .. } => {
                 let guest = domain.guest.as_mut().unwrap();
                 let application =
                     guest.applications.iter_mut().find(|other| other.name == *application).unwrap();
@@ -196,6 +206,19 @@ pub(super) fn carry_out(proposals: &[Proposal], model: &mut Model, history: &mut
                         application.processes.iter_mut().find(|other| other.sample.key == step.key).unwrap();
                     assert_eq!(process.sample.nice, step.nice_from);
                     process.sample.nice = step.nice_to;
+                }
+                for step in groups {
+                    match &step.group {
+                        TaskGroup::Unit { .. } => {
+                            let weight = &mut application.unit.as_mut().unwrap().weight;
+                            assert_eq!(i32::from(*weight), step.from);
+                            *weight = u16::try_from(step.to).unwrap();
+                        }
+                        TaskGroup::Autogroup { id } => {
+                            let group = application.autogroups.iter_mut().find(|group| group.id == *id);
+                            group.unwrap().nice = i8::try_from(step.to).unwrap();
+                        }
+                    }
                 }
             }
         }

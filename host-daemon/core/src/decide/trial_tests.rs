@@ -274,6 +274,7 @@ fn priorities_that_cost_a_guest_its_answers_are_undone() {
             from: crate::policy::Level::Normal,
             to: crate::policy::Level::BelowNormal,
             processes: Vec::new(),
+            groups: vec![],
         };
         let prediction = trial::answers_stay(&server);
         let reason = Reason { prediction, ..Reason::default() };

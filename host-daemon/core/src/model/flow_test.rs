@@ -23,6 +23,8 @@ fn process(pid: u32, parent: u32, name: &str) -> ProcessSample {
         rss_kib: 0,
         nice: 0,
         policy: SchedPolicy::Other,
+        wait_ns: None,
+        autogroup: None,
         unit: None,
         affinity: None,
     }

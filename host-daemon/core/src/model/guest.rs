@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::task_group::{self, UnitModel};
 use super::{TrafficRate, part_of, rise, rise_of};
-use crate::sample::{GuestSample, Listener, ProcessKey, ProcessSample, SocketSample};
+use crate::sample::{Autogroup, GuestSample, Listener, ProcessKey, ProcessSample, SocketSample};
 use crate::units::Ratio;
 
 /// One poll with what the host knew at the same moment.
@@ -63,6 +64,10 @@ pub struct Application {
     pub conversations: Vec<String>,
     /// What it moved in the window of the flows, shared sockets included; `None` without flow probes.
     pub traffic: Option<TrafficRate>,
+    /// Its systemd unit, where it is one with a cgroup that the guest's kernel accounts for.
+    pub unit: Option<UnitModel>,
+    /// Autogroups that are its alone; none where autogroup is off.
+    pub autogroups: Vec<Autogroup>,
 }
 
 /// One process over the window.
@@ -72,6 +77,8 @@ pub struct ProcessModel {
     pub sample: ProcessSample,
     /// Part of one vcpu that it used over the window, waited-for children included.
     pub cpu: Option<f64>,
+    /// Part of the window in which its main thread waited for a vcpu.
+    pub waits: Option<f64>,
     /// Connections that it owns.
     pub connections: Vec<SocketSample>,
     /// Sockets that it listens on.
@@ -86,6 +93,25 @@ impl Application {
     pub fn communicating(&self) -> bool {
         !self.conversations.is_empty()
     }
+
+    /// Part of one vcpu that it used over the window.
+    #[must_use]
+    pub fn cpu(&self) -> Option<f64> {
+        let of_unit = self.unit.as_ref().and_then(|unit| unit.cpu);
+        of_unit.or_else(|| sum(self.processes.iter().filter_map(|process| process.cpu)))
+    }
+
+    /// Part of the window in which it waited for a vcpu of the guest.
+    #[must_use]
+    pub fn waits(&self) -> Option<f64> {
+        let of_unit = self.unit.as_ref().and_then(|unit| unit.waits);
+        of_unit.or_else(|| sum(self.processes.iter().filter_map(|process| process.waits)))
+    }
+}
+
+/// `None` of nothing.
+fn sum(parts: impl Iterator<Item = f64>) -> Option<f64> {
+    parts.fold(None, |sum, part| Some(sum.unwrap_or(0.0) + part))
 }
 
 impl GuestModel {
@@ -198,9 +224,13 @@ fn applications(
         });
         let application = by_name.entry(name).or_default();
         let pid = process.key.pid;
+        let before = earlier.get(&process.key);
         let model = ProcessModel {
             sample: (*process).clone(),
-            cpu: earlier.get(&process.key).zip(window).and_then(|(before, window)| {
+            waits: before
+                .zip(window)
+                .and_then(|(before, window)| part_of(rise_of(before.wait_ns, process.wait_ns)?, window)),
+            cpu: before.zip(window).and_then(|(before, window)| {
                 let ticks = rise(
                     before.cpu_ticks.saturating_add(before.children_cpu_ticks),
                     process.cpu_ticks.saturating_add(process.children_cpu_ticks),
@@ -227,11 +257,17 @@ fn applications(
             application.processes.push(model);
         }
     }
+    let mut units = task_group::units(begin.map(|begin| &begin.sample), sample, window);
     for (name, application) in &mut by_name {
         application.conversations = conversations(application, sample, |_| true);
+        application.unit = units.remove(name);
         application.name.clone_from(name);
     }
-    by_name.into_values().collect()
+    let mut applications: Vec<Application> = by_name.into_values().collect();
+    if sample.autogroup == Some(true) {
+        task_group::share_out_autogroups(&mut applications);
+    }
+    applications
 }
 
 /// How the application talks to other nodes: connections that it owns, and connections to a port that it listens on,
@@ -308,6 +344,8 @@ mod tests {
             rss_kib: 0,
             nice: 0,
             policy: SchedPolicy::Other,
+            wait_ns: None,
+            autogroup: None,
             unit: None,
             affinity: None,
         }

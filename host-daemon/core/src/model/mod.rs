@@ -15,6 +15,7 @@ mod own;
 mod owner;
 mod role;
 mod steal;
+mod task_group;
 mod traffic;
 mod watch;
 
@@ -32,6 +33,7 @@ pub use own::{OwnModel, ProgramModel};
 pub use owner::Owner;
 pub use role::{RoleKind, RoleModel};
 pub use steal::{DomainSteal, StealModel, VcpuSteal};
+pub use task_group::UnitModel;
 pub use watch::{ExitModel, ExitReasonModel, LatencyModel, VcpuExitModel, WatchWhat};
 
 use crate::sample::{DomainSample, Sample};

@@ -121,6 +121,23 @@ impl Level {
         }
     }
 
+    /// All five, lowest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::LADDER.into_iter()
+    }
+
+    /// `CPUWeight` of the level as a percentage of the unit's own, which is `normal`.
+    #[must_use]
+    pub const fn unit_weight_percent(self) -> i32 {
+        match self {
+            Self::Low => 25,
+            Self::BelowNormal => 50,
+            Self::Normal => 100,
+            Self::AboveNormal => 200,
+            Self::High => 400,
+        }
+    }
+
     /// One step up, or the same at the top.
     #[must_use]
     pub fn up(self) -> Self {

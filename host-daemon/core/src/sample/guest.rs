@@ -1,5 +1,6 @@
 //! The inside of a guest, as its agent told: processes, sockets, load. All of it hostile input that a gateway has bounded.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
@@ -26,6 +27,9 @@ pub struct GuestSample {
     pub autogroup: Option<bool>,
     /// Whether the guest's processes are in systemd's cgroups.
     pub systemd: bool,
+    /// systemd's units with a cgroup of their own (cgroup v2), as far as the guest's kernel accounts for them.
+    #[serde(default)]
+    pub units: Vec<UnitSample>,
     /// Processes, kernel threads left out.
     pub processes: Vec<ProcessSample>,
     /// Connected sockets, and UDP sockets with a peer.
@@ -43,6 +47,57 @@ pub struct ProcessKey {
     pub pid: u32,
     /// Start time in clock ticks since the guest's boot.
     pub start_ticks: u64,
+}
+
+/// One systemd unit's cgroup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitSample {
+    /// Name of the unit, unique in the guest.
+    pub name: String,
+    /// `cpu.weight`, 1 to 10000; `None` where the cpu controller is off for it, so that it has none yet.
+    pub weight: Option<u16>,
+    /// CPU time of all that ever ran in it (`usage_usec` of `cpu.stat`).
+    pub usage_usec: Option<u64>,
+    /// Time in which something in it waited for a vcpu (`some` of `cpu.pressure`).
+    pub waited_usec: Option<u64>,
+}
+
+/// `CPUWeight` of a systemd unit, with what is needed to leave no trace of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UnitWeight {
+    /// The property, 1 to 10000; `None` where it is not set, which counts as 100.
+    pub weight: Option<u16>,
+    /// Whether it was set at run time (`systemctl set-property --runtime`), which a file in the guest's /run keeps.
+    pub at_run_time: bool,
+}
+
+impl UnitWeight {
+    /// What counts where the property is not set (systemd.resource-control(5)).
+    pub const DEFAULT: u16 = 100;
+
+    /// The weight in force.
+    #[must_use]
+    pub fn in_force(self) -> u16 {
+        self.weight.unwrap_or(Self::DEFAULT)
+    }
+}
+
+impl fmt::Display for UnitWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.weight {
+            Some(weight) => weight.fmt(f),
+            None => f.write_str("not set"),
+        }
+    }
+}
+
+/// The autogroup of a process: where autogroup is on, CPU is shared out among these before nice counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Autogroup {
+    /// Number of the group, never used again until the guest boots.
+    pub id: u64,
+    /// Its nice value.
+    pub nice: i8,
 }
 
 /// Scheduling policy of a process' main thread.
@@ -91,6 +146,12 @@ pub struct ProcessSample {
     pub nice: i8,
     /// Scheduling policy.
     pub policy: SchedPolicy,
+    /// Time that its main thread was runnable and did not run, in nanoseconds since it started (`/proc/PID/schedstat`).
+    #[serde(default)]
+    pub wait_ns: Option<u64>,
+    /// Its autogroup, where autogroup is on.
+    #[serde(default)]
+    pub autogroup: Option<Autogroup>,
     /// systemd unit that owns it.
     pub unit: Option<String>,
     /// vcpus it may run on, as the guest writes them.

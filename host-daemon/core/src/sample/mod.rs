@@ -26,7 +26,8 @@ pub use flow::{
     Traffic, service,
 };
 pub use guest::{
-    GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample, SocketState,
+    Autogroup, GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample,
+    SocketState, UnitSample, UnitWeight,
 };
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
 pub use own::{OwnSample, ProgramSample};

@@ -1,0 +1,136 @@
+//! What one step on the ladder changes in the guest: nice values of an application's processes and autogroups, or the
+//! weight of its unit. A value that is neither an original nor one of ours is somebody else's, and is left alone.
+
+use super::is_movable;
+use crate::decide::history::ApplicationHistory;
+use crate::model::Application;
+use crate::order::{GroupStep, LadderMeans, ProcessStep, TaskGroup};
+use crate::policy::Level;
+
+/// All that goes with one step.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    pub(super) processes: Vec<ProcessStep>,
+    pub(super) groups: Vec<GroupStep>,
+}
+
+impl Steps {
+    /// The values of an application that are not those of the level `to`.
+    pub(super) fn new(
+        application: &Application,
+        known: Option<&ApplicationHistory>,
+        means: LadderMeans,
+        (from, to): (Level, Level),
+    ) -> Self {
+        match means {
+            LadderMeans::Nice => Self {
+                processes: process_steps(application, known, from, to),
+                groups: autogroup_steps(application, known, to),
+            },
+            LadderMeans::UnitWeight => Self {
+                processes: Vec::new(),
+                groups: unit_step(application, known, to).into_iter().collect(),
+            },
+        }
+    }
+}
+
+/// The level that an application has where kvmpilot has not touched it.
+pub(super) fn level_found(application: &Application, means: LadderMeans) -> Option<Level> {
+    match means {
+        LadderMeans::Nice => Some(Level::of_nice(application.processes.first()?.sample.nice)),
+        // Whatever its weight is, it is where the unit's own configuration wants it.
+        LadderMeans::UnitWeight => application.unit.as_ref().map(|_| Level::Normal),
+    }
+}
+
+/// Whether a nice value is one that kvmpilot gives, or the one that was there before.
+fn is_known_nice(nice: i8, original: i8) -> bool {
+    nice == original || Level::of_nice(nice).nice() == nice
+}
+
+fn wanted_nice(to: Level, original: i8) -> i8 {
+    if to == Level::of_nice(original) { original } else { to.nice() }
+}
+
+fn process_steps(
+    application: &Application,
+    known: Option<&ApplicationHistory>,
+    from: Level,
+    to: Level,
+) -> Vec<ProcessStep> {
+    let movable = application.processes.iter().filter(|process| is_movable(process));
+    movable
+        .filter_map(|process| {
+            let now = process.sample.nice;
+            let key = process.sample.key;
+            let original = match known {
+                // A worker that was forked from a process of ours has our nice value, not one of its own.
+                Some(known) => {
+                    let inherited = if now == from.nice() { known.nice_original } else { now };
+                    known.processes.get(&key).copied().unwrap_or(inherited)
+                }
+                None => now,
+            };
+            let wanted = wanted_nice(to, original);
+            (wanted != now && is_known_nice(now, original)).then(|| ProcessStep {
+                key,
+                name: process.sample.name.clone(),
+                nice_from: now,
+                nice_to: wanted,
+                nice_original: original,
+            })
+        })
+        .collect()
+}
+
+fn group_step(
+    group: TaskGroup,
+    now: i32,
+    known: Option<&ApplicationHistory>,
+    wanted: impl Fn(i32) -> i32,
+    is_known: impl Fn(i32) -> bool,
+) -> Option<GroupStep> {
+    let original = known.and_then(|known| known.groups.get(&group).copied()).unwrap_or(now);
+    let to = wanted(original);
+    (to != now && (now == original || is_known(original))).then_some(GroupStep {
+        group,
+        from: now,
+        to,
+        original,
+    })
+}
+
+fn autogroup_steps(
+    application: &Application,
+    known: Option<&ApplicationHistory>,
+    to: Level,
+) -> Vec<GroupStep> {
+    let step = |group: &crate::sample::Autogroup| {
+        let nice = |value: i32| i8::try_from(value).unwrap_or(0);
+        group_step(
+            TaskGroup::Autogroup { id: group.id },
+            i32::from(group.nice),
+            known,
+            |original| i32::from(wanted_nice(to, nice(original))),
+            |original| is_known_nice(group.nice, nice(original)),
+        )
+    };
+    application.autogroups.iter().filter_map(step).collect()
+}
+
+fn unit_step(application: &Application, known: Option<&ApplicationHistory>, to: Level) -> Option<GroupStep> {
+    let now = i32::from(application.unit.as_ref()?.weight);
+    group_step(
+        TaskGroup::Unit { name: application.name.clone() },
+        now,
+        known,
+        |original| weight_of(original, to),
+        |original| Level::all().any(|level| weight_of(original, level) == now),
+    )
+}
+
+/// `CPUWeight` of a level, where `original` is the one of `normal`.
+fn weight_of(original: i32, level: Level) -> i32 {
+    (original.saturating_mul(level.unit_weight_percent()) / 100).clamp(1, 10_000)
+}

@@ -1,0 +1,142 @@
+//! The ladder's means: units where the guest has them, autogroups, what others set, and means without effect.
+
+use super::*;
+use crate::decide::EffectVerdict;
+use crate::model::UnitModel;
+use crate::order::LadderMeans;
+use crate::sample::Autogroup;
+
+const HTTPD: &str = "httpd.service";
+const HOG: &str = "hog.service";
+
+fn unit(pid: u32, name: &str, communicating: bool) -> Application {
+    let unit = UnitModel { weight: 100, cpu: Some(1.0), waits: Some(0.5) };
+    Application { name: name.into(), unit: Some(unit), ..application(pid, "process", 0, communicating) }
+}
+
+/// A server and a hog on two vcpus, one application each.
+fn guest(applications: Vec<Application>) -> Model {
+    let mut web = domain(1, 2, 0.5, 0.0, 100.0, 2);
+    web.guest = Some(GuestModel {
+        vcpus_online: Some(2),
+        runnable: Some(5),
+        busy: Some(crate::units::Ratio(1.0)),
+        applications,
+        ..GuestModel::default()
+    });
+    host(2, vec![web])
+}
+
+fn app<'a>(model: &'a mut Model, name: &str) -> &'a mut Application {
+    let guest = model.domains[0].guest.as_mut().unwrap();
+    guest.applications.iter_mut().find(|application| application.name == name).unwrap()
+}
+
+fn weights(model: &mut Model) -> [u16; 2] {
+    [HTTPD, HOG].map(|name| app(model, name).unit.as_ref().unwrap().weight)
+}
+
+fn of_means(history: &History, means: LadderMeans) -> MeansHistory {
+    history.domains[&Uuid::from_u128(1)].ladder.means[&means].clone()
+}
+
+/// The hog gets what its weight leaves it.
+fn share_out(model: &mut Model) {
+    let [server, hog] = weights(model).map(f64::from);
+    app(model, HTTPD).unit.as_mut().unwrap().cpu = Some(2.0 * server / (server + hog));
+    app(model, HOG).unit.as_mut().unwrap().cpu = Some(2.0 * hog / (server + hog));
+}
+
+#[test]
+fn units_get_weights_and_their_processes_keep_their_nice_values() {
+    let mut model = guest(vec![unit(10, HTTPD, true), unit(11, HOG, false)]);
+    app(&mut model, HOG).unit.as_mut().unwrap().weight = 300;
+    let (policy, mut history) = (Policy::default(), History::default());
+    for expected in [[200, 150], [400, 75], [400, 75]] {
+        advance(&mut model, &policy, &mut history);
+        assert_eq!(weights(&mut model), expected);
+        share_out(&mut model);
+    }
+    assert_eq!(app(&mut model, HTTPD).processes[0].sample.nice, 0);
+    let measured = of_means(&history, LadderMeans::UnitWeight);
+    assert_eq!(measured.last.unwrap().verdict, EffectVerdict::Effective);
+    model.domains[0].guest.as_mut().unwrap().runnable = Some(1);
+    for expected in [[200, 150], [100, 300]] {
+        advance(&mut model, &policy, &mut history);
+        assert_eq!(weights(&mut model), expected);
+    }
+    assert!(advance(&mut model, &policy, &mut history).is_empty());
+}
+
+#[test]
+fn a_value_that_somebody_else_set_is_left_alone() {
+    let mut model = guest(vec![unit(10, HTTPD, true), application(11, "hog", 0, false)]);
+    let (policy, mut history) = (Policy::default(), History::default());
+    advance(&mut model, &policy, &mut history);
+    app(&mut model, HTTPD).unit.as_mut().unwrap().weight = 1234;
+    app(&mut model, "hog").processes[0].sample.nice = 7;
+    for _ in 0..3 {
+        assert!(advance(&mut model, &policy, &mut history).is_empty());
+    }
+}
+
+#[test]
+fn an_autogroup_that_is_an_applications_alone_goes_with_it() {
+    let grouped = |pid, name: &str, id, communicating| {
+        let mut application = application(pid, name, 0, communicating);
+        application.autogroups = vec![Autogroup { id, nice: 0 }];
+        application
+    };
+    let mut model = guest(vec![grouped(10, "httpd", 7, true), grouped(11, "hog", 8, false)]);
+    let (policy, mut history) = (Policy::default(), History::default());
+    let nices = |model: &mut Model| ["httpd", "hog"].map(|name| app(model, name).autogroups[0].nice);
+    for expected in [[-5, 5], [-10, 10]] {
+        advance(&mut model, &policy, &mut history);
+        assert_eq!(nices(&mut model), expected);
+        assert_eq!(app(&mut model, "hog").processes[0].sample.nice, expected[1]);
+    }
+    model.domains[0].guest.as_mut().unwrap().runnable = Some(1);
+    for expected in [[-5, 5], [0, 0]] {
+        advance(&mut model, &policy, &mut history);
+        assert_eq!(nices(&mut model), expected);
+    }
+}
+
+/// A third application that comes later takes the third step that is measured.
+#[test]
+fn a_means_without_effect_goes_back_step_by_step_and_the_next_one_follows() {
+    let mut model = guest(vec![unit(10, HTTPD, true), unit(11, HOG, false)]);
+    let (policy, mut history) = (Policy::default(), History::default());
+    let mut findings = Vec::new();
+    let mut seen = Vec::new();
+    for _ in 0..12 {
+        model.at += Duration::from_secs(60);
+        model.domains[0].guest.as_mut().unwrap().at = model.at;
+        let decision = cycle(&model, &policy, &mut history);
+        carry_out(&decision.proposals, &mut model, &mut history);
+        findings.extend(decision.findings.into_iter().filter(|finding| finding.name == "ladder_void"));
+
+        seen.push((weights(&mut model), app(&mut model, HOG).processes[0].sample.nice));
+        if seen.len() == 3 {
+            model.domains[0].guest.as_mut().unwrap().applications.push(unit(12, "backup.service", false));
+        }
+    }
+    assert_eq!(seen[..2], [([200, 50], 0), ([400, 25], 0)]);
+    assert!(of_means(&history, LadderMeans::UnitWeight).rests_until.is_some(), "{seen:?}");
+    assert!(findings[0].summary.contains("CPUWeight of units changes nobody's share"), "{findings:?}");
+    assert_eq!(seen.last().unwrap(), &([100, 100], 10), "{seen:?}");
+    let back: Vec<_> = seen.iter().map(|(weights, _)| weights[1]).collect();
+    assert!(back.windows(2).all(|two| two[0].abs_diff(two[1]) <= 50), "one level at a time: {back:?}");
+}
+
+#[test]
+fn who_does_not_wait_proves_nothing() {
+    let mut model = guest(vec![unit(10, HTTPD, true), unit(11, HOG, false)]);
+    app(&mut model, HTTPD).unit.as_mut().unwrap().waits = Some(0.01);
+    let (policy, mut history) = (Policy::default(), History::default());
+    for _ in 0..3 {
+        advance(&mut model, &policy, &mut history);
+    }
+    let measured = of_means(&history, LadderMeans::UnitWeight);
+    assert_eq!((measured.last.unwrap().verdict, measured.strikes), (EffectVerdict::Unclear, 0));
+}
