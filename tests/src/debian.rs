@@ -97,7 +97,7 @@ pub(crate) fn system(cache: &Path, name: &str, agent: &str) -> Result<PathBuf> {
 }
 
 /// Of use only where somebody sits at the console, and they wait for devices that nobody announces without udev.
-const MASKED: [&str; 3] = ["systemd-firstboot.service", "serial-getty@ttyS0.service", "getty@tty1.service"];
+const MASKED: [&str; 3] = ["systemd-firstboot.service", "getty.target", "getty-static.service"];
 
 /// Adds the system to a guest's archive.
 pub(crate) fn add(archive: &mut Archive, system: &Path) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::Lab;
+use crate::{Lab, System};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
@@ -24,6 +24,10 @@ pub struct Witness {
     pub balloons: BTreeMap<String, u64>,
     /// Nice values inside the guests.
     pub nices: Nices,
+    /// Nice values of autogroups, by domain and number.
+    pub autogroups: BTreeMap<(String, u64), i8>,
+    /// `CPUWeight` of systemd units by domain and unit, and the files that hold what was set at run time.
+    pub units: BTreeMap<(String, String), String>,
 }
 
 /// Nice value and name by domain, pid and start time.
@@ -68,6 +72,10 @@ impl Witness {
             witness.balloons.insert(name.clone(), actual.trim().parse()?);
             if lab.guest(&name)?.agent {
                 witness.nices.extend(nices(lab, &name)?);
+                witness.autogroups.extend(autogroups(lab, &name)?);
+                if lab.guest(&name)?.system == System::Debian {
+                    witness.units.extend(units(lab, &name)?);
+                }
             }
         }
         Ok(witness)
@@ -84,6 +92,8 @@ impl Witness {
         part.iothread_pins.retain(|(name, _), _| wanted(name));
         part.balloons.retain(|name, _| wanted(name));
         part.nices.retain(|(name, _, _), _| wanted(name));
+        part.autogroups.retain(|(name, _), _| wanted(name));
+        part.units.retain(|(name, _), _| wanted(name));
         part
     }
 
@@ -97,7 +107,12 @@ impl Witness {
             let was = before.nices.get(key).map_or(0, |(_, nice)| *nice);
             ensure!(was == *nice, "nice of {name} {key:?} is {nice}, was {was}");
         }
-        let values = |witness: &Self| Self { nices: Nices::new(), ..witness.clone() };
+        for (group, nice) in &self.autogroups {
+            let was = before.autogroups.get(group).copied().unwrap_or(0);
+            ensure!(was == *nice, "nice of autogroup {group:?} is {nice}, was {was}");
+        }
+        let values =
+            |witness: &Self| Self { nices: Nices::new(), autogroups: BTreeMap::new(), ..witness.clone() };
         let (now, before) = (values(self), values(before));
         ensure!(now == before, "libvirt says {now:?}, was {before:?}");
         Ok(())
@@ -158,6 +173,16 @@ impl Witness {
                 process["nice_to"]
             );
         }
+        for step in action["groups"].as_array().into_iter().flatten() {
+            let Some(unit) = step["group"]["name"].as_str() else { continue };
+            let found = self.units.get(&(domain.to_owned(), unit.to_owned()));
+            let wanted =
+                if step["to"] == step["original"] { found.cloned() } else { Some(step["to"].to_string()) };
+            ensure!(
+                found == wanted.as_ref(),
+                "{unit} in {domain}: order says {step}, systemd says {found:?}"
+            );
+        }
         Ok(())
     }
 }
@@ -186,6 +211,39 @@ fn table(text: &str) -> Vec<(String, String)> {
         key.parse::<u32>().is_ok().then(|| (key.to_owned(), value.trim().to_owned()))
     };
     text.lines().filter_map(row).collect()
+}
+
+/// `/autogroup-7 nice 0`, once for each group of a guest; nothing where autogroup is off.
+fn autogroups(lab: &Lab, guest: &str) -> Result<BTreeMap<(String, u64), i8>> {
+    let text = lab.guest_exec(guest, "cat /proc/[0-9]*/autogroup 2>/dev/null | sort -u; true", EXEC)?;
+    let group = |line: &str| {
+        let (id, nice) = line.strip_prefix("/autogroup-")?.split_once(" nice ")?;
+        Some(((guest.to_owned(), id.parse().ok()?), nice.parse().ok()?))
+    };
+    Ok(text.lines().filter_map(group).collect())
+}
+
+/// What systemd in a guest says about its services' weights, and its files of what was set at run time.
+fn units(lab: &Lab, guest: &str) -> Result<BTreeMap<(String, String), String>> {
+    let script = "systemctl show -p Id -p CPUWeight '*.service'; cd /run/systemd; \
+                  grep -r . system.control 2>/dev/null; true";
+    let mut found = BTreeMap::new();
+    let mut id = String::new();
+    for line in lab.guest_exec(guest, script, EXEC)?.lines() {
+        match line.split_once('=') {
+            Some(("Id", unit)) => unit.clone_into(&mut id),
+            Some(("CPUWeight", weight)) => {
+                drop(found.insert((guest.to_owned(), id.clone()), weight.to_owned()))
+            }
+            _ if line.starts_with("system.control/") => {
+                found.insert((guest.to_owned(), line.to_owned()), String::new());
+            }
+            _ => {}
+        }
+    }
+    // One call of systemctl lists a unit's properties in its own order.
+    ensure!(!found.is_empty(), "systemctl told nothing in {guest}");
+    Ok(found)
 }
 
 /// Nice values of all processes of a guest but kernel threads, from its own /proc.

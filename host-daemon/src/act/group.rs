@@ -24,18 +24,26 @@ impl Executor {
         steps: &[GroupStep],
     ) -> Result<(Vec<Prepared>, Vec<String>), Failure> {
         let domain = order.proposal.domain;
+        let known = self.ledger.entries_of(domain);
+        let entry_of = |target: &LedgerTarget| {
+            known.iter().find(|entry| entry.target == *target && entry.incarnation == incarnation)
+        };
+        // What we set ourselves is known; that it is still so, the guest checks when it is set again.
+        let ours = |step: &GroupStep| match entry_of(&LedgerTarget::of_group(&step.group))?.applied {
+            Some(Value::UnitWeight(weight)) if i32::from(weight.in_force()) == step.from => Some(weight),
+            _ => None,
+        };
         let units: Vec<String> = steps
             .iter()
             .filter_map(|step| match &step.group {
-                TaskGroup::Unit { name } => Some(name.clone()),
-                TaskGroup::Autogroup { .. } => None,
+                TaskGroup::Unit { name } if ours(step).is_none() => Some(name.clone()),
+                TaskGroup::Unit { .. } | TaskGroup::Autogroup { .. } => None,
             })
             .collect();
         let mut weights = Vec::new();
         if !units.is_empty() {
             weights = self.guests.agent(domain).unit_weights(&units).await?;
         }
-        let known = self.ledger.entries_of(domain);
         let (mut prepared, mut troubles) = (Vec::new(), Vec::new());
         for step in steps {
             let target = LedgerTarget::of_group(&step.group);
@@ -43,11 +51,10 @@ impl Executor {
             let values = match &step.group {
                 TaskGroup::Unit { name } => {
                     let at = units.iter().position(|unit| unit == name);
-                    let live = at.and_then(|at| weights.get(at).copied().flatten());
+                    let live = ours(step).or_else(|| weights.get(at?).copied().flatten());
                     live.and_then(|live| {
                         // Back at its original it is as if nothing had been.
-                        let original =
-                            known.iter().find(|entry| entry.target == target).map(|entry| &entry.original);
+                        let original = entry_of(&target).map(|entry| &entry.original);
                         let back = match original {
                             Some(Value::UnitWeight(original)) => *original,
                             _ => live,

@@ -37,11 +37,12 @@ pub(super) fn decide(
         entry.ladder.measure(guest, is_favoured, guest.at);
     }
     findings.extend(entry.ladder.findings(domain, guest.at));
-    // One step needs one look: an old poll must not move anything twice.
-    if !is_new {
+    entry.guest_decided_at = Some(guest.at);
+    // One step needs one look: an old poll must not move anything twice. Nor is there a step before the first window: what it
+    // does could not be measured.
+    if !is_new || guest.window.is_none() {
         return Vec::new();
     }
-    entry.guest_decided_at = Some(guest.at);
 
     let mut budget = policy.ladder.max_processes;
     let mut proposals = Vec::new();

@@ -356,6 +356,7 @@ fn a_change_without_a_clear_outcome_is_nobody_else_s_drift() {
 fn the_ladder_steps_once_a_cycle_and_decays() {
     let mut web = domain(1, 2, 0.5, 0.0, 100.0, 2);
     web.guest = Some(GuestModel {
+        window: Some(Duration::from_secs(5)),
         vcpus_online: Some(2),
         runnable: Some(4),
         applications: vec![
@@ -490,6 +491,7 @@ prop_compose! {
             application
         });
         domain.guest = Some(GuestModel {
+ window: Some(Duration::from_secs(5)),
             vcpus_online: Some(vcpus),
             runnable: Some(runnable),
             applications: applications.collect(),

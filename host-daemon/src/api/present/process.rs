@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 
 use kvmpilot_core::decide::history::ApplicationHistory;
-use kvmpilot_core::decide::{protection, scarcity};
+use kvmpilot_core::decide::{Effect, LadderHistory, MeansHistory, protection, scarcity};
 use kvmpilot_core::model::{Application, DomainModel, GuestModel, ProcessModel};
+use kvmpilot_core::order::{LadderMeans, TaskGroup};
 use kvmpilot_core::policy::Level;
 
 use super::{Scene, seconds};
-use crate::api::views::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
+use crate::api::views::{
+    ApplicationView, ConnectionView, LadderView, ListenView, ProcessView, ProcessesView,
+};
 
 pub(super) fn processes(domain: &DomainModel, scene: &Scene<'_>) -> ProcessesView {
     let guest = domain.guest.as_ref();
@@ -23,8 +26,29 @@ pub(super) fn processes(domain: &DomainModel, scene: &Scene<'_>) -> ProcessesVie
         scarce: scarce_reason.is_some(),
         scarce_reason,
         truncated: guest.map(|guest| guest.truncated.clone()).unwrap_or_default(),
+        ladder: scene
+            .history
+            .domains
+            .get(&domain.uuid)
+            .map(|known| means(&known.ladder, scene))
+            .unwrap_or_default(),
         applications: guest.map(|guest| applications(guest, domain, scene)).unwrap_or_default(),
     }
+}
+
+fn means(ladder: &LadderHistory, scene: &Scene<'_>) -> Vec<LadderView> {
+    let view = |(means, history): (&LadderMeans, &MeansHistory)| {
+        let Effect { verdict, raised, lowered, waits } = history.last?;
+        Some(LadderView {
+            means: *means,
+            verdict,
+            raised_vcpus: raised.into(),
+            lowered_vcpus: lowered.into(),
+            waits_ratio: waits,
+            rests_s: history.rests_until.and_then(|until| until.checked_sub(scene.now)).map(seconds),
+        })
+    };
+    ladder.means.iter().filter_map(view).collect()
 }
 
 fn applications(guest: &GuestModel, domain: &DomainModel, scene: &Scene<'_>) -> Vec<ApplicationView> {
@@ -33,10 +57,15 @@ fn applications(guest: &GuestModel, domain: &DomainModel, scene: &Scene<'_>) -> 
         let known = known.and_then(|known| known.get(&application.name));
         let found =
             application.processes.first().map(|root| Level::of_nice(root.sample.nice)).unwrap_or_default();
+        let cpu_weight = application.unit.as_ref().map(|unit| unit.weight);
+        let group = TaskGroup::Unit { name: application.name.clone() };
+        let weight_original = known.and_then(|known| u16::try_from(*known.groups.get(&group)?).ok());
         ApplicationView {
             name: application.name.clone(),
             level: known.map_or(found, |known| known.level),
             level_original: known.map_or(found, |known| known.original),
+            cpu_weight,
+            cpu_weight_original: weight_original.or(cpu_weight),
             communicating: application.communicating(),
             evidence: application.communicating().then(|| application.conversations.join("; ")),
             traffic: application.traffic.map(super::flow::rate),

@@ -30,7 +30,7 @@ pub use explain::{
     RuleSaysView, SettingOrigin, SettingView,
 };
 pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
-pub use process::{ApplicationView, ConnectionView, ListenView, ProcessView, ProcessesView};
+pub use process::{ApplicationView, ConnectionView, LadderView, ListenView, ProcessView, ProcessesView};
 pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use rules::{RuleView, RulesTestView, RulesView, TestedRuleView};
 pub use status::{

@@ -1,6 +1,8 @@
 //! [`ProcessesView`]: the inside of a guest, application by application.
 
 use kvmpilot_core::Uuid;
+use kvmpilot_core::decide::EffectVerdict;
+use kvmpilot_core::order::LadderMeans;
 use kvmpilot_core::policy::Level;
 use kvmpilot_core::sample::{SchedPolicy, SocketProtocol, SocketState};
 use schemars::JsonSchema;
@@ -25,8 +27,27 @@ pub struct ProcessesView {
     pub scarce_reason: Option<String>,
     /// What was left out because the guest has too much of it, in words.
     pub truncated: Vec<String>,
+    /// What came of each means of the ladder that was measured in this guest.
+    pub ladder: Vec<LadderView>,
     /// The applications: processes of one unit or executable.
     pub applications: Vec<ApplicationView>,
+}
+
+/// What one means of the ladder does in a guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LadderView {
+    /// The means.
+    pub means: LadderMeans,
+    /// What the last step that was measured did.
+    pub verdict: EffectVerdict,
+    /// CPU of the applications that were raised, in vcpus, before and after the step.
+    pub raised_vcpus: [f64; 2],
+    /// CPU of the applications that were lowered, in vcpus, before and after the step.
+    pub lowered_vcpus: [f64; 2],
+    /// Part of the time in which an application that is raised waits for a vcpu.
+    pub waits_ratio: Option<f64>,
+    /// How long it is not used any more because it has no effect; null where it is used.
+    pub rests_s: Option<f64>,
 }
 
 /// The processes of one unit or executable.
@@ -38,6 +59,10 @@ pub struct ApplicationView {
     pub level: Level,
     /// Level before kvmpilot first moved it.
     pub level_original: Level,
+    /// `CPUWeight` of its systemd unit now; null where it is no unit.
+    pub cpu_weight: Option<u16>,
+    /// `CPUWeight` before kvmpilot first changed it.
+    pub cpu_weight_original: Option<u16>,
     /// Whether it talks to other nodes.
     pub communicating: bool,
     /// What says so.

@@ -61,7 +61,18 @@ pub(in super::super) fn order(order: &WorkOrder, screen: Screen) -> String {
 
 /// The processes that an order is about, if it is about any.
 pub(super) fn steps(page: &mut Page, action: &Action) {
-    let Action::SetLevel { processes, .. } = action else { return };
+    let Action::SetLevel { processes, groups, .. } = action else { return };
+    if !groups.is_empty() {
+        page.heading("GROUPS");
+        let rows = groups.iter().map(|step| {
+            let values = [step.from, step.to, step.original].map(|value| value.to_string());
+            std::iter::once(step.group.to_string()).chain(values).collect()
+        });
+        page.table(&["~GROUP", ">BEFORE", ">AFTER", ">ORIGINALLY"], rows.collect());
+    }
+    if processes.is_empty() {
+        return;
+    }
     let rows = processes.iter().map(|step| {
         vec![
             step.key.pid.to_string(),

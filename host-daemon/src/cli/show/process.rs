@@ -1,11 +1,12 @@
 //! `kvmpilot processes`.
 
+use kvmpilot_core::decide::EffectVerdict;
 use kvmpilot_core::policy::Level;
 use kvmpilot_core::sample::SchedPolicy;
 
 use super::super::page::{Page, Screen, doubtful, good};
 use super::super::words::{changed, count, memory, plain, rate, ratio, seconds, yes_no};
-use crate::api::views::{ApplicationView, ProcessView, ProcessesView};
+use crate::api::views::{ApplicationView, LadderView, ProcessView, ProcessesView};
 
 pub(in super::super) fn processes(view: &ProcessesView, screen: Screen) -> String {
     let mut page = Page::new(screen);
@@ -20,6 +21,9 @@ pub(in super::super) fn processes(view: &ProcessesView, screen: Screen) -> Strin
     if view.age_s.is_some() {
         page.line(&format!("{scarce}{reason}"));
     }
+    for means in &view.ladder {
+        page.line(&self::means(means));
+    }
     for cut in &view.truncated {
         page.line(&doubtful(&format!("left out: {cut}")));
     }
@@ -32,13 +36,17 @@ pub(in super::super) fn processes(view: &ProcessesView, screen: Screen) -> Strin
         vec![
             application.name.clone(),
             level(application),
+            weight(application),
             if application.communicating { good("yes") } else { yes_no(false).to_owned() },
             rate(application.traffic.and_then(|traffic| traffic.received_bytes_per_s)),
             rate(application.traffic.and_then(|traffic| traffic.sent_bytes_per_s)),
             why.or_else(|| application.evidence.clone()).unwrap_or_default(),
         ]
     });
-    page.table(&["~APPLICATION", "LEVEL", "COMMUNICATES", ">IN", ">OUT", "~WHY"], rows.collect());
+    page.table(
+        &["~APPLICATION", "LEVEL", ">CPUWEIGHT", "COMMUNICATES", ">IN", ">OUT", "~WHY"],
+        rows.collect(),
+    );
     page.heading("PROCESSES");
     let all = view.applications.iter().flat_map(|application| {
         application.processes.iter().map(move |process| row(&application.name, process))
@@ -48,6 +56,32 @@ pub(in super::super) fn processes(view: &ProcessesView, screen: Screen) -> Strin
         all.collect(),
     );
     page.finish()
+}
+
+fn means(view: &LadderView) -> String {
+    let LadderView { means, raised_vcpus: [raised, raised_to], lowered_vcpus: [lowered, lowered_to], .. } =
+        view;
+    let measured = format!(
+        "raised applications went from {raised:.2} to {raised_to:.2} vcpus, lowered ones from {lowered:.2} to {lowered_to:.2}"
+    );
+    match (view.verdict, view.rests_s) {
+        (EffectVerdict::Void, Some(_)) => doubtful(&format!(
+            "{means} has no effect here, and rests for {}: {measured}",
+            seconds(view.rests_s)
+        )),
+        (EffectVerdict::Void, None) => {
+            doubtful(&format!("{means} had no effect at the last step: {measured}"))
+        }
+        (EffectVerdict::Effective, _) => good(&format!("{means} counts here: {measured}")),
+        (EffectVerdict::Unclear, _) => format!("{means} could not be measured at the last step: {measured}"),
+    }
+}
+
+fn weight(application: &ApplicationView) -> String {
+    let text = |weight: Option<u16>| weight.map(|weight| weight.to_string());
+    let originally = text(application.cpu_weight_original);
+    text(application.cpu_weight)
+        .map_or_else(String::new, |now| changed(&now, originally.as_deref().unwrap_or(&now)))
 }
 
 fn level(application: &ApplicationView) -> String {

@@ -45,7 +45,7 @@ pub struct LadderHistory {
 /// How one means has done in a guest.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeansHistory {
-    /// What was measured last.
+    /// What was measured last; what could not be told only where nothing else is known.
     pub last: Option<Effect>,
     /// Steps in a row without effect.
     pub strikes: u32,
@@ -185,7 +185,9 @@ impl LadderHistory {
 
 impl MeansHistory {
     fn take(&mut self, effect: Effect, now: Duration) {
-        self.last = Some(effect);
+        if effect.verdict != EffectVerdict::Unclear || self.last.is_none() {
+            self.last = Some(effect);
+        }
         match effect.verdict {
             EffectVerdict::Effective => (self.strikes, self.rests) = (0, 0),
             EffectVerdict::Unclear => {}

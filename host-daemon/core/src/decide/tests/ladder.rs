@@ -18,6 +18,7 @@ fn unit(pid: u32, name: &str, communicating: bool) -> Application {
 fn guest(applications: Vec<Application>) -> Model {
     let mut web = domain(1, 2, 0.5, 0.0, 100.0, 2);
     web.guest = Some(GuestModel {
+        window: Some(Duration::from_secs(5)),
         vcpus_online: Some(2),
         runnable: Some(5),
         busy: Some(crate::units::Ratio(1.0)),

@@ -146,7 +146,7 @@ proptest! {
     ) {
         let mut one = domain(1, vcpus, run, wait * (1.0 - run), 0.0, 2);
         one.guest = Some(GuestModel {
-            at: Duration::from_secs(5), vcpus_online: Some(vcpus), runnable,
+            at: Duration::from_secs(5), window: Some(Duration::from_secs(5)), vcpus_online: Some(vcpus), runnable,
             applications: vec![application(50, "app", 0, talks)], ..GuestModel::default()
         });
         let class = [
