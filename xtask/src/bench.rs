@@ -1,5 +1,7 @@
 //! `bench`: what kvmpilot costs, measured on this machine.
 
+mod guest_priority;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -34,6 +36,18 @@ pub(crate) enum BenchTask {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Latency of a server beside CPU hogs in one guest, with kvmpilot off and on, in both kinds of guests (as root)
+    GuestPriority {
+        /// Rounds of alone, off and on; medians are reported
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Seconds of each measurement
+        #[arg(long, default_value_t = 15)]
+        seconds: u32,
+        /// Also write the figures to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
 pub(crate) fn bench(task: &BenchTask) -> Result<()> {
@@ -50,6 +64,9 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
             arguments.extend(["--cycles".to_owned(), cycles.to_string()]);
             arguments.extend(no_probes.then(|| "--no-probes".to_owned()));
             run("cycle", &[], arguments, json.as_deref())
+        }
+        BenchTask::GuestPriority { rounds, seconds, json } => {
+            guest_priority::run(*rounds, *seconds, json.as_deref())
         }
     }
 }
