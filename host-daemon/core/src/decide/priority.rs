@@ -8,7 +8,7 @@ use super::state::waits_too_long;
 use super::{input, propose};
 use crate::model::{Application, DomainModel, GuestModel, ProcessModel};
 use crate::order::{Action, ProcessStep, Proposal, Reason};
-use crate::policy::{Level, Policy, matches_pattern};
+use crate::policy::{Level, Policy, matches_pattern, service_of};
 use crate::rules::Means;
 use crate::sample::SchedPolicy;
 use crate::units::Ratio;
@@ -26,7 +26,10 @@ pub(super) fn decide(domain: &DomainModel, policy: &Policy, history: &mut Histor
 
     let mut budget = policy.ladder.max_processes;
     let mut proposals = Vec::new();
-    for application in &guest.applications {
+    // Members of services come first to the budget.
+    let mut applications: Vec<&Application> = guest.applications.iter().collect();
+    applications.sort_by_key(|application| service_of(&policy.services, domain, application).is_none());
+    for application in applications {
         if protection(application, domain, policy).is_some()
             || entry.asked.protects(&application.name).is_some()
         {
