@@ -17,6 +17,8 @@ const INIT: &str = include_str!("../guest/init");
 const HOG: &str = include_str!("../guest/hog");
 const SLEEPER: &str = include_str!("../guest/sleeper");
 const CGI: &str = include_str!("../guest/cgi");
+const ASK: &str = include_str!("../guest/ask");
+const CUSTOMER: &str = include_str!("../guest/customer");
 const ANSWER: &str = include_str!("../guest/answer.c");
 
 /// In this order: any other fails with "unknown symbol". Those built into the kernel are left out.
@@ -65,7 +67,18 @@ pub(crate) fn image() -> Result<Image> {
     let kernel = only_file(&root.join("boot"), "vmlinuz-")?;
     let mut hasher = DefaultHasher::new();
     // The archive's own code is an input, too.
-    (INIT, HOG, SLEEPER, CGI, ANSWER, MODULES, include_str!("image.rs"), include_str!("cpio.rs"))
+    (
+        INIT,
+        HOG,
+        SLEEPER,
+        CGI,
+        ASK,
+        CUSTOMER,
+        ANSWER,
+        MODULES,
+        include_str!("image.rs"),
+        include_str!("cpio.rs"),
+    )
         .hash(&mut hasher);
     root.hash(&mut hasher);
     let initramfs = cache.join(format!("initramfs-{:016x}", hasher.finish()));
@@ -134,6 +147,8 @@ fn make_initramfs(root: &Path, cache: &Path) -> Result<Vec<u8>> {
     archive.file("lab/sleeper", SLEEPER.as_bytes());
     archive.copy("lab/answer", &answer(cache)?)?;
     archive.file("www/cgi-bin/work", CGI.as_bytes());
+    archive.file("www/cgi-bin/ask", ASK.as_bytes());
+    archive.file("lab/customer", CUSTOMER.as_bytes());
     archive.file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n");
     archive.file("etc/os-release", b"ID=kvmpilot-lab\nPRETTY_NAME=\"kvmpilot lab guest\"\n");
     archive.copy("bin/busybox", &first_of(root, &["bin/busybox", "usr/bin/busybox"])?)?;

@@ -8,6 +8,8 @@ mod read;
 mod rules;
 mod scenario;
 mod services;
+#[cfg(test)]
+mod services_tests;
 mod value;
 
 #[cfg(test)]

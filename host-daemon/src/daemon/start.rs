@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvmpilot_core::decide::{History, Overhead};
+use kvmpilot_core::decide::Overhead;
 use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;

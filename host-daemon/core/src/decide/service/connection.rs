@@ -275,7 +275,7 @@ impl Line {
         flows: bool,
     ) {
         self.round = Some(Round { began: clock.at, ..Round::default() });
-        known.present = Some(round.open > 0 || round.closed > 0);
+        known.present = (round.asked != [false, false]).then_some(round.open > 0 || round.closed > 0);
         if known.present == Some(true) {
             known.present_unix_ms = Some(clock.unix_ms);
         }
