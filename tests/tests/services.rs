@@ -21,7 +21,7 @@ const GUEST: Duration = Duration::from_secs(20);
 fn config(services: &str) -> String {
     format!(
         "[modes]\ndefault = \"observe\"\n[weight]\nperiod = \"1s\"\n[loops]\ncycle = \"5s\"\nguest = \"5s\"\n\
-         [agent]\ntimeout = \"20s\"\n[services]\nfiles = \"5s\"\n{services}"
+         [agent]\ntimeout = \"20s\"\n[watched]\nfiles = \"5s\"\n{services}"
     )
 }
 

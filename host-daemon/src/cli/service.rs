@@ -42,9 +42,10 @@ pub(super) async fn run(client: &Client, command: ServiceCommand) -> Result<Exit
             let view: LearnedView = client.post_json("/learn", &ask, client.patience).await?;
             if let Some(output) = &output {
                 write(output, &view.toml, force)?;
-            }
-            for note in &view.notes {
-                writeln!(io::stderr(), "kvmpilot: {}", note.replace(|c: char| c.is_control(), " "))?;
+                // Else they are read where they are printed.
+                for note in view.notes.iter().filter(|_| !json) {
+                    writeln!(io::stderr(), "kvmpilot: {}", note.replace(|c: char| c.is_control(), " "))?;
+                }
             }
             let (components, connections) = (view.components, view.connections);
             let done = output.map(|output| {

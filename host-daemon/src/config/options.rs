@@ -66,7 +66,7 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("baseline", "memory", sets!(policy.baseline.memory, |v| v.duration(SECOND * 60..=DAY * 365))),
     option("baseline", "deviations", sets!(policy.baseline.deviations, |v| v.number(1.0..=100.0))),
 
-    option("services", "files", sets!(policy.watch.files, |v| v.duration(SECOND * 5..=DAY))),
+    option("watched", "files", sets!(policy.watched.files, |v| v.duration(SECOND * 5..=DAY))),
 
     option("modes", "default", sets!(policy.mode, |v| v.word())),
     option("modes", "ladder", |config, v| actuator_mode(config, Actuator::Ladder, v)),

@@ -53,10 +53,10 @@ fn services_are_read_from_all_three_places_and_add_up() {
 
 #[test]
 fn a_mistake_is_shown_where_it_stands() {
-    let shown = mistake("[[service.connection]]\nfrom = \"web\"\nto = \"bd\"\nport = 1\n");
+    let shown = mistake("[[service.connection]]\nfrom = \"web\"\nto = \"dbb\"\nport = 1\n");
     assert_eq!(
         shown,
-        "kvmpilot.toml:20:6: there is no component \"bd\"\n20 | to = \"bd\"\n   |      ^^^^\n   = did you mean db?"
+        "kvmpilot.toml:20:6: there is no component \"dbb\"\n20 | to = \"dbb\"\n   |      ^^^^^\n   = did you mean db?"
     );
     for (more, words) in [
         ("[[service.component]]\ndomain = \"web\"\n", "this service.component has no name"),

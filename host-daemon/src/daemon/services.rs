@@ -66,7 +66,7 @@ impl Daemon {
                 }
             }
         }
-        self.files.look(wanted, self.config.policy.watch.files);
+        self.files.look(wanted, self.config.policy.watched.files);
     }
 
     /// A service of what runs and talks now.

@@ -46,12 +46,14 @@ fn a_learned_service_is_written_once_unless_forced() {
     let path = face.directory.path().join("mine.toml");
     let path = path.to_str().unwrap();
     let to_file = [&learn[..], &["--output", path]].concat();
-    assert!(face.prints(&to_file).contains("1 components and 0 connections"));
+    let written = face.kvmpilot(&to_file);
+    assert!(String::from_utf8_lossy(&written.stdout).contains("1 components and 0 connections"));
+    assert!(stderr(&written).contains("db: its agent has told nothing"), "{}", stderr(&written));
     std::fs::write(path, "kept").unwrap();
     let refused = face.kvmpilot(&to_file);
     assert_eq!((refused.status.code(), std::fs::read_to_string(path).unwrap().as_str()), (Some(1), "kept"));
     assert!(stderr(&refused).contains("--force writes over it"), "{}", stderr(&refused));
-    face.prints(&[&to_file[..], &["--force"]].concat());
+    assert!(face.kvmpilot(&[&to_file[..], &["--force"]].concat()).status.success());
     assert!(std::fs::read_to_string(path).unwrap().contains("[[service.component]]"));
     let missing = face.kvmpilot(&["service", "learn", "mine", "--from", "web", "nowhere"]);
     assert!(stderr(&missing).contains("there is no domain \"nowhere\""), "{}", stderr(&missing));

@@ -27,7 +27,7 @@ pub use limits::{
 pub use metadata::{Metadata, Problem};
 pub use service::{
     BaselinePolicy, ComponentPolicy, ConnectionPolicy, FilePolicy, MAX_COMPONENTS, MAX_FILES, MAX_NAME,
-    MAX_PATH, MAX_SERVICES, ServicePolicy, WatchPolicy, service_of,
+    MAX_PATH, MAX_SERVICES, ServicePolicy, WatchedPolicy, service_of,
 };
 pub use wishes::{WeightWishes, Wishes};
 pub use words::{Actuator, Class, ClassSetting, Level, Mode};
@@ -59,9 +59,9 @@ pub struct Policy {
     /// How the normal of a domain is learned.
     #[serde(default)]
     pub baseline: BaselinePolicy,
-    /// How services are watched.
+    /// How files of services are watched.
     #[serde(default)]
-    pub watch: WatchPolicy,
+    pub watched: WatchedPolicy,
     /// Services.
     #[serde(default)]
     pub services: Vec<ServicePolicy>,

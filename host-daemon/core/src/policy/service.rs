@@ -136,14 +136,14 @@ pub fn service_of<'a>(
     services.iter().find(|service| service.components.iter().any(of))
 }
 
-/// How services are watched.
+/// How files of services are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WatchPolicy {
+pub struct WatchedPolicy {
     /// Between two looks at the watched files of one guest. Default 5 min.
     pub files: Duration,
 }
 
-impl Default for WatchPolicy {
+impl Default for WatchedPolicy {
     fn default() -> Self {
         Self { files: Duration::from_secs(300) }
     }
