@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
                 },
                 "component" => {
                     service.components =
-                        self.parts(value, COMPONENT, MAX_COMPONENTS, &["name", "domain"], &mut references)
+                        self.parts(value, COMPONENT, MAX_COMPONENTS, &["name", "domain"], &mut references);
                 }
                 "connection" => {
                     service.connections = self.parts(
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
                 }
                 "file" => {
                     service.files =
-                        self.parts(value, FILE, MAX_FILES, &["component", "path"], &mut references)
+                        self.parts(value, FILE, MAX_FILES, &["component", "path"], &mut references);
                 }
                 unknown => {
                     let keys = ["name", "component", "connection", "file"];

@@ -143,7 +143,7 @@ impl Line {
         let opens = |socket: &SocketSample| socket.peer_port == known.port && is(socket.peer_address, theirs);
         let listens =
             |socket: &SocketSample| socket.local_port == known.port && is(socket.peer_address, ours);
-        let mut round = self.round.unwrap_or(Round { began: clock.at, ..Round::default() });
+        let mut round = self.round.unwrap_or_else(|| Round { began: clock.at, ..Round::default() });
         let asked = [
             self.look(0, from, known.protocol, opens, &mut round),
             self.look(1, to, known.protocol, listens, &mut round),
