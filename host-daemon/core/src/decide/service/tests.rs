@@ -148,6 +148,14 @@ impl Host {
     /// One poll of each guest, and what comes of it.
     fn poll(&mut self) -> ServiceState {
         self.round += 1;
+        let model = self.model();
+        let (findings, transitions) = judge(&model, &self.policy, &mut self.history);
+        self.transitions.extend(transitions);
+        self.findings = findings;
+        self.status().state
+    }
+
+    fn model(&self) -> Model {
         let at = self.at();
         let mut domains = vec![domain(1, 1, 0.1, 0.0, 0.0, 2)];
         if !self.off {
@@ -165,11 +173,7 @@ impl Host {
             domains[0].flows = Some(flows(at, before, after));
         }
         domains[0].files = self.files.clone().map(Arc::new);
-        let model = Model { at, wall_unix_s: at.as_secs(), domains, ..Model::default() };
-        let (findings, transitions) = judge(&model, &self.policy, &mut self.history);
-        self.transitions.extend(transitions);
-        self.findings = findings;
-        self.status().state
+        Model { at, wall_unix_s: at.as_secs(), domains, ..Model::default() }
     }
 
     fn status(&self) -> &ServiceStatus {
@@ -489,4 +493,31 @@ fn a_service_is_learned_from_what_runs_and_talks() {
     let silent = domain(3, 1, 0.0, 0.0, 0.0, 2);
     assert_eq!(learn("x", &[&silent]).notes.len(), 2);
     assert_eq!(web.state, DomainState::Running);
+}
+
+#[test]
+fn rules_may_ask_for_the_service_and_members_come_first_to_the_budget() {
+    let mut host = Host::new();
+    host.db_mut().processes.clear();
+    host.poll();
+    // Both would be lowered, and only one may be.
+    host.web_mut().processes.insert(0, process(50, 1, "aardvark"));
+    let text = "[[rule]]\nname = \"mine\"\nwhen = \"service.name == 'shop' && service.state == 'failed'\"\n\
+                then = { finding = { name = \"mine\", severity = \"info\", summary = \"{name}\" } }\n\
+                [[rule]]\nname = \"push\"\nwhen = \"process.level != 'low'\"\nthen = { lower = \"process\" }\n\
+                [[rule]]\nname = \"ladder.decay\"\nenabled = false\n";
+    host.policy.rules =
+        crate::rules::RuleSet::with_files(vec![crate::rules::read(text, "own").unwrap()]).unwrap();
+    host.policy.ladder.max_processes = 1;
+    host.round += 1;
+    let decided = crate::decide::cycle(&host.model(), &host.policy, &mut host.history);
+    let found = decided.findings.iter().filter(|finding| finding.name == "mine");
+    assert_eq!(
+        found.map(|finding| finding.domain_name.as_deref()).collect::<Vec<_>>(),
+        [Some("d1"), Some("d2")]
+    );
+    let levels: Vec<_> =
+        decided.proposals.iter().chain(decided.held.iter().map(|(proposal, _)| proposal)).collect();
+    let of = |name: &str| levels.iter().any(|proposal| proposal.action.to_string().contains(name));
+    assert!(of("httpd") && !of("aardvark"), "{levels:?}");
 }
