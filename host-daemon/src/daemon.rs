@@ -8,6 +8,7 @@ mod on_demand;
 mod overhead;
 mod pulse;
 mod recording;
+mod services;
 mod start;
 mod work;
 
@@ -45,7 +46,9 @@ use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
-use crate::sense::{BalloonReport, Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory};
+use crate::sense::{
+    BalloonReport, Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory, WatchedFiles,
+};
 use crate::store::Store;
 use crate::watch::Desk;
 
@@ -64,6 +67,7 @@ struct Daemon {
     libvirt: Libvirt,
     inventory: Inventory,
     guests: Guests,
+    files: WatchedFiles,
     host: HostSense,
     /// Absent where they are switched off or refused.
     flows: Option<Flows>,
@@ -179,6 +183,7 @@ impl Daemon {
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
         self.levelled.retain(|uuid, _| inventory.contains_key(uuid));
         self.poll_guests(&sample);
+        self.look_at_files(&sample);
         if let Some(flows) = &self.flows {
             flows.follow(&sample);
             self.unread.extend(flows.trouble());
@@ -223,6 +228,7 @@ impl Daemon {
             self.cycles += 1;
             self.record(&model, &decision);
             wanted.extend(self.take(decision, "cycle"));
+            self.keep_learned();
             self.follow_up(&model);
             self.expire(&model);
             self.last_cycle = Some((Instant::now(), took));
@@ -244,6 +250,7 @@ impl Daemon {
             crash_point("judge");
             block_in_place(|| self.book.judge(verdict, wall_unix_ms()));
         }
+        self.note_transitions(decision.transitions);
         self.findings.insert(pace, decision.findings);
         let wishes = LastWishes { wanted: decision.proposals.clone(), held: decision.held };
         self.wishes.insert(pace, wishes);
@@ -296,6 +303,7 @@ impl Daemon {
         Insides {
             readings: readings.collect(),
             flows: flows.collect(),
+            files: self.files.snapshot(),
             levelled: levelled.collect(),
             // A restore changes any of them, at a time that only it knows.
             busy: if self.restoring {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{GuestSample, UnitWeight};
+use kvmpilot_core::sample::{FileSample, GuestSample, UnitWeight};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::agent::{
@@ -73,6 +73,14 @@ impl GuestAgent {
     /// What the agent permits; `None` until it was asked for the first time.
     pub async fn abilities(&self) -> Option<Abilities> {
         self.0.lock().await.abilities().cloned()
+    }
+
+    /// Hashes of files.
+    ///
+    /// # Errors
+    /// When the agent does not answer as it should.
+    pub async fn files(&self, paths: &[String]) -> Result<Vec<FileSample>, AgentError> {
+        self.0.lock().await.files(paths).await
     }
 
     /// Sets nice values and reads them back.

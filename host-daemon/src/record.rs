@@ -14,7 +14,7 @@ use kvmpilot_core::ledger::LedgerEntry;
 use kvmpilot_core::model::GuestReading;
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::Policy;
-use kvmpilot_core::sample::{FlowReading, Sample};
+use kvmpilot_core::sample::{FilesSample, FlowReading, Sample};
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::insides::{FlowReadings, Insides, Readings};
@@ -167,6 +167,11 @@ pub enum Event {
         /// Whose.
         domain: Uuid,
     },
+    /// Watched files were looked at.
+    Files {
+        /// As in [`Insides`].
+        files: BTreeMap<Uuid, Arc<FilesSample>>,
+    },
     /// Other domains than before are being changed, or levels were changed inside guests.
     Changing {
         /// As in [`Insides`].
@@ -211,6 +216,7 @@ impl State {
             Event::FlowsGone { domain } => {
                 self.insides.flows.remove(domain);
             }
+            Event::Files { files } => self.insides.files.clone_from(files),
             Event::Changing { busy, levelled } => {
                 self.insides.busy = busy.iter().copied().collect();
                 self.insides.levelled.clone_from(levelled);
@@ -239,6 +245,9 @@ pub fn changes(before: &Insides, after: &Insides) -> Vec<Event> {
         if known.is_none_or(|known| known.at != latest.at) {
             events.push(Event::Flows { domain: *domain, reading: Arc::clone(latest) });
         }
+    }
+    if before.files != after.files {
+        events.push(Event::Files { files: after.files.clone() });
     }
     if before.busy != after.busy || before.levelled != after.levelled {
         let busy = after.busy.iter().copied().collect();

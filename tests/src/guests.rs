@@ -42,6 +42,9 @@ pub enum Work {
     Http,
     /// `answer` on port 7000: a few bytes for each connection, of which it can take thousands a minute.
     Answer,
+    /// `customer`: asks this guest's own server for `/cgi-bin/ask` each second, and that asks the [`Work::Answer`] at this
+    /// address. Needs [`Work::Http`].
+    Customer(String),
     /// A process of this name that burns CPU and says nothing.
     Hog(String),
     /// A process of this name that does nothing.
@@ -53,6 +56,7 @@ impl fmt::Display for Work {
         match self {
             Self::Http => write!(f, "http:httpd"),
             Self::Answer => write!(f, "answer:answer"),
+            Self::Customer(peer) => write!(f, "customer:{peer}"),
             Self::Hog(name) => write!(f, "hog:{name}"),
             Self::Sleeper(name) => write!(f, "sleeper:{name}"),
         }

@@ -19,6 +19,8 @@ const INIT: &str = include_str!("../guest/init");
 const HOG: &str = include_str!("../guest/hog");
 const SLEEPER: &str = include_str!("../guest/sleeper");
 const CGI: &str = include_str!("../guest/cgi");
+const ASK: &str = include_str!("../guest/ask");
+const CUSTOMER: &str = include_str!("../guest/customer");
 const ANSWER: &str = include_str!("../guest/answer.c");
 
 /// In this order: any other fails with "unknown symbol". Those built into the kernel are left out.
@@ -67,7 +69,7 @@ pub(crate) fn image(system: System) -> Result<Image> {
     let kernel = only_file(&root.join("boot"), "vmlinuz-")?;
     let mut hasher = DefaultHasher::new();
     // The archive's own code is an input, too.
-    (INIT, HOG, SLEEPER, CGI, ANSWER, MODULES).hash(&mut hasher);
+    (INIT, HOG, SLEEPER, CGI, ASK, CUSTOMER, ANSWER, MODULES).hash(&mut hasher);
     (include_str!("image.rs"), include_str!("cpio.rs"), include_str!("debian.rs")).hash(&mut hasher);
     root.hash(&mut hasher);
     let mut name = format!("initramfs-{:016x}", hasher.finish());
@@ -164,6 +166,8 @@ fn make_initramfs(root: &Path, debian: Option<&Path>, cache: &Path) -> Result<Ve
     archive.file("lab/sleeper", SLEEPER.as_bytes());
     archive.copy("lab/answer", &answer(cache)?)?;
     archive.file("www/cgi-bin/work", CGI.as_bytes());
+    archive.file("www/cgi-bin/ask", ASK.as_bytes());
+    archive.file("lab/customer", CUSTOMER.as_bytes());
 
     let modules = first_of(root, &["lib/modules", "usr/lib/modules"])?;
     let modules = only_file(&modules, "")?;

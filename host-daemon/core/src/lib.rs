@@ -17,6 +17,7 @@ mod pairs;
 pub mod policy;
 pub mod rules;
 pub mod sample;
+pub mod service;
 pub mod simulate;
 pub mod topology;
 pub mod units;

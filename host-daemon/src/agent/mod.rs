@@ -8,6 +8,7 @@
 mod abilities;
 mod error;
 mod exec;
+mod files;
 mod group;
 mod linux;
 mod net;

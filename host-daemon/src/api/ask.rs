@@ -1,4 +1,4 @@
-//! Questions and wishes about one domain that the daemon's loop answers itself: `explain`, and the domain's own policy.
+//! Questions and wishes that the daemon's loop answers itself: `explain`, a domain's own policy, a service to learn.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::command::CommandError;
 use super::peer::Peer;
 use super::problem::Failure;
 use super::routes::{Answer, Api};
-use super::views::{ExplainView, PolicyAsk, PolicyView};
+use super::views::{ExplainView, LearnAsk, LearnedView, PolicyAsk, PolicyView};
 
 /// Time for an answer: libvirt is asked a few times.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,6 +31,13 @@ pub enum Ask {
         /// Where the answer goes. The asker may be gone by then.
         reply: Reply<ExplainView>,
     },
+    /// A service of what runs and talks now.
+    Learn {
+        /// Its name and its domains.
+        ask: LearnAsk,
+        /// Where the answer goes. The asker may be gone by then.
+        reply: Reply<LearnedView>,
+    },
     /// What its own XML says about kvmpilot, after a change or as it is.
     Policy {
         /// The domain, which need not run.
@@ -42,11 +49,17 @@ pub enum Ask {
     },
 }
 
+type Body<T> = Result<Json<T>, JsonRejection>;
 type Name = Result<Path<String>, PathRejection>;
 
 pub(super) async fn explain(State(api): Api, name: Name) -> Answer<ExplainView> {
     let domain = text(name)?;
     ask(&api, |reply| Ask::Explain { domain, reply }).await
+}
+
+pub(super) async fn learn(State(api): Api, body: Body<LearnAsk>) -> Answer<LearnedView> {
+    let Json(learn) = body.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    ask(&api, |reply| Ask::Learn { ask: learn, reply }).await
 }
 
 pub(super) async fn show_policy(State(api): Api, name: Name) -> Answer<PolicyView> {
@@ -58,7 +71,7 @@ pub(super) async fn change_policy(
     State(api): Api,
     Extension(peer): Extension<Peer>,
     name: Name,
-    body: Result<Json<PolicyAsk>, JsonRejection>,
+    body: Body<PolicyAsk>,
 ) -> Answer<PolicyView> {
     let Json(PolicyAsk { set, unset, clear }) =
         body.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;

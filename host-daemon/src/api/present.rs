@@ -9,6 +9,7 @@ mod own;
 mod process;
 mod record;
 mod rules;
+mod service;
 mod settings;
 mod status;
 mod steal;
@@ -26,6 +27,7 @@ use kvmpilot_core::policy::Policy;
 pub use explain::{Background, LastWishes, explain};
 pub use record::record;
 pub use rules::rules;
+pub use service::learned;
 pub use watch::watch;
 
 use super::views::{DoctorView, TierView, Views};
@@ -89,6 +91,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         steal: steal::steal(scene),
         flows: scene.model.domains.iter().map(|domain| flow::flows(domain, scene)).collect(),
         rules: rules(&scene.policy.rules, &scene.history.rules),
+        services: service::services(scene),
         doctor: scene.doctor.clone(),
     }
 }

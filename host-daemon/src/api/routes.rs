@@ -24,13 +24,15 @@ use super::record::{RecordingRequest, record};
 use super::serve::Limits;
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, FlowsView, OrdersView,
-    ProcessesView, RulesView, StatusView, StealView, Views, WatchAsk, WatchView,
+    ProcessesView, RulesView, ServiceView, ServicesView, StatusView, StealView, Views, WatchAsk, WatchView,
 };
 use crate::store::{OrderFilter, StoreError};
 
 /// Orders in one page unless the client wants fewer or, up to `MOST_ORDERS`, more.
 const ORDERS: u32 = 100;
 const MOST_ORDERS: u32 = 1000;
+/// Transitions of a service that are shown.
+const TRANSITIONS: u32 = 20;
 
 pub(super) struct Shared {
     context: ApiContext,
@@ -60,6 +62,9 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
         .route("/steal", get(steal))
         .route("/record", get(record))
         .route("/rules", get(rules))
+        .route("/services", get(services))
+        .route("/services/{name}", get(service))
+        .route("/learn", post(ask::learn))
         .route("/doctor", get(doctor));
     Router::new()
         .nest("/api/v1", routes)
@@ -134,6 +139,22 @@ async fn doctor(State(api): Api) -> Json<DoctorView> {
 
 async fn rules(State(api): Api) -> Json<RulesView> {
     Json(api.views().rules.clone())
+}
+
+async fn services(State(api): Api) -> Json<ServicesView> {
+    Json(api.views().services.clone())
+}
+
+async fn service(State(api): Api, name: Result<Path<String>, PathRejection>) -> Answer<ServiceView> {
+    let Path(name) = name.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let views = api.views();
+    let service = views.services.services.iter().find(|service| service.name == name).cloned();
+    let service = service.ok_or_else(|| {
+        let detail = format!("there is no service \"{name}\"; `kvmpilot services` lists them");
+        Failure::new(StatusCode::NOT_FOUND, detail)
+    })?;
+    let transitions = api.store(move |store| store.transitions(&name, TRANSITIONS)).await?;
+    Ok(Json(ServiceView { service, transitions }))
 }
 
 async fn steal(State(api): Api) -> Json<StealView> {

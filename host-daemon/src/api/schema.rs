@@ -8,9 +8,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use super::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FlowsView, OrdersView, PolicyView,
-    Problem, ProcessesView, ReplayView, RulesTestView, RulesView, StatusView, StealView, VersionView,
-    WatchView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FlowsView, LearnedView, OrdersView,
+    PolicyView, Problem, ProcessesView, ReplayView, RulesTestView, RulesView, ServiceView, ServicesView,
+    StatusView, StealView, VersionView, WatchView,
 };
 
 /// Every answer's name (`docs/schema/NAME.schema.json`) and schema.
@@ -28,6 +28,9 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("replay", schema::<ReplayView>()),
         ("rules", schema::<RulesView>()),
         ("rules_test", schema::<RulesTestView>()),
+        ("services", schema::<ServicesView>()),
+        ("service", schema::<ServiceView>()),
+        ("learned", schema::<LearnedView>()),
         ("steal", schema::<StealView>()),
         ("doctor", schema::<DoctorView>()),
         ("explain", schema::<ExplainView>()),

@@ -188,6 +188,19 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Option<RulesCommand>,
     },
+    /// Services: which of their parts are there, which connections, since when, and why not. All of them, or one in detail
+    Services {
+        /// Name of one service
+        name: Option<String>,
+        /// Print JSON (docs/schema/services.schema.json, service.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write services down: from what runs, or from a blank one
+    Service {
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
     /// Version of this program and of the API
     Version {
         /// Print JSON (docs/schema/version.schema.json)
@@ -246,6 +259,32 @@ fn setting(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| format!("there is no setting {key}; the settings are {}", key_names()))?;
     known.read(&mut Wishes::default(), value)?;
     Ok((key.to_owned(), value.trim().to_owned()))
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ServiceCommand {
+    /// Write the configuration of a service that is what runs and talks now between some domains
+    ///
+    /// Who listens for other nodes is a component, and who of the domains opens connections to another one of them is
+    /// connected to it. Read it and take out what does not belong there.
+    Learn {
+        /// Name of the service
+        name: String,
+        /// Names or UUIDs of its domains
+        #[arg(long, required = true, num_args = 1.., value_name = "DOMAIN")]
+        from: Vec<String>,
+        /// Write to this file instead of standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Write over a file that is there
+        #[arg(long, requires = "output")]
+        force: bool,
+        /// Print JSON (docs/schema/learned.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a commented service to fill in
+    Template,
 }
 
 #[derive(Debug, Subcommand)]

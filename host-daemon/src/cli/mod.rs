@@ -9,6 +9,7 @@ mod policy;
 mod progress;
 mod record;
 mod rules;
+mod service;
 mod show;
 mod survey;
 #[cfg(test)]
@@ -185,6 +186,10 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             answer(json, &report, || show::simulate(&report, screen))?;
             Ok(succeeded(report.missed.is_empty()))
         }
+        Command::Services { name, json } => {
+            service::services(&client(None), name.as_deref(), json, screen).await
+        }
+        Command::Service { command } => service::run(&client(None), command).await,
         Command::Rules { command } => rules::run(command, client, screen).await,
         Command::Version { json } => {
             let view =

@@ -7,6 +7,9 @@ mod origins;
 mod read;
 mod rules;
 mod scenario;
+mod services;
+#[cfg(test)]
+mod services_tests;
 mod value;
 
 #[cfg(test)]
@@ -33,6 +36,9 @@ pub const DEFAULT_PATH: &str = "/etc/kvmpilot/kvmpilot.toml";
 
 /// Where daemon and command line meet unless `daemon.socket` or `--socket` say otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/kvmpilot/kvmpilot.sock";
+
+/// The directory of files with services beside the configuration file: what `kvmpilot service learn` wrote goes there.
+const SERVICES: &str = "services.d";
 
 /// The directory of rule files beside the configuration file.
 const RULES: &str = "rules.d";
@@ -206,8 +212,8 @@ pub enum ConfigError {
     Invalid(Vec<Diagnostic>),
 }
 
-/// Reads the file and the `conf.d/*.toml` beside it, in the order of their names: the last one to set a key wins,
-/// `[[domain]]` entries add up. Without a `path`, [`DEFAULT_PATH`] is read, which may be missing.
+/// Reads the file and the `conf.d/*.toml` and `services.d/*.toml` beside it, in the order of their names: the last one to
+/// set a key wins, `[[domain]]` and `[[service]]` entries add up. Without a `path`, [`DEFAULT_PATH`] is read, which may be missing.
 ///
 /// # Errors
 /// When a file cannot be read (a `path` must exist) or anything in it is wrong.
@@ -241,9 +247,10 @@ pub fn salvage(path: Option<&Path>) -> Result<(Config, Option<ConfigError>), Con
         Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(ConfigError::Read { path: main.to_owned(), source }),
     }
-    let drop_ins = main.with_file_name("conf.d");
-    for file in toml_files(&drop_ins).map_err(|source| ConfigError::Read { path: drop_ins, source })? {
-        sources.push(Source::read(&file).map_err(|source| ConfigError::Read { path: file, source })?);
+    for directory in ["conf.d", SERVICES].map(|name| main.with_file_name(name)) {
+        for file in toml_files(&directory).map_err(|source| ConfigError::Read { path: directory, source })? {
+            sources.push(Source::read(&file).map_err(|source| ConfigError::Read { path: file, source })?);
+        }
     }
     let (config, wrong) = read::read(&sources);
     Ok((config, (!wrong.is_empty()).then_some(ConfigError::Invalid(wrong))))

@@ -15,7 +15,7 @@ pub(super) struct Choice<T> {
     pub(super) set: fn(&mut T, Value<'_>) -> Read<()>,
 }
 
-const fn option<T>(
+pub(super) const fn option<T>(
     section: &'static str,
     key: &'static str,
     set: fn(&mut T, Value<'_>) -> Read<()>,
@@ -60,6 +60,13 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
         |v| v.size(KiB::from_mib(8)..=KiB::from_mib(1 << 20)).map(|size| size.0 * 1024))),
 
     option("rules", "directory", sets!(rules_directory, |v| v.unless("default", Value::path))),
+
+    option("baseline", "enabled", sets!(policy.baseline.enabled, |v| v.boolean())),
+    option("baseline", "learn", sets!(policy.baseline.learn, |v| v.duration(SECOND * 10..=DAY * 30))),
+    option("baseline", "memory", sets!(policy.baseline.memory, |v| v.duration(SECOND * 60..=DAY * 365))),
+    option("baseline", "deviations", sets!(policy.baseline.deviations, |v| v.number(1.0..=100.0))),
+
+    option("watched", "files", sets!(policy.watched.files, |v| v.duration(SECOND * 5..=DAY))),
 
     option("modes", "default", sets!(policy.mode, |v| v.word())),
     option("modes", "ladder", |config, v| actuator_mode(config, Actuator::Ladder, v)),

@@ -33,16 +33,16 @@ pub(super) fn read(sources: &[Source]) -> (Config, Vec<Diagnostic>) {
     (reader.config, reader.wrong.into_iter().map(|(_, wrong)| wrong).take(MAX_DIAGNOSTICS).collect())
 }
 
-struct Reader<'a> {
-    sources: &'a [Source],
-    at: usize,
-    config: Config,
+pub(super) struct Reader<'a> {
+    pub(super) sources: &'a [Source],
+    pub(super) at: usize,
+    pub(super) config: Config,
     places: HashMap<String, Place>,
     wrong: Vec<(usize, Diagnostic)>,
 }
 
 impl<'a> Reader<'a> {
-    fn wrong(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn wrong(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         let at = self.at;
         self.wrong_at((at, span), message, help);
     }
@@ -65,6 +65,17 @@ impl<'a> Reader<'a> {
         }
         for (name, value) in in_order(table.get_ref()) {
             match (name.get_ref().as_ref(), value.get_ref()) {
+                ("service", DeValue::Array(entries)) => entries.iter().for_each(|entry| self.service(entry)),
+                ("service", _) => self.wrong(
+                    name.span(),
+                    "there can be several services",
+                    "write [[service]] with two pairs of brackets",
+                ),
+                (other, _) if self.holds_services() => self.wrong(
+                    name.span(),
+                    format!("{other} has no place in a file of {}", super::SERVICES),
+                    "write it into kvmpilot.toml or a file of conf.d",
+                ),
                 ("domain", DeValue::Array(entries)) => entries.iter().for_each(|entry| self.domain(entry)),
                 ("domain", _) => self.wrong(
                     name.span(),
@@ -148,13 +159,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn fault(&mut self, option: &str, fault: Fault) {
+    pub(super) fn fault(&mut self, option: &str, fault: Fault) {
         self.wrong(fault.span, format!("{option}: {}", fault.message), fault.help);
     }
 
     fn unknown_section(&mut self, unknown: &str, span: Range<usize>, value: &DeValue<'_>) {
         if value.is_table() || value.is_array() {
-            let sections = OPTIONS.iter().map(|choice| choice.section).chain(["domain"]);
+            let sections = OPTIONS.iter().map(|choice| choice.section).chain(["domain", "service"]);
             let help = nearest(unknown, sections)
                 .map_or_else(all_sections, |near| format!("did you mean [{near}]?"));
             self.wrong(span, format!("there is no section [{unknown}]"), help);
@@ -204,7 +215,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The entries of a table as they stand in the file.
-fn in_order<'t, 'a>(
+pub(super) fn in_order<'t, 'a>(
     table: &'t DeTable<'a>,
 ) -> Vec<(&'t Spanned<std::borrow::Cow<'a, str>>, &'t Spanned<DeValue<'a>>)> {
     let mut entries: Vec<_> = table.iter().collect();
@@ -219,7 +230,7 @@ fn is_section(name: &str) -> bool {
 fn all_sections() -> String {
     let mut sections: Vec<_> = OPTIONS.iter().map(|choice| choice.section).collect();
     sections.dedup();
-    format!("the sections are [{}] and [[domain]]", sections.join("], ["))
+    format!("the sections are [{}], [[domain]] and [[service]]", sections.join("], ["))
 }
 
 /// Says what could be meant by `key`: one of `choices`, or the option of that name in another section.
@@ -243,7 +254,7 @@ fn nearest_key<'c, T: 'c>(
 }
 
 /// The word most like `wrong`, if one is like it.
-fn nearest<'w>(wrong: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(super) fn nearest<'w>(wrong: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     words
         .map(|word| (strsim::jaro_winkler(wrong, word), word))
         .filter(|(likeness, _)| *likeness > 0.8)

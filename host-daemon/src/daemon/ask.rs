@@ -19,6 +19,9 @@ impl Daemon {
             Ask::Explain { domain, reply } => {
                 let _ = reply.send(self.explain(&domain));
             }
+            Ask::Learn { ask, reply } => {
+                let _ = reply.send(self.learn(&ask));
+            }
             Ask::Policy { domain, change, reply } => {
                 let libvirt = self.libvirt.clone();
                 let file = Arc::new((self.config.policy.clone(), self.config.origins.clone()));

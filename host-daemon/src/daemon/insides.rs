@@ -7,7 +7,7 @@ use std::time::Duration;
 use kvmpilot_core::Uuid;
 use kvmpilot_core::model::{FlowsModel, GuestModel, GuestReading, Model};
 use kvmpilot_core::policy::Policy;
-use kvmpilot_core::sample::FlowReading;
+use kvmpilot_core::sample::{FilesSample, FlowReading};
 use serde::{Deserialize, Serialize};
 
 /// Name of the agent's process in a Linux guest.
@@ -23,6 +23,9 @@ pub struct Insides {
     /// The last readings of each domain's flows.
     #[serde(default)]
     pub flows: BTreeMap<Uuid, FlowReadings>,
+    /// The watched files of each guest.
+    #[serde(default)]
+    pub files: BTreeMap<Uuid, Arc<FilesSample>>,
     /// When kvmpilot last changed levels inside a guest, on the daemon's monotonic clock.
     pub levelled: BTreeMap<Uuid, Duration>,
     /// Domains that are being changed at this moment.
@@ -58,10 +61,14 @@ impl Insides {
             let levelled = self.levelled.get(&domain.uuid);
             let current = |at: Duration| at >= oldest && levelled.is_none_or(|levelled| at > *levelled);
             let usable = |at: Duration| !to_decide || (current(at) && !self.busy.contains(&domain.uuid));
-            let latest = readings.and_then(|readings| readings.latest.as_deref());
+            let latest = readings.and_then(|readings| readings.latest.as_ref());
             let latest = latest.filter(|latest| usable(latest.at));
             let previous = readings.and_then(|readings| readings.previous.as_deref());
-            let mut guest = latest.map(|latest| GuestModel::new(previous, latest, AGENT));
+            let mut guest = latest.map(|latest| GuestModel {
+                reading: Some(Arc::clone(latest)),
+                ..GuestModel::new(previous, latest, AGENT)
+            });
+            let latest = latest.map(Arc::as_ref);
             let flows = self.flows.get(&domain.uuid);
             domain.flows = flows.and_then(|flows| {
                 let guest = latest.zip(guest.as_ref());
@@ -71,6 +78,7 @@ impl Insides {
                 guest.add_traffic(latest, flows);
             }
             domain.guest = guest;
+            domain.files = self.files.get(&domain.uuid).cloned();
         }
         model
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvmpilot_core::decide::{History, Overhead};
+use kvmpilot_core::decide::Overhead;
 use kvmpilot_core::ledger::RestoreOutcome;
 use kvmpilot_core::model::Model;
 use kvmpilot_core::order::Proposal;
@@ -30,7 +30,7 @@ use crate::libvirt::{self, Libvirt};
 use crate::orders::OrderBook;
 use crate::probes::flows::{FlowOptions, FlowProbes, Hook};
 use crate::probes::{Capacity, Ground, Probes};
-use crate::sense::{Flows, Guests, HostSense, Inventory};
+use crate::sense::{Flows, Guests, HostSense, Inventory, WatchedFiles};
 use crate::store::{Store, StoreError};
 use crate::watch::Desk;
 use kvmpilot_core::windows::Windows;
@@ -153,6 +153,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         rules_problem,
         began,
         inventory: Inventory::start(libvirt.clone(), config.policy.weight.period),
+        files: WatchedFiles::new(channel.clone(), began),
         guests: Guests::new(channel, began),
         host: HostSense::new(kernel.clone(), probes),
         flows,
@@ -163,10 +164,10 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         tiers,
         book: OrderBook::open(store.clone(), wall_unix_ms())?,
         pulse: Pulse::start(store.clone()),
-        store,
+        store: store.clone(),
         executor: Arc::new(executor),
         desk,
-        history: History::default(),
+        history: super::services::learned(&store),
         windows: Windows::default(),
         overhead: Overhead::default(),
         work: JoinSet::new(),

@@ -2,9 +2,11 @@
 //!
 //! * [`Inventory`] keeps what libvirt knows of the domains, in the background: by events, and a sweep now and then.
 //! * [`Guests`] keeps what the agents told, in the background, at the agents' own slow pace.
+//! * [`WatchedFiles`] keeps hashes of files in the guests that services want watched.
 //! * [`Flows`] attaches and reads the flow probes, in the background, because loading and reading them takes its time.
 //! * [`HostSense`] reads the kernel and the probes in the fast loop and puts it all together.
 
+mod files;
 mod flows;
 mod guests;
 mod host;
@@ -13,6 +15,7 @@ mod own;
 mod qemu;
 mod thread;
 
+pub use files::WatchedFiles;
 pub use flows::{FlowState, Flows};
 pub use guests::{GuestState, Guests};
 pub use host::{Cadence, HostSense};

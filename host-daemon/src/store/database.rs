@@ -11,7 +11,11 @@ use rusqlite_migration::{M, Migrations};
 use super::StoreError;
 
 /// Each entry brings the schema from its index to the next version. Never change one that was released: append.
-const MIGRATIONS: &[M<'_>] = &[M::up(include_str!("schema.sql")), M::up(include_str!("orders.sql"))];
+const MIGRATIONS: &[M<'_>] = &[
+    M::up(include_str!("schema.sql")),
+    M::up(include_str!("orders.sql")),
+    M::up(include_str!("services.sql")),
+];
 
 /// Outside programs (backup, an administrator's sqlite3) may hold the file for moments. The fast loop may wait that long,
 /// once: afterwards nothing is written until the file is free.

@@ -12,6 +12,7 @@ mod ledger;
 mod orders;
 mod prune;
 mod rows;
+mod services;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use health::{Health, SpareDirectory};
 pub use history::HistoryRange;
 pub use orders::{OrderCounts, OrderFilter};
 pub use rows::{ConnectionRow, CycleRecord, Dated, DomainRow, ProcessRow};
+pub use services::Lesson;
 use writer::Writer;
 
 /// Name of the database in the state directory.

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::writer::State;
 
-const HISTORY: [&str; 4] = ["domain_sample", "guest_process", "guest_connection", "finding"];
+const HISTORY: [&str; 5] = ["domain_sample", "guest_process", "guest_connection", "finding", "service_event"];
 
 /// Rows that one bite takes of one table: about 10 ms on a slow disk.
 const BITE: u64 = 1000;
@@ -27,6 +27,12 @@ pub(super) fn bite(state: &State) -> rusqlite::Result<bool> {
          ('verified', 'kept', 'rejected', 'expired', 'failed', 'rolled_back') order by id limit {BITE})"
     ))?
     .execute([cutoff])?;
+    // What is still true is written again each cycle, so that this is of what is gone for as long.
+    deleted += connection
+        .prepare_cached(&format!(
+            "delete from learned where (kind, key) in (select kind, key from learned where unix_ms < ?1 limit {BITE})"
+        ))?
+        .execute([cutoff])?;
     if used_bytes(connection)? > state.limits.max_bytes {
         deleted += shrink(connection)?;
     }

@@ -34,6 +34,9 @@ fn every_json_is_as_documented() {
         (&["policy", "show", "web"], "policy"),
         (&["policy", "set", "web", "class=latency"], "policy"),
         (&["orders", "approve", "2"], "command"),
+        (&["services"], "services"),
+        (&["services", "shop"], "service"),
+        (&["service", "learn", "shop", "--from", "web"], "learned"),
         (&["version"], "version"),
     ] {
         assert_valid(schema, &face.prints(&[arguments, &["--json"]].concat()));

@@ -9,6 +9,7 @@ mod policy;
 mod record;
 mod schema;
 mod server;
+mod service;
 mod simulate;
 mod socket;
 mod watch;

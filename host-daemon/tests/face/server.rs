@@ -6,7 +6,9 @@ use std::process::{Command as Process, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kvmpilot::api::views::{CommandReply, DomainDetailView, OrdersView, PolicyView, RestoreView, Views};
+use kvmpilot::api::views::{
+    CommandReply, DomainDetailView, LearnedView, OrdersView, PolicyView, RestoreView, Views,
+};
 use kvmpilot::api::{
     ApiContext, Ask, Command, CommandError, CommandRequest, Limits, Listen, RecordingRequest, Server, serve,
 };
@@ -44,6 +46,7 @@ pub(crate) fn views() -> Views {
             &kvmpilot_core::rules::RuleSet::default(),
             &std::collections::BTreeMap::new(),
         ),
+        services: example("services"),
         doctor: example("doctor"),
     }
 }
@@ -150,6 +153,15 @@ async fn explainer(mut asks: mpsc::Receiver<Ask>, changes: Changes) {
             }
             .map_err(|_| "nobody waits")
             .unwrap(),
+            Ask::Learn { ask, reply } => {
+                let known = ask.from.iter().find(|domain| *domain != "web");
+                let learned = || LearnedView { name: ask.name.clone(), ..example("learned") };
+                let _ =
+                    reply.send(known.map_or_else(
+                        || Ok(learned()),
+                        |domain| Err(CommandError::NoSuchDomain(domain.clone())),
+                    ));
+            }
             Ask::Policy { domain, change, reply } => {
                 let mut view: PolicyView = example("policy");
                 view.domain.clone_from(&domain);

@@ -29,6 +29,12 @@ pub struct History {
     /// What came of asking each rule.
     #[serde(default)]
     pub rules: BTreeMap<Arc<str>, super::RuleCount>,
+    /// What is normal for domains, those included that do not run now.
+    #[serde(default)]
+    pub baselines: super::baseline::Baselines,
+    /// What is known of services.
+    #[serde(default)]
+    pub services: super::service::Services,
     #[serde(default)]
     pub(super) host_memory: super::balloon::HostMemoryHistory,
     #[serde(default)]

@@ -6,6 +6,7 @@
 
 mod advice;
 mod balloon;
+pub mod baseline;
 mod claim;
 mod class;
 mod confine;
@@ -21,6 +22,7 @@ mod priority;
 mod rivals;
 mod room;
 mod rules;
+pub mod service;
 mod state;
 mod trial;
 mod weight;
@@ -47,6 +49,7 @@ use crate::model::{DomainModel, Model};
 use crate::order::{Action, Proposal, Reason};
 use crate::policy::Policy;
 use crate::sample::DomainState;
+use crate::service::Transition;
 
 /// What came out of one decision.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +62,8 @@ pub struct Decision {
     pub held: Vec<(Proposal, String)>,
     /// Trials that are over. What failed is among the proposals, the other way round.
     pub verdicts: Vec<Verdict>,
+    /// Services that went from one state to another.
+    pub transitions: Vec<Transition>,
 }
 
 /// Back-to-safe actions only: gives memory back to guests that need it.
@@ -89,6 +94,8 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     let mut findings = drift::findings(model, history);
     findings.extend(model.domains.iter().filter_map(quarantined));
     findings.extend(history.rivals.findings(policy));
+    let (of_services, transitions) = service::judge(model, policy, history);
+    findings.extend(of_services);
     findings.extend(rules::ask(model, policy, history, rules::Pace::Class));
     for domain in running(model) {
         class::infer(domain, policy, history);
@@ -105,7 +112,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     proposals.extend(balloon::inflate(model, policy, history, &mut findings));
     rules::sign(&mut proposals, policy, history);
     let decision = guard::hold_back(proposals, findings, model, policy, history);
-    Decision { verdicts: judged.verdicts, ..decision }
+    Decision { verdicts: judged.verdicts, transitions, ..decision }
 }
 
 /// The priority cycle: resource states, the ladder, placement.
@@ -123,6 +130,7 @@ pub fn cycle(model: &Model, policy: &Policy, history: &mut History) -> Decision 
         advice::count(domain, policy, history);
     }
     advice::count_host(model, history);
+    findings.extend(baseline::judge(model, policy, history));
     findings.extend(rules::ask(model, policy, history, rules::Pace::Cycle));
     // In the order of need, so that a budget goes to who needs it most.
     let mut by_need: Vec<(f64, &DomainModel)> =

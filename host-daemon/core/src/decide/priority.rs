@@ -13,7 +13,7 @@ use super::{input, propose};
 use crate::finding::Finding;
 use crate::model::{Application, DomainModel, GuestModel, ProcessModel};
 use crate::order::{Action, LadderMeans, Proposal, Reason};
-use crate::policy::{Level, Policy, matches_pattern};
+use crate::policy::{Level, Policy, matches_pattern, service_of};
 use crate::rules::Means;
 use crate::sample::SchedPolicy;
 use crate::units::Ratio;
@@ -46,7 +46,10 @@ pub(super) fn decide(
 
     let mut budget = policy.ladder.max_processes;
     let mut proposals = Vec::new();
-    for application in &guest.applications {
+    // Members of services come first to the budget.
+    let mut applications: Vec<&Application> = guest.applications.iter().collect();
+    applications.sort_by_key(|application| service_of(&policy.services, domain, application).is_none());
+    for application in applications {
         if protection(application, domain, policy).is_some()
             || entry.asked.protects(&application.name).is_some()
         {

@@ -81,6 +81,7 @@ pub(super) fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pc
         detail: None,
         guest: None,
         flows: None,
+        files: None,
     }
 }
 

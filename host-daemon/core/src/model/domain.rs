@@ -11,7 +11,8 @@ use super::{
 use crate::CpuSet;
 use crate::policy::{Metadata, Subject};
 use crate::sample::{
-    DomainSample, DomainState, InterfaceSample, IothreadSample, Job, ThreadRole, ThreadSample, ThreadSource,
+    DomainSample, DomainState, FilesSample, InterfaceSample, IothreadSample, Job, ThreadRole, ThreadSample,
+    ThreadSource,
 };
 use crate::units::{KiB, Ratio};
 
@@ -70,6 +71,8 @@ pub struct DomainModel {
     pub guest: Option<GuestModel>,
     /// What its network devices moved, flow by flow.
     pub flows: Option<FlowsModel>,
+    /// Its guest's watched files, when they were looked at last.
+    pub files: Option<Arc<FilesSample>>,
 }
 
 /// One vcpu over one window.
@@ -214,6 +217,7 @@ impl DomainModel {
             }),
             guest: None,
             flows: None,
+            files: None,
         }
     }
 

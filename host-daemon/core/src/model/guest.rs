@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,8 @@ pub struct GuestModel {
     pub applications: Vec<Application>,
     /// What the poll had to cut.
     pub truncated: Vec<String>,
+    /// The poll itself; sockets without an owner are only in there.
+    pub reading: Option<Arc<GuestReading>>,
 }
 
 /// A server and its workers, or a systemd unit.
@@ -149,6 +152,7 @@ impl GuestModel {
             systemd: sample.systemd,
             applications,
             truncated: sample.truncated.clone(),
+            reading: None,
         }
     }
 }

@@ -6,6 +6,7 @@ mod domain;
 mod keys;
 mod limits;
 mod metadata;
+mod service;
 #[cfg(test)]
 mod tests;
 mod wishes;
@@ -24,6 +25,10 @@ pub use limits::{
     BalloonPolicy, GuardPolicy, LadderPolicy, OverheadPolicy, PlacementPolicy, StatePolicy, WeightPolicy,
 };
 pub use metadata::{Metadata, Problem};
+pub use service::{
+    BaselinePolicy, ComponentPolicy, ConnectionPolicy, FilePolicy, MAX_COMPONENTS, MAX_FILES, MAX_NAME,
+    MAX_PATH, MAX_SERVICES, ServicePolicy, WatchedPolicy, service_of,
+};
 pub use wishes::{WeightWishes, Wishes};
 pub use words::{Actuator, Class, ClassSetting, Level, Mode};
 
@@ -51,6 +56,15 @@ pub struct Policy {
     /// What kvmpilot itself may cost.
     #[serde(default)]
     pub overhead: OverheadPolicy,
+    /// How the normal of a domain is learned.
+    #[serde(default)]
+    pub baseline: BaselinePolicy,
+    /// How files of services are watched.
+    #[serde(default)]
+    pub watched: WatchedPolicy,
+    /// Services.
+    #[serde(default)]
+    pub services: Vec<ServicePolicy>,
     /// When what is wanted.
     #[serde(default)]
     pub rules: RuleSet,

@@ -6,7 +6,8 @@ use super::fields::{Datum, Field, Kind};
 use crate::decide::history::DomainHistory;
 use crate::decide::{self, History, class_of, target_wait};
 use crate::model::{Application, DomainModel, GuestModel, Model};
-use crate::policy::{Level, Policy};
+use crate::policy::{Level, Policy, ServicePolicy, service_of};
+use crate::service::ServiceState;
 use crate::units::KiB;
 
 /// One domain, and one application where the rule is about these.
@@ -33,6 +34,17 @@ impl<'a> Scene<'a> {
 
     fn guest(&self) -> Option<&'a GuestModel> {
         self.domain.guest.as_ref()
+    }
+
+    /// The service of the application, or of the domain where it is about no application.
+    fn service(&self) -> Option<&'a ServicePolicy> {
+        let services = &self.policy.services;
+        match self.application {
+            Some(application) => service_of(services, self.domain, application),
+            None => {
+                services.iter().find(|service| service.components.iter().any(|part| part.is_in(self.domain)))
+            }
+        }
     }
 
     fn level(&self, of: fn(&decide::history::ApplicationHistory) -> Level) -> Option<Level> {
@@ -163,8 +175,11 @@ pub(super) const FIELDS: &[Field] = &[
     field("process.level", Text, "level: low, below_normal, normal, above_normal, high", |s| s.level(|known| known.level).map(Level::as_str).into()),
     field("process.level_original", Text, "level before kvmpilot touched it", |s| s.level(|known| known.original).map(Level::as_str).into()),
 
-    field("service.name", Text, "service that the domain or application belongs to; null where it is in none", |_| Datum::Unknown),
-    field("service.state", Text, "healthy, degraded, failed; null outside services", |_| Datum::Unknown),
+    field("service.name", Text, "service that the domain or application belongs to; null where it is in none", |s| s.service().map(|service| service.name.as_str()).into()),
+    field("service.state", Text, "healthy, degraded, failed; null outside services", |s| {
+        let status = s.service().and_then(|service| s.history.services.get(&service.name));
+        status.map(|known| known.status.state).filter(|state| *state != ServiceState::Unknown).map(ServiceState::as_str).into()
+    }),
 
     field("history.waiting", Number, "cycles in a row that it waited beyond its target, or was held up by a raised weight only", |s| s.past().map(|past| f64::from(past.states.waiting)).into()),
     field("history.idle_memory", Number, "cycles in a row that memory lay idle", |s| s.past().map(|past| f64::from(past.states.idle_memory)).into()),

@@ -5,6 +5,7 @@
 
 mod detail;
 mod domain;
+mod file;
 mod flow;
 mod guest;
 mod host;
@@ -21,6 +22,7 @@ pub use domain::{
     BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, Job, NodeMemorySample,
     VcpuSample, WINDOWS,
 };
+pub use file::{FileFound, FileSample, FilesSample};
 pub use flow::{
     DeviceTraffic, EndedFlows, FlowReading, FlowSample, FlowSide, FlowSource, FlowState, FlowsSample,
     Traffic, service,

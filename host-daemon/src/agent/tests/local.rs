@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use kvmpilot_core::sample::{GuestSample, ProcessKey, ProcessSample, SocketState};
+use kvmpilot_core::sample::{FileFound, GuestSample, ProcessKey, ProcessSample, SocketState};
 
 use super::*;
 use crate::agent::{Agent, Limits, NiceChange, NiceResult};
@@ -205,4 +205,53 @@ async fn inventory_stops_at_its_bounds() {
     let sample = Here::agent(None, short).inventory().await.unwrap();
     assert!(sample.uptime_cs > 0);
     assert_eq!(sample.truncated, ["output after 2000 bytes"]);
+}
+
+async fn check_files(path: Option<String>) {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let odd = "a b'c\"d$(touch x)\n;e";
+    std::fs::write(at(odd), "hello\n").unwrap();
+    std::fs::write(at("full"), vec![0; 1 << 20]).unwrap();
+    std::fs::write(at("large"), vec![0; (1 << 20) + 1]).unwrap();
+    symlink(at(odd), at("link")).unwrap();
+    symlink("/nowhere/at/all", at("dangling")).unwrap();
+    assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    let names = [odd, "full", "large", "link", "dangling", "pipe", "-n", "."];
+    let paths: Vec<String> = names.iter().map(|name| at(name)).collect();
+    let found: Vec<_> = Here::agent(path, Limits::default())
+        .files(&paths)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|file| file.found)
+        .collect();
+    let hello = FileFound::Sha256("5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03".into());
+    let zeros = FileFound::Sha256("30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58".into());
+    let irregular = FileFound::Unreadable("it is no regular file".into());
+    let expected = [
+        hello.clone(),
+        zeros,
+        FileFound::TooLarge,
+        hello,
+        FileFound::Missing,
+        irregular.clone(),
+        FileFound::Missing,
+        irregular,
+    ];
+    assert_eq!(found, expected);
+    assert!(!directory.path().join("x").exists());
+}
+
+#[tokio::test]
+async fn files_of_this_machine() {
+    check_files(None).await;
+}
+
+#[tokio::test]
+async fn files_of_this_machine_by_busybox() {
+    match busybox(&["sh", "head", "wc", "sha256sum"]) {
+        Ok(directory) => check_files(Some(directory.path().display().to_string())).await,
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
 }

@@ -1,5 +1,6 @@
 //! The agent gateway against scripted guests and, for what the programs really do, against this machine's own shell.
 
+mod files;
 mod inventory;
 mod local;
 mod nice;

@@ -39,6 +39,7 @@ pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailVie
         interfaces: domain.interfaces.iter().map(interface).collect(),
         balloon: balloon(domain, scene),
         findings: scene.findings_of(domain.uuid),
+        baseline: scene.history.baselines.get(&domain.uuid).copied(),
         guest: domain.guest.as_ref().map(|guest| GuestView {
             load1: guest.load1,
             runnable: guest.runnable,

@@ -1,6 +1,7 @@
 //! [`DomainView`] and [`DomainDetailView`]: a domain as the host sees it.
 
 use kvmpilot_core::decide::ResourceState;
+use kvmpilot_core::decide::baseline::DomainBaseline;
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::policy::{Class, Mode};
 use kvmpilot_core::sample::{DomainState, Job, ThreadRole, ThreadSource};
@@ -164,6 +165,9 @@ pub struct DomainDetailView {
     pub balloon: Option<BalloonView>,
     /// Conditions of this domain.
     pub findings: Vec<Finding>,
+    /// What is normal for it; null before the first cycle.
+    #[serde(default)]
+    pub baseline: Option<DomainBaseline>,
     /// The guest as its agent told; null before the first answer.
     pub guest: Option<GuestView>,
 }

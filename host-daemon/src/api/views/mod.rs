@@ -13,6 +13,7 @@ mod flow;
 mod process;
 mod replay;
 mod rules;
+mod service;
 mod status;
 mod steal;
 mod watch;
@@ -33,6 +34,7 @@ pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView,
 pub use process::{ApplicationView, ConnectionView, LadderView, ListenView, ProcessView, ProcessesView};
 pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use rules::{RuleView, RulesTestView, RulesView, TestedRuleView};
+pub use service::{LearnAsk, LearnedView, ServiceView, ServicesView};
 pub use status::{
     CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
     PressureView, ProgramView, StatusView, TierView,
@@ -58,6 +60,8 @@ pub struct Views {
     pub flows: Vec<FlowsView>,
     /// The rules in force.
     pub rules: RulesView,
+    /// The services.
+    pub services: ServicesView,
     /// What could be better about the installation.
     pub doctor: DoctorView,
 }

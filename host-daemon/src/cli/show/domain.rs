@@ -88,6 +88,7 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
         });
         page.table(&["DEVICE", ">IN", ">OUT", ">PACKETS IN", ">PACKETS OUT"], rows.collect());
     }
+    super::baseline::baseline(&mut page, view);
     super::findings(&mut page, &view.findings);
     page.finish()
 }

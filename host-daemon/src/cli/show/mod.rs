@@ -1,5 +1,6 @@
 //! Each answer as a page for people.
 
+mod baseline;
 mod detail;
 mod domain;
 mod explain;
@@ -8,6 +9,7 @@ mod order;
 mod process;
 mod replay;
 mod rules;
+mod service;
 mod simulate;
 mod status;
 mod steal;
@@ -21,6 +23,7 @@ pub(super) use order::{order, orders, reply};
 pub(super) use process::processes;
 pub(super) use replay::replay;
 pub(super) use rules::{rules, rules_test};
+pub(super) use service::{service, services};
 pub(super) use simulate::simulate;
 pub(super) use status::{doctor, status};
 pub(super) use steal::steal;
