@@ -10,8 +10,9 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::abilities::{Abilities, Info};
+use super::facts::{OSINFO, OsInfo};
 use super::text::printable;
-use super::{Agent, AgentError, Transport, TransportError};
+use super::{Agent, AgentError, Kind, Transport, TransportError};
 
 const INFO: &str = "guest-info";
 const EXEC: &str = "guest-exec";
@@ -77,20 +78,23 @@ impl<T: Transport> Agent<T> {
         arguments: &[String],
         environment: &[String],
     ) -> Result<Output, AgentError> {
-        let deadline = Instant::now() + self.limits.total;
-        self.reap(deadline).await?;
-        if !self.may_exec {
-            let info: Info = self.send(INFO, &json!({}), deadline).await?;
-            let abilities = self.abilities.insert(Abilities::new(&info));
-            if !abilities.permits(EXEC) {
-                return Err(self.frozen_or(AgentError::Forbidden(EXEC), deadline).await);
-            }
-            self.may_exec = true;
-        }
         let mut arg = vec!["-c", script, "kvmpilot"];
         arg.extend(arguments.iter().map(String::as_str));
         let exec = json!({"path": "/bin/sh", "arg": arg, "env": environment, "capture-output": true});
-        let started: Result<Started, _> = self.send(EXEC, &exec, deadline).await;
+        self.run(&exec).await
+    }
+
+    /// Runs a program in the guest, given as the arguments of `guest-exec`, and waits for its end.
+    pub(super) async fn run(&mut self, exec: &serde_json::Value) -> Result<Output, AgentError> {
+        let deadline = Instant::now() + self.limits.total;
+        self.reap(deadline).await?;
+        if !self.may_exec {
+            self.learn(deadline).await?;
+            if !self.may_exec {
+                return Err(self.frozen_or(AgentError::Forbidden(EXEC), deadline).await);
+            }
+        }
+        let started: Result<Started, _> = self.send(EXEC, exec, deadline).await;
         let pid = match started {
             Ok(Started { pid }) => pid,
             Err(error) => {
@@ -116,6 +120,47 @@ impl<T: Transport> Agent<T> {
             if status.exited {
                 self.pending = None;
                 return self.output(status);
+            }
+        }
+    }
+
+    /// Asks what the agent permits.
+    async fn learn(&mut self, deadline: Instant) -> Result<&Abilities, AgentError> {
+        let info: Info = self.send(INFO, &json!({}), deadline).await?;
+        let abilities = self.abilities.insert(Abilities::new(&info));
+        self.may_exec = abilities.permits(EXEC);
+        Ok(abilities)
+    }
+
+    /// What the guest runs; asked once.
+    pub(super) async fn kind(&mut self) -> Result<Kind, AgentError> {
+        if let Some(kind) = self.kind {
+            return Ok(kind);
+        }
+        let deadline = Instant::now() + self.limits.total;
+        self.learn(deadline).await?;
+        let info: Option<OsInfo> = self.ask(OSINFO, deadline, &mut Vec::new()).await?;
+        let windows = info.is_some_and(|info| info.is_windows());
+        Ok(*self.kind.insert(if windows { Kind::Windows } else { Kind::Unix }))
+    }
+
+    /// Sends a command without arguments, if it is permitted. What the agent does not do is noted, and is no failure;
+    /// that nobody answers is one.
+    pub(super) async fn ask<R: DeserializeOwned>(
+        &self,
+        command: &'static str,
+        deadline: Instant,
+        missing: &mut Vec<String>,
+    ) -> Result<Option<R>, AgentError> {
+        if !self.abilities.as_ref().is_some_and(|abilities| abilities.permits(command)) {
+            return Ok(None);
+        }
+        match self.send(command, &json!({}), deadline).await {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ (AgentError::NotConnected(_) | AgentError::TimedOut { .. })) => Err(error),
+            Err(error) => {
+                missing.push(error.to_string());
+                Ok(None)
             }
         }
     }

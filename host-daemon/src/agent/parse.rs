@@ -91,7 +91,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
 }
 
 /// Sections by name. A section starts with a line of the nonce and its name and ends before the next one.
-fn sections<'a>(output: &'a [u8], nonce: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+pub(super) fn sections<'a>(output: &'a [u8], nonce: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
     let starts =
         move |line: &&'a [u8]| line.starts_with(nonce.as_bytes()) && line.get(nonce.len()) == Some(&b' ');
     let mut heads = Vec::new();
@@ -109,7 +109,7 @@ fn sections<'a>(output: &'a [u8], nonce: &'a str) -> impl Iterator<Item = (&'a s
     })
 }
 
-fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
 

@@ -206,3 +206,31 @@ async fn inventory_stops_at_its_bounds() {
     assert!(sample.uptime_cs > 0);
     assert_eq!(sample.truncated, ["output after 2000 bytes"]);
 }
+
+async fn check_system(path: Option<String>) {
+    let mut agent = Here::agent(path, Limits::default());
+    let system = agent.system().await.unwrap();
+    assert_eq!(system.users.get(&0).map(String::as_str), Some("root"));
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(system.kernel.as_deref(), Some(release.trim()));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(system.host_name.as_deref(), Some(host.trim()));
+    assert!(
+        system.os.is_some() && system.interfaces.iter().any(|interface| interface.name == "lo"),
+        "{system:?}"
+    );
+    assert_eq!(system.missing, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn system_of_this_machine() {
+    check_system(None).await;
+}
+
+#[tokio::test]
+async fn system_of_this_machine_by_busybox() {
+    match busybox(&["sh", "grep", "head", "df", "timeout"]) {
+        Ok(directory) => check_system(Some(directory.path().display().to_string())).await,
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
+}

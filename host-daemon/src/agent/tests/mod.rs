@@ -4,6 +4,8 @@ mod inventory;
 mod local;
 mod nice;
 mod protocol;
+mod says_no;
+mod system;
 
 use std::sync::Mutex;
 use std::time::Duration;
