@@ -36,6 +36,10 @@ pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
         Accel::Tcg => ("qemu", "maximum"),
     };
     let agent_arg = if agent == 1 { " kp.agent=1" } else { "" };
+    let block_arg = match &guest.blocked[..] {
+        [] => String::new(),
+        blocked => format!(" kp.block={}", blocked.join(",")),
+    };
     let (kernel, initramfs, logs) = (image.kernel.display(), image.initramfs.display(), logs.display());
     format!(
         "<domain type='{kind}'>
@@ -48,7 +52,7 @@ pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{kernel}</kernel>
     <initrd>{initramfs}</initrd>
-    <cmdline>{CMDLINE} kp.ip={ip}/24 kp.run={work} kp.spin={spin}{agent_arg}</cmdline>
+    <cmdline>{CMDLINE} kp.ip={ip}/24 kp.run={work} kp.spin={spin}{agent_arg}{block_arg}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='{cpu}'/>

@@ -46,13 +46,13 @@ struct Refusal {
 }
 
 #[derive(Deserialize)]
-struct Started {
+pub(super) struct Started {
     pid: i64,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Status {
+pub(super) struct Status {
     exited: bool,
     exitcode: Option<i64>,
     signal: Option<i64>,
@@ -119,7 +119,7 @@ impl<T: Transport> Agent<T> {
             let status: Status = self.send(STATUS, &json!({"pid": pid}), deadline).await?;
             if status.exited {
                 self.pending = None;
-                return self.output(status);
+                return output(status, self.limits.output_bytes);
             }
         }
     }
@@ -189,24 +189,6 @@ impl<T: Transport> Agent<T> {
         }
     }
 
-    fn output(&self, status: Status) -> Result<Output, AgentError> {
-        let stderr = decode(status.err_data, self.limits.output_bytes)?;
-        let stderr = printable(stderr.trim_ascii(), MESSAGE_CHARS);
-        if status.exitcode != Some(0) {
-            let how = match (status.exitcode, status.signal) {
-                (Some(code), _) => format!("exit code {code}"),
-                (None, Some(signal)) => format!("signal {signal}"),
-                (None, None) => "neither exit code nor signal".to_owned(),
-            };
-            let message = if stderr.is_empty() { how } else { format!("{how}: {stderr}") };
-            return Err(AgentError::ExitStatus { code: status.exitcode, signal: status.signal, message });
-        }
-        if status.out_truncated {
-            return Err(AgentError::Truncated);
-        }
-        Ok(Output { stdout: decode(status.out_data, self.limits.output_bytes)?, stderr })
-    }
-
     /// Sends one command and reads the reply's `return`.
     async fn send<R: DeserializeOwned>(
         &self,
@@ -225,24 +207,51 @@ impl<T: Transport> Agent<T> {
             }
             Err(TransportError::Refused(message)) => return Err(refused(command, &message)),
         };
-        let limit = self.limits.output_bytes / 3 * 4 + ENVELOPE_BYTES;
-        if reply.len() > limit {
-            return Err(AgentError::Oversized { limit });
-        }
-        // serde_json gives up at a depth of 128, so nesting cannot exhaust the stack.
-        let reply: Reply<R> = serde_json::from_str(&reply).map_err(|error| {
-            if error.is_eof() {
-                AgentError::Truncated
-            } else {
-                malformed(format!("{command}: {}", printable(error.to_string().as_bytes(), MESSAGE_CHARS)))
-            }
-        })?;
-        match reply {
-            Reply { error: Some(refusal), .. } => Err(refused(command, &refusal.desc)),
-            Reply { value: Some(value), .. } => Ok(value),
-            Reply { .. } => Err(malformed(format!("{command}: neither return nor error"))),
-        }
+        read_reply(command, &reply, self.limits.output_bytes / 3 * 4 + ENVELOPE_BYTES)
     }
+}
+
+/// Reads the `return` of a reply to `command`, of at most `limit` bytes.
+pub(super) fn read_reply<R: DeserializeOwned>(
+    command: &'static str,
+    reply: &str,
+    limit: usize,
+) -> Result<R, AgentError> {
+    if reply.len() > limit {
+        return Err(AgentError::Oversized { limit });
+    }
+    // serde_json gives up at a depth of 128, so nesting cannot exhaust the stack.
+    let reply: Reply<R> = serde_json::from_str(reply).map_err(|error| {
+        if error.is_eof() {
+            AgentError::Truncated
+        } else {
+            malformed(format!("{command}: {}", printable(error.to_string().as_bytes(), MESSAGE_CHARS)))
+        }
+    })?;
+    match reply {
+        Reply { error: Some(refusal), .. } => Err(refused(command, &refusal.desc)),
+        Reply { value: Some(value), .. } => Ok(value),
+        Reply { .. } => Err(malformed(format!("{command}: neither return nor error"))),
+    }
+}
+
+/// What an ended program printed, at most `limit` bytes.
+pub(super) fn output(status: Status, limit: usize) -> Result<Output, AgentError> {
+    let stderr = decode(status.err_data, limit)?;
+    let stderr = printable(stderr.trim_ascii(), MESSAGE_CHARS);
+    if status.exitcode != Some(0) {
+        let how = match (status.exitcode, status.signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "neither exit code nor signal".to_owned(),
+        };
+        let message = if stderr.is_empty() { how } else { format!("{how}: {stderr}") };
+        return Err(AgentError::ExitStatus { code: status.exitcode, signal: status.signal, message });
+    }
+    if status.out_truncated {
+        return Err(AgentError::Truncated);
+    }
+    Ok(Output { stdout: decode(status.out_data, limit)?, stderr })
 }
 
 fn refused(command: &'static str, message: &str) -> AgentError {

@@ -61,7 +61,7 @@ impl<T: Transport> Agent<T> {
     pub async fn inventory(&mut self) -> Result<GuestSample, AgentError> {
         match self.kind().await? {
             Kind::Unix => self.linux_inventory().await,
-            Kind::Windows => Err(AgentError::Forbidden("guest-exec")),
+            Kind::Windows => self.windows_inventory().await,
         }
     }
 

@@ -11,7 +11,11 @@ mod exec;
 mod facts;
 mod fallback;
 mod few;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod linux;
+mod mask;
 mod net;
 mod nice;
 mod parse;
@@ -21,6 +25,8 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod text;
+mod windows;
+mod windows_json;
 
 use std::time::Duration;
 

@@ -53,7 +53,7 @@ impl<T: Transport> Agent<T> {
         }
         let rest = match kind {
             Kind::Unix => self.system_program(&wanted, &mut system).await,
-            Kind::Windows => Ok(()),
+            Kind::Windows => self.windows_services(&mut system).await,
         };
         match rest {
             Ok(()) => {}

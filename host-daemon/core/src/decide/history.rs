@@ -290,7 +290,8 @@ impl DomainHistory {
         }
         if let Some(guest) = &live.guest {
             self.applications.retain(|name, _| {
-                guest.unread.is_some() || guest.applications.iter().any(|application| application.name == *name)
+                guest.unread.is_some()
+                    || guest.applications.iter().any(|application| application.name == *name)
             });
             self.states.learn_loss(guest.virtualisation_loss);
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
@@ -93,13 +94,28 @@ impl Drop for Victim {
 /// A directory with busybox under the names that the programs use, or a reason why not.
 fn busybox(programs: &[&str]) -> Result<tempfile::TempDir, String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let busybox =
-        ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| std::fs::exists(path).unwrap_or(false));
+    // The lab's guests have one, which is there once a lab was.
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab");
+    let packages = std::fs::read_dir(lab).into_iter().flatten().flatten();
+    let busybox = packages
+        .map(|entry| entry.path().join("bin/busybox"))
+        .chain(["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from))
+        .find(|path| path.exists());
     let busybox = busybox.ok_or("no busybox here: the lab's guests have one")?;
     for program in programs {
-        symlink(busybox, directory.path().join(program)).map_err(|error| error.to_string())?;
+        symlink(&busybox, directory.path().join(program)).map_err(|error| error.to_string())?;
     }
     Ok(directory)
+}
+
+/// A directory in which `sh` is bash, as on RHEL and its kin, and the rest is as it is here.
+fn bash() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    symlink("/bin/bash", directory.path().join("sh")).unwrap();
+    for program in ["grep", "head", "ls", "df", "timeout", "renice"] {
+        symlink(format!("/usr/bin/{program}"), directory.path().join(program)).unwrap();
+    }
+    directory
 }
 
 async fn check_inventory(path: Option<String>) {
@@ -233,4 +249,12 @@ async fn system_of_this_machine_by_busybox() {
         Ok(directory) => check_system(Some(directory.path().display().to_string())).await,
         Err(reason) => eprintln!("skipped: {reason}"),
     }
+}
+
+#[tokio::test]
+async fn inventory_and_system_of_this_machine_by_bash() {
+    let directory = bash();
+    let path = directory.path().display().to_string();
+    check_inventory(Some(path.clone())).await;
+    check_system(Some(path)).await;
 }

@@ -6,6 +6,7 @@ mod nice;
 mod protocol;
 mod says_no;
 mod system;
+mod windows;
 
 use std::sync::Mutex;
 use std::time::Duration;

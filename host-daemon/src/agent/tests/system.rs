@@ -3,7 +3,6 @@
 use kvmpilot_core::sample::{GuestSystem, ServiceState};
 use proptest::prelude::*;
 
-use super::*;
 use crate::agent::system::parse;
 
 const K: &str = "0123456789abcdef";

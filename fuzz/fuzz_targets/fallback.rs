@@ -1,0 +1,5 @@
+#![no_main]
+
+use kvmpilot::agent::fuzzing;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzzing::fallback(data));
