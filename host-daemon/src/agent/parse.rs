@@ -15,6 +15,9 @@ const USER_HZ: u64 = 100;
 /// Notes in [`GuestSample::truncated`] at most.
 const NOTES: usize = 16;
 
+/// The agent runs as a user who may not look at the processes of others.
+const BLIND: &str = "guest agent: its user may not see the guest's processes; qemu-ga has to run as root";
+
 /// How much is taken from a guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -65,6 +68,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
             "exe" => lines(whole).for_each(|line| Draft::read_exe(line, &mut processes)),
             "fd" => lines(whole).for_each(|line| net.read_owner(line)),
             "net" => lines(whole).for_each(|line| net.read_socket(line, bounds.sockets)),
+            "blind" => sample.unread = Some(BLIND.to_owned()),
             "end" => complete = true,
             _ => match name.strip_prefix("more ") {
                 Some(what) if sample.truncated.len() < NOTES => sample.truncated.push(what.to_owned()),

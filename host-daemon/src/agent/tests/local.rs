@@ -258,3 +258,40 @@ async fn inventory_and_system_of_this_machine_by_bash() {
     check_inventory(Some(path.clone())).await;
     check_system(Some(path)).await;
 }
+
+/// CPU time of one inventory at 300 processes more than there are, as a guest with this machine's speed would pay it.
+async fn check_cost(shell: &str, path: Option<String>) {
+    const MORE: usize = 300;
+    const POLLS: u32 = 5;
+    let mut children: Vec<Child> =
+        (0..MORE).map(|_| Command::new("sleep").arg("1000").spawn().unwrap()).collect();
+    let used = || {
+        let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
+        let (user, system) = (usage.user_time(), usage.system_time());
+        user.tv_sec() as f64 + system.tv_sec() as f64 + (user.tv_usec() + system.tv_usec()) as f64 / 1e6
+    };
+    let mut agent = Here::agent(path, Limits::default());
+    let before = used();
+    let mut processes = 0;
+    for _ in 0..POLLS {
+        processes = agent.inventory().await.unwrap().processes.len();
+    }
+    let cost = (used() - before) * 1e3 / f64::from(POLLS);
+    for child in &mut children {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    println!("{shell}: {cost:.0} ms of CPU for an inventory of {processes} processes");
+    assert!(processes >= MORE);
+}
+
+#[tokio::test]
+#[ignore = "a measurement: cargo test -p kvmpilot --lib cost_of -- --ignored --nocapture --test-threads=1"]
+async fn cost_of_an_inventory() {
+    check_cost("sh", None).await;
+    check_cost("bash", Some(bash().path().display().to_string())).await;
+    match busybox(&["sh", "grep", "head", "ls"]) {
+        Ok(directory) => check_cost("busybox", Some(directory.path().display().to_string())).await,
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
+}
