@@ -16,8 +16,11 @@ use super::{system, windows};
 const K: &str = "0123456789abcdef";
 const BYTES: usize = 1 << 20;
 
-/// All targets by name.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+/// A target and its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 6] = [
     ("inventory", inventory),
     ("system", system_program),
     ("replies", replies),
@@ -99,14 +102,16 @@ pub fn windows_programs(data: &[u8]) {
 
 /// Command lines, and that a secret in one does not survive.
 pub fn masking(data: &[u8]) {
+    const SECRET: &str = "Zsesame5Q";
     let line = command_line(data, 200);
     assert!(line.chars().count() <= 200 && !line.chars().any(char::is_control));
     assert!(printable(data, 50).chars().count() <= 50);
     let mut secret = data.to_vec();
     secret.retain(|byte| *byte != 0);
-    secret.extend_from_slice(b"\0--password=Zsesame5Q\0end");
+    secret.extend_from_slice(format!("\0--password={SECRET}\0end").as_bytes());
     let start = command_line(&secret, 1 << 16);
-    assert!(!start.contains("Zsesame5Q"), "{start}");
+    // The fuzzer finds the word, and puts it where no secret is.
+    assert!(!start.contains(SECRET) || String::from_utf8_lossy(data).contains(SECRET), "{start}");
 }
 
 fn check(sample: &GuestSample) {
