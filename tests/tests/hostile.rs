@@ -107,12 +107,17 @@ echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
 ) >/dev/null 2>&1 </dev/null &
 "#;
 
-const CROWD: &str =
-    "i=0; while [ $i -lt 5000 ]; do sleep 100000 & i=$((i + 1)); done >/dev/null 2>&1 </dev/null";
+/// 5000 processes. Each waits at a pipe that nobody opens: without a program of its own, so that emulation can make them.
+const CROWD: &str = r#"
+mkfifo /run/never
+for part in 1 2 3 4 5; do
+    (i=0; while [ $i -lt 1000 ]; do : </run/never & i=$((i + 1)); done; sleep 100000) &
+done >/dev/null 2>&1 </dev/null
+"#;
 
 #[test]
 fn hostile_guests_are_bounded_and_nothing_of_them_is_run() -> Result<()> {
-    let crowd = GuestSpec::new("crowd", 43).memory_mib(2048);
+    let crowd = GuestSpec::new("crowd", 43).vcpus(2).memory_mib(2048);
     let lab = Lab::start(&LabOptions {
         guests: vec![guest("storm", 42).vcpus(2), crowd, GuestSpec::new("nobody", 44).memory_mib(256)],
     })?;

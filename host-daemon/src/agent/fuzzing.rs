@@ -106,12 +106,15 @@ pub fn masking(data: &[u8]) {
     let line = command_line(data, 200);
     assert!(line.chars().count() <= 200 && !line.chars().any(char::is_control));
     assert!(printable(data, 50).chars().count() <= 50);
-    let mut secret = data.to_vec();
-    secret.retain(|byte| *byte != 0);
-    secret.extend_from_slice(format!("\0--password={SECRET}\0end").as_bytes());
-    let start = command_line(&secret, 1 << 16);
+    let mut start = data.to_vec();
+    start.retain(|byte| *byte != 0);
     // The fuzzer finds the word, and puts it where no secret is.
-    assert!(!start.contains(SECRET) || String::from_utf8_lossy(data).contains(SECRET), "{start}");
+    if String::from_utf8_lossy(&start).contains(SECRET) {
+        return;
+    }
+    start.extend_from_slice(format!("\0--password={SECRET}\0end").as_bytes());
+    let line = command_line(&start, 1 << 16);
+    assert!(!line.contains(SECRET), "{line}");
 }
 
 fn check(sample: &GuestSample) {
