@@ -1,3 +1,4 @@
+//! Fuzzes the replies that stand in where an agent may not run programs.
 #![no_main]
 
 use kvmpilot::agent::fuzzing;

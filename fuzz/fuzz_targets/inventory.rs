@@ -1,3 +1,4 @@
+//! Fuzzes what the inventory program prints.
 #![no_main]
 
 use kvmpilot::agent::fuzzing;

@@ -1,3 +1,4 @@
+//! Fuzzes command lines, and the secrets in them.
 #![no_main]
 
 use kvmpilot::agent::fuzzing;

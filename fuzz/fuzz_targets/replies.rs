@@ -1,3 +1,4 @@
+//! Fuzzes replies of the agent's commands.
 #![no_main]
 
 use kvmpilot::agent::fuzzing;

@@ -1,3 +1,4 @@
+//! Fuzzes what the program for rarely changing things prints.
 #![no_main]
 
 use kvmpilot::agent::fuzzing;

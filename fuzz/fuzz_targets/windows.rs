@@ -1,3 +1,4 @@
+//! Fuzzes what the programs for Windows print.
 #![no_main]
 
 use kvmpilot::agent::fuzzing;

@@ -109,10 +109,11 @@ echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
 
 /// 5000 processes. Each waits at a pipe that nobody opens: without a program of its own, so that emulation can make them.
 const CROWD: &str = r#"
+exec >/dev/null 2>&1 </dev/null
 mkfifo /run/never
 for part in 1 2 3 4 5; do
     (i=0; while [ $i -lt 1000 ]; do : </run/never & i=$((i + 1)); done; sleep 100000) &
-done >/dev/null 2>&1 </dev/null
+done
 "#;
 
 #[test]

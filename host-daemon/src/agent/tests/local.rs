@@ -227,10 +227,9 @@ async fn check_system(path: Option<String>) {
     let mut agent = Here::agent(path, Limits::default());
     let system = agent.system().await.unwrap();
     assert_eq!(system.users.get(&0).map(String::as_str), Some("root"));
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    assert_eq!(system.kernel.as_deref(), Some(release.trim()));
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    assert_eq!(system.host_name.as_deref(), Some(host.trim()));
+    let uname = nix::sys::utsname::uname().unwrap();
+    assert_eq!(system.kernel.as_deref(), uname.release().to_str());
+    assert_eq!(system.host_name.as_deref(), uname.nodename().to_str());
     assert!(
         system.os.is_some() && system.interfaces.iter().any(|interface| interface.name == "lo"),
         "{system:?}"
