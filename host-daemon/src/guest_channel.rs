@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{FileSample, GuestSample, UnitWeight};
+use kvmpilot_core::sample::{FileSample, GuestSample, GuestSystem, UnitWeight};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::agent::{
@@ -68,6 +68,22 @@ impl GuestAgent {
     /// When the agent does not answer as it should.
     pub async fn inventory(&self) -> Result<GuestSample, AgentError> {
         self.0.lock().await.inventory().await
+    }
+
+    /// As [`Self::inventory`]; where the agent may not run programs, what it tells without them.
+    ///
+    /// # Errors
+    /// When the agent does not answer as it should.
+    pub async fn poll(&self) -> Result<GuestSample, AgentError> {
+        self.0.lock().await.poll().await
+    }
+
+    /// What changes rarely inside the guest.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn system(&self) -> Result<GuestSystem, AgentError> {
+        self.0.lock().await.system().await
     }
 
     /// What the agent permits; `None` until it was asked for the first time.

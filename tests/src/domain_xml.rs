@@ -40,6 +40,10 @@ pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
         System::Busybox => "",
         System::Debian => " kp.systemd",
     };
+    let block_arg = match &guest.blocked[..] {
+        [] => String::new(),
+        blocked => format!(" kp.block={}", blocked.join(",")),
+    };
     let (kernel, initramfs, logs) = (image.kernel.display(), image.initramfs.display(), logs.display());
     format!(
         "<domain type='{kind}'>
@@ -52,7 +56,7 @@ pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{kernel}</kernel>
     <initrd>{initramfs}</initrd>
-    <cmdline>{CMDLINE} kp.ip={ip}/24 kp.run={work} kp.spin={spin}{agent_arg}{system}</cmdline>
+    <cmdline>{CMDLINE} kp.ip={ip}/24 kp.run={work} kp.spin={spin}{agent_arg}{block_arg}{system}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='{cpu}'/>

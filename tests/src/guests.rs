@@ -15,6 +15,9 @@ pub struct GuestSpec {
     pub memory_mib: u64,
     /// Whether the guest runs qemu-ga and the domain has its channel.
     pub agent: bool,
+    /// Commands that its qemu-ga refuses (`--block-rpcs`), as on RHEL and its kin.
+    #[serde(default)]
+    pub blocked: Vec<String>,
     /// Number of iothreads.
     pub iothreads: u32,
     /// Last part of its address 10.77.0.x; also the last part of its MAC address. Unique in a lab.
@@ -101,6 +104,7 @@ impl GuestSpec {
             vcpus: 1,
             memory_mib: 512,
             agent: true,
+            blocked: Vec::new(),
             iothreads: 0,
             octet,
             system: System::Busybox,
@@ -133,6 +137,13 @@ impl GuestSpec {
     #[must_use]
     pub fn debian(mut self) -> Self {
         self.system = System::Debian;
+        self
+    }
+
+    /// Has qemu-ga refuse these commands.
+    #[must_use]
+    pub fn blocks(mut self, commands: &[&str]) -> Self {
+        self.blocked = commands.iter().map(|command| (*command).to_owned()).collect();
         self
     }
 

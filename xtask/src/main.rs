@@ -5,6 +5,7 @@ mod bench;
 mod build_ebpf;
 mod command;
 mod demo;
+mod fuzz;
 mod lab;
 mod matrix;
 mod setup;
@@ -49,6 +50,15 @@ enum Task {
     /// Measure what kvmpilot costs
     #[command(subcommand)]
     Bench(bench::BenchTask),
+    /// Fuzz what is parsed of what guests say
+    Fuzz {
+        /// One target instead of all
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(fuzz::TARGETS))]
+        target: Option<String>,
+        /// Minutes for each target
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+    },
     /// A private libvirtd with real guests
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -63,6 +73,7 @@ fn main() -> ExitCode {
         Task::Demo { json } => demo::demo(json.as_deref()),
         Task::Matrix(options) => setup::setup().and_then(|()| matrix::matrix(&options)),
         Task::Bench(task) => bench::bench(&task),
+        Task::Fuzz { target, minutes } => fuzz::fuzz(target.as_deref(), minutes),
         Task::Lab(task) => lab::lab(&task),
     };
     match outcome {

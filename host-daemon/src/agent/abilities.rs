@@ -2,10 +2,11 @@
 
 use serde::Deserialize;
 
+use super::few::Few;
 use super::text::printable;
 
 /// Commands worth knowing about: what kvmpilot uses, and what could serve it.
-pub(super) const COMMANDS: [&str; 7] = [
+pub(super) const COMMANDS: [&str; 12] = [
     "guest-exec",
     "guest-exec-status",
     "guest-file-open",
@@ -13,9 +14,16 @@ pub(super) const COMMANDS: [&str; 7] = [
     "guest-file-close",
     "guest-get-load",
     "guest-get-cpustats",
+    "guest-get-vcpus",
+    "guest-get-osinfo",
+    "guest-get-host-name",
+    "guest-get-fsinfo",
+    "guest-network-get-interfaces",
 ];
 /// More than any version of the agent is long.
 const VERSION_CHARS: usize = 40;
+/// More than any version of the agent has.
+const MOST_COMMANDS: usize = 512;
 
 /// An agent's reply to `guest-info`, as far as it matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +42,7 @@ pub struct Abilities {
 pub(super) struct Info {
     #[serde(default)]
     version: String,
-    supported_commands: Vec<Supported>,
+    supported_commands: Few<Supported, MOST_COMMANDS>,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +56,7 @@ impl Abilities {
         let mut abilities =
             Self { version: printable(info.version.as_bytes(), VERSION_CHARS), ..Self::default() };
         for command in COMMANDS {
-            let supported = info.supported_commands.iter().find(|supported| supported.name == command);
+            let supported = info.supported_commands.items.iter().find(|supported| supported.name == command);
             match supported.map(|supported| supported.enabled) {
                 Some(true) => abilities.permitted.push(command),
                 Some(false) => abilities.switched_off.push(command),

@@ -10,8 +10,9 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::abilities::{Abilities, Info};
+use super::facts::{OSINFO, OsInfo};
 use super::text::printable;
-use super::{Agent, AgentError, Transport, TransportError};
+use super::{Agent, AgentError, Kind, Transport, TransportError};
 
 const INFO: &str = "guest-info";
 const EXEC: &str = "guest-exec";
@@ -45,13 +46,13 @@ struct Refusal {
 }
 
 #[derive(Deserialize)]
-struct Started {
+pub(super) struct Started {
     pid: i64,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Status {
+pub(super) struct Status {
     exited: bool,
     exitcode: Option<i64>,
     signal: Option<i64>,
@@ -77,20 +78,23 @@ impl<T: Transport> Agent<T> {
         arguments: &[String],
         environment: &[String],
     ) -> Result<Output, AgentError> {
-        let deadline = Instant::now() + self.limits.total;
-        self.reap(deadline).await?;
-        if !self.may_exec {
-            let info: Info = self.send(INFO, &json!({}), deadline).await?;
-            let abilities = self.abilities.insert(Abilities::new(&info));
-            if !abilities.permits(EXEC) {
-                return Err(self.frozen_or(AgentError::Forbidden(EXEC), deadline).await);
-            }
-            self.may_exec = true;
-        }
         let mut arg = vec!["-c", script, "kvmpilot"];
         arg.extend(arguments.iter().map(String::as_str));
         let exec = json!({"path": "/bin/sh", "arg": arg, "env": environment, "capture-output": true});
-        let started: Result<Started, _> = self.send(EXEC, &exec, deadline).await;
+        self.run(&exec).await
+    }
+
+    /// Runs a program in the guest, given as the arguments of `guest-exec`, and waits for its end.
+    pub(super) async fn run(&mut self, exec: &serde_json::Value) -> Result<Output, AgentError> {
+        let deadline = Instant::now() + self.limits.total;
+        self.reap(deadline).await?;
+        if !self.may_exec {
+            self.learn(deadline).await?;
+            if !self.may_exec {
+                return Err(self.frozen_or(AgentError::Forbidden(EXEC), deadline).await);
+            }
+        }
+        let started: Result<Started, _> = self.send(EXEC, exec, deadline).await;
         let pid = match started {
             Ok(Started { pid }) => pid,
             Err(error) => {
@@ -115,7 +119,48 @@ impl<T: Transport> Agent<T> {
             let status: Status = self.send(STATUS, &json!({"pid": pid}), deadline).await?;
             if status.exited {
                 self.pending = None;
-                return self.output(status);
+                return output(status, self.limits.output_bytes);
+            }
+        }
+    }
+
+    /// Asks what the agent permits.
+    async fn learn(&mut self, deadline: Instant) -> Result<&Abilities, AgentError> {
+        let info: Info = self.send(INFO, &json!({}), deadline).await?;
+        let abilities = self.abilities.insert(Abilities::new(&info));
+        self.may_exec = abilities.permits(EXEC);
+        Ok(abilities)
+    }
+
+    /// What the guest runs; asked once.
+    pub(super) async fn kind(&mut self) -> Result<Kind, AgentError> {
+        if let Some(kind) = self.kind {
+            return Ok(kind);
+        }
+        let deadline = Instant::now() + self.limits.total;
+        self.learn(deadline).await?;
+        let info: Option<OsInfo> = self.ask(OSINFO, deadline, &mut Vec::new()).await?;
+        let windows = info.is_some_and(|info| info.is_windows());
+        Ok(*self.kind.insert(if windows { Kind::Windows } else { Kind::Unix }))
+    }
+
+    /// Sends a command without arguments, if it is permitted. What the agent does not do is noted, and is no failure;
+    /// that nobody answers is one.
+    pub(super) async fn ask<R: DeserializeOwned>(
+        &self,
+        command: &'static str,
+        deadline: Instant,
+        missing: &mut Vec<String>,
+    ) -> Result<Option<R>, AgentError> {
+        if !self.abilities.as_ref().is_some_and(|abilities| abilities.permits(command)) {
+            return Ok(None);
+        }
+        match self.send(command, &json!({}), deadline).await {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ (AgentError::NotConnected(_) | AgentError::TimedOut { .. })) => Err(error),
+            Err(error) => {
+                missing.push(error.to_string());
+                Ok(None)
             }
         }
     }
@@ -144,24 +189,6 @@ impl<T: Transport> Agent<T> {
         }
     }
 
-    fn output(&self, status: Status) -> Result<Output, AgentError> {
-        let stderr = decode(status.err_data, self.limits.output_bytes)?;
-        let stderr = printable(stderr.trim_ascii(), MESSAGE_CHARS);
-        if status.exitcode != Some(0) {
-            let how = match (status.exitcode, status.signal) {
-                (Some(code), _) => format!("exit code {code}"),
-                (None, Some(signal)) => format!("signal {signal}"),
-                (None, None) => "neither exit code nor signal".to_owned(),
-            };
-            let message = if stderr.is_empty() { how } else { format!("{how}: {stderr}") };
-            return Err(AgentError::ExitStatus { code: status.exitcode, signal: status.signal, message });
-        }
-        if status.out_truncated {
-            return Err(AgentError::Truncated);
-        }
-        Ok(Output { stdout: decode(status.out_data, self.limits.output_bytes)?, stderr })
-    }
-
     /// Sends one command and reads the reply's `return`.
     async fn send<R: DeserializeOwned>(
         &self,
@@ -180,24 +207,51 @@ impl<T: Transport> Agent<T> {
             }
             Err(TransportError::Refused(message)) => return Err(refused(command, &message)),
         };
-        let limit = self.limits.output_bytes / 3 * 4 + ENVELOPE_BYTES;
-        if reply.len() > limit {
-            return Err(AgentError::Oversized { limit });
-        }
-        // serde_json gives up at a depth of 128, so nesting cannot exhaust the stack.
-        let reply: Reply<R> = serde_json::from_str(&reply).map_err(|error| {
-            if error.is_eof() {
-                AgentError::Truncated
-            } else {
-                malformed(format!("{command}: {}", printable(error.to_string().as_bytes(), MESSAGE_CHARS)))
-            }
-        })?;
-        match reply {
-            Reply { error: Some(refusal), .. } => Err(refused(command, &refusal.desc)),
-            Reply { value: Some(value), .. } => Ok(value),
-            Reply { .. } => Err(malformed(format!("{command}: neither return nor error"))),
-        }
+        read_reply(command, &reply, self.limits.output_bytes / 3 * 4 + ENVELOPE_BYTES)
     }
+}
+
+/// Reads the `return` of a reply to `command`, of at most `limit` bytes.
+pub(super) fn read_reply<R: DeserializeOwned>(
+    command: &'static str,
+    reply: &str,
+    limit: usize,
+) -> Result<R, AgentError> {
+    if reply.len() > limit {
+        return Err(AgentError::Oversized { limit });
+    }
+    // serde_json gives up at a depth of 128, so nesting cannot exhaust the stack.
+    let reply: Reply<R> = serde_json::from_str(reply).map_err(|error| {
+        if error.is_eof() {
+            AgentError::Truncated
+        } else {
+            malformed(format!("{command}: {}", printable(error.to_string().as_bytes(), MESSAGE_CHARS)))
+        }
+    })?;
+    match reply {
+        Reply { error: Some(refusal), .. } => Err(refused(command, &refusal.desc)),
+        Reply { value: Some(value), .. } => Ok(value),
+        Reply { .. } => Err(malformed(format!("{command}: neither return nor error"))),
+    }
+}
+
+/// What an ended program printed, at most `limit` bytes.
+pub(super) fn output(status: Status, limit: usize) -> Result<Output, AgentError> {
+    let stderr = decode(status.err_data, limit)?;
+    let stderr = printable(stderr.trim_ascii(), MESSAGE_CHARS);
+    if status.exitcode != Some(0) {
+        let how = match (status.exitcode, status.signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "neither exit code nor signal".to_owned(),
+        };
+        let message = if stderr.is_empty() { how } else { format!("{how}: {stderr}") };
+        return Err(AgentError::ExitStatus { code: status.exitcode, signal: status.signal, message });
+    }
+    if status.out_truncated {
+        return Err(AgentError::Truncated);
+    }
+    Ok(Output { stdout: decode(status.out_data, limit)?, stderr })
 }
 
 fn refused(command: &'static str, message: &str) -> AgentError {

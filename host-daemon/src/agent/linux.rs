@@ -13,12 +13,8 @@ const INVENTORY: &str = include_str!("inventory.sh");
 pub(super) const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl<T: Transport> Agent<T> {
-    /// Reads the guest's processes, sockets and load.
-    ///
-    /// # Errors
-    /// When the agent cannot be used, or what it says cannot be understood. What is only too much is cut and named in
-    /// [`GuestSample::truncated`].
-    pub async fn inventory(&mut self) -> Result<GuestSample, AgentError> {
+    /// The inventory of a Linux guest.
+    pub(super) async fn linux_inventory(&mut self) -> Result<GuestSample, AgentError> {
         let limits = self.limits;
         let nonce = nonce();
         let arguments =
@@ -38,7 +34,7 @@ pub(super) fn program(script: &str) -> String {
 }
 
 /// A word that nobody in the guest can guess: the hasher's keys are random.
-fn nonce() -> String {
+pub(super) fn nonce() -> String {
     let half = || RandomState::new().hash_one("kvmpilot");
     format!("{:016x}{:016x}", half(), half())
 }

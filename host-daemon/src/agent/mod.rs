@@ -8,17 +8,28 @@
 mod abilities;
 mod error;
 mod exec;
+mod facts;
+mod fallback;
+mod few;
 mod files;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod group;
 mod linux;
+mod mask;
 mod net;
 mod nice;
 mod parse;
 mod process;
+mod services;
+mod system;
 #[cfg(test)]
 mod tests;
 mod text;
 mod unit;
+mod windows;
+mod windows_json;
 
 use std::time::Duration;
 
@@ -64,6 +75,15 @@ impl Default for Limits {
     }
 }
 
+/// What a guest runs, as far as it has to be asked differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Linux, or what can play it.
+    Unix,
+    /// Windows.
+    Windows,
+}
+
 /// The agent of one guest. `&mut self` everywhere: one program at a time, so that a slow guest gets no pile of them.
 #[derive(Debug)]
 pub struct Agent<T> {
@@ -73,6 +93,8 @@ pub struct Agent<T> {
     may_exec: bool,
     /// What it permits, as of then.
     abilities: Option<Abilities>,
+    /// What it runs on; asked once, too.
+    kind: Option<Kind>,
     /// A program whose end was not seen. The agent keeps its output for ever unless it is asked for.
     pending: Option<i64>,
 }
@@ -81,7 +103,7 @@ impl<T: Transport> Agent<T> {
     /// An agent that has not been asked anything yet.
     pub fn new(transport: T, limits: Limits) -> Self {
         let limits = Limits { output_bytes: limits.output_bytes.min(3_000_000), ..limits };
-        Self { transport, limits, may_exec: false, abilities: None, pending: None }
+        Self { transport, limits, may_exec: false, abilities: None, kind: None, pending: None }
     }
 
     /// What the agent permits; `None` until it was asked for the first time.

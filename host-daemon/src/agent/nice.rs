@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use kvmpilot_core::sample::ProcessKey;
 
 use super::linux::{PATH, program};
-use super::{Agent, AgentError, Transport};
+use super::{Agent, AgentError, Kind, Transport};
 
 const NICE: &str = include_str!("nice.sh");
 
@@ -60,6 +60,9 @@ impl<T: Transport> Agent<T> {
     /// # Errors
     /// When the agent cannot be used. After [`AgentError::TimedOut`] the values may still change.
     pub async fn set_nice(&mut self, changes: &[NiceChange]) -> Result<Vec<NiceOutcome>, AgentError> {
+        if changes.iter().any(NiceChange::is_valid) && self.kind().await? == Kind::Windows {
+            return self.set_priority_classes(changes).await;
+        }
         let mut batch: Vec<&NiceChange> =
             changes.iter().filter(|change| change.is_valid()).take(MOST).collect();
         // One renice for all of the same target.

@@ -16,6 +16,9 @@ const USER_HZ: u64 = 100;
 /// Notes in [`GuestSample::truncated`] at most.
 const NOTES: usize = 16;
 
+/// The agent runs as a user who may not look at the processes of others.
+const BLIND: &str = "guest agent: its user may not see the guest's processes; qemu-ga has to run as root";
+
 /// How much is taken from a guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -68,6 +71,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
             "units" => lines(whole).for_each(|line| read_unit(line, &mut units, bounds.processes)),
             "fd" => lines(whole).for_each(|line| net.read_owner(line)),
             "net" => lines(whole).for_each(|line| net.read_socket(line, bounds.sockets)),
+            "blind" => sample.unread = Some(BLIND.to_owned()),
             "end" => complete = true,
             _ => match name.strip_prefix("more ") {
                 Some(what) if sample.truncated.len() < NOTES => sample.truncated.push(what.to_owned()),
@@ -95,7 +99,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
 }
 
 /// Sections by name. A section starts with a line of the nonce and its name and ends before the next one.
-fn sections<'a>(output: &'a [u8], nonce: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+pub(super) fn sections<'a>(output: &'a [u8], nonce: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
     let starts =
         move |line: &&'a [u8]| line.starts_with(nonce.as_bytes()) && line.get(nonce.len()) == Some(&b' ');
     let mut heads = Vec::new();
@@ -113,7 +117,7 @@ fn sections<'a>(output: &'a [u8], nonce: &'a str) -> impl Iterator<Item = (&'a s
     })
 }
 
-fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
 

@@ -71,7 +71,8 @@ impl Insides {
             let latest = latest.map(Arc::as_ref);
             let flows = self.flows.get(&domain.uuid);
             domain.flows = flows.and_then(|flows| {
-                let guest = latest.zip(guest.as_ref());
+                // Who owns a flow is not known where the agent does not tell.
+                let guest = latest.zip(guest.as_ref()).filter(|(_, guest)| guest.unread.is_none());
                 Some(FlowsModel::new(flows.previous.as_deref(), flows.latest.as_deref()?, guest))
             });
             if let (Some(guest), Some(latest), Some(flows)) = (&mut guest, latest, &domain.flows) {

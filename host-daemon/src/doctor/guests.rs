@@ -7,12 +7,27 @@ use crate::agent::Abilities;
 use crate::api::views::{CheckView, Verdict};
 use crate::sense::GuestState;
 
+/// The way out of an agent that runs no programs.
+const PERMIT: &str = "in the guest, take guest-exec and guest-exec-status out of the list of blocked RPCs, or add them to the \
+    list of allowed ones, and restart qemu-guest-agent: FILTER_RPC_ARGS or BLACKLIST_RPC in /etc/sysconfig/qemu-ga \
+    (RHEL and its kin), block-rpcs or allow-rpcs in /etc/qemu/qemu-ga.conf elsewhere; or leave it: the host side works on";
+const WINDOWS: &str = "; Windows guests are not proven yet: the adapter was never run on a real one";
+
 /// The domain's agent: whether it is there, answers, and what it permits.
 pub(super) fn agent(domain: &DomainModel, state: Option<&GuestState>) -> CheckView {
     let name = format!("agent of {}", domain.name);
     let abilities = state.and_then(|state| state.abilities.as_ref());
     let trouble = state.and_then(|state| state.trouble.as_deref());
     let warning = |message: String, advice: &str| check(&name, Verdict::Warning, message, Some(advice));
+    let latest = state.and_then(|state| state.latest.as_ref());
+    let unread = latest.and_then(|latest| latest.sample.unread.as_deref());
+    let is_windows = state
+        .and_then(|state| state.system.as_ref())
+        .is_some_and(|system| system.os_id.as_deref() == Some("mswindows"));
+    if let (Some(true), None, Some(unread)) = (domain.agent_connected, trouble, unread) {
+        let permits = abilities.map_or_else(String::new, |abilities| format!("; {}", permits(abilities)));
+        return warning(format!("{unread}; its load and CPU time count{permits}"), PERMIT);
+    }
     match (domain.agent_connected, trouble) {
         (_, Some(trouble)) => warning(
             format!(
@@ -30,7 +45,10 @@ pub(super) fn agent(domain: &DomainModel, state: Option<&GuestState>) -> CheckVi
         }
         (Some(true), None) => {
             let message = match abilities {
-                Some(abilities) => format!("answers; {}", permits(abilities)),
+                Some(abilities) => {
+                    let unproven = if is_windows { WINDOWS } else { "" };
+                    format!("answers; {}{unproven}", permits(abilities))
+                }
                 None => "is connected and was not asked yet".to_owned(),
             };
             check(&name, Verdict::Ok, message, None)
@@ -89,8 +107,8 @@ pub(super) fn balloon(domain: &DomainModel) -> Option<CheckView> {
 mod tests {
     use std::time::Duration;
 
-    use kvmpilot_core::model::Model;
-    use kvmpilot_core::sample::Sample;
+    use kvmpilot_core::model::{GuestReading, Model};
+    use kvmpilot_core::sample::{GuestSample, Sample};
 
     use super::*;
 
@@ -128,6 +146,20 @@ mod tests {
             message.contains("10.0.2; permits guest-exec; has switched off guest-file-open"),
             "{message}"
         );
+        let mut silent = state(None);
+        silent.latest = Some(std::sync::Arc::new(GuestReading {
+            at: Duration::ZERO,
+            host_cpu_ns: None,
+            sample: GuestSample { unread: Some("guest-exec is off".to_owned()), ..GuestSample::default() },
+        }));
+        let (verdict, message) = said(Some(true), Some(&silent));
+        assert_eq!(verdict, Verdict::Warning);
+        assert!(
+            message.starts_with("guest-exec is off; its load and CPU time count; qemu-guest-agent"),
+            "{message}"
+        );
+        let check = agent(&domain(Some(true)), Some(&silent));
+        assert!(check.advice.is_some_and(|advice| advice.contains("/etc/sysconfig/qemu-ga")));
         let (verdict, message) = said(Some(true), Some(&state(Some("guest-exec is switched off"))));
         assert_eq!(verdict, Verdict::Warning);
         assert!(message.starts_with("guest-exec is switched off; qemu-guest-agent 10.0.2"), "{message}");

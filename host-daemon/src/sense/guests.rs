@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::model::GuestReading;
+use kvmpilot_core::sample::{GuestSample, GuestSystem};
 use kvmpilot_core::units::doubled;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -18,6 +19,9 @@ use crate::guest_channel::GuestChannel;
 const SIDE_BY_SIDE: usize = 4;
 /// Longest pause between two tries of an agent that does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// What changes rarely is asked for so often, and when an agent comes back.
+const SYSTEM_PERIOD: Duration = Duration::from_secs(300);
 
 /// The insides of the guests.
 #[derive(Debug)]
@@ -39,6 +43,9 @@ pub struct GuestState {
     pub trouble: Option<String>,
     /// What the agent permits, as far as it said.
     pub abilities: Option<Abilities>,
+    /// What changes rarely, as told last.
+    pub system: Option<Arc<GuestSystem>>,
+    system_due: Duration,
     failures: u32,
     /// When it was asked last.
     asked: Option<Duration>,
@@ -73,6 +80,7 @@ impl Guests {
         for (uuid, state) in states.iter_mut() {
             if !present.iter().any(|(other, _)| other == uuid) {
                 (state.away, state.latest, state.previous) = (true, None, None);
+                (state.system, state.system_due) = (None, Duration::ZERO);
             }
         }
         for (uuid, host_cpu_ns) in present {
@@ -98,37 +106,81 @@ impl Guests {
             // The semaphore is never closed.
             let _permit = permits.acquire().await;
             let at = began.elapsed();
-            let result = agent.inventory().await;
+            let result = agent.poll().await;
             let abilities = agent.abilities().await;
-            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(state) = states.get_mut(&uuid) else { return };
-            (state.polling, state.asked) = (false, Some(at));
-            state.abilities = abilities;
-            if state.away {
+            let answers = result.is_ok();
+            if !Self::take(&states, uuid, at, |state| {
+                state.abilities = abilities;
+                state.note(result, (at, host_cpu_ns), period, began, uuid);
+                let due = answers && state.system_due <= at;
+                state.polling = due;
+                due
+            }) {
                 return;
             }
-            match result {
-                Ok(sample) => {
-                    state.previous = state.latest.replace(Arc::new(GuestReading { at, host_cpu_ns, sample }));
-                    state.trouble = None;
-                    state.failures = 0;
-                    state.due = at + period;
+            // Rarely, and after what decisions wait for.
+            let system = agent.system().await;
+            Self::take(&states, uuid, at, |state| {
+                state.system_due = at + SYSTEM_PERIOD.max(period);
+                match system {
+                    Ok(system) => state.system = Some(Arc::new(system)),
+                    Err(error) => {
+                        tracing::info!(domain = %uuid, %error, "the guest's system could not be read");
+                        let missing = vec![error.to_string()];
+                        state.system.get_or_insert_with(|| {
+                            Arc::new(GuestSystem { missing, ..GuestSystem::default() })
+                        });
+                    }
                 }
-                Err(error @ AgentError::Frozen) => {
-                    state.due = began.elapsed() + period;
-                    state.trouble = Some(error.to_string());
-                }
-                Err(error) => {
-                    state.failures = state.failures.saturating_add(1);
-                    state.due = began.elapsed() + doubled(period, state.failures, LONGEST_PAUSE.max(period));
-                    state.trouble = Some(error.to_string());
-                    tracing::info!(domain = %uuid, %error, "the guest's agent could not be used");
-                }
-            }
+                false
+            });
         });
+    }
+
+    /// Puts what was asked `at` that moment into the state of a guest that is still there.
+    fn take(
+        states: &Mutex<BTreeMap<Uuid, GuestState>>,
+        uuid: Uuid,
+        at: Duration,
+        with: impl FnOnce(&mut GuestState) -> bool,
+    ) -> bool {
+        let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(state) = states.get_mut(&uuid) else { return false };
+        (state.polling, state.asked) = (false, Some(at));
+        !state.away && with(state)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, GuestState>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl GuestState {
+    fn note(
+        &mut self,
+        result: Result<GuestSample, AgentError>,
+        (at, host_cpu_ns): (Duration, Option<u64>),
+        period: Duration,
+        began: Instant,
+        uuid: Uuid,
+    ) {
+        match result {
+            Ok(sample) => {
+                self.previous = self.latest.replace(Arc::new(GuestReading { at, host_cpu_ns, sample }));
+                self.trouble = None;
+                self.failures = 0;
+                self.due = at + period;
+            }
+            Err(error @ AgentError::Frozen) => {
+                self.due = began.elapsed() + period;
+                self.trouble = Some(error.to_string());
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                self.due = began.elapsed() + doubled(period, self.failures, LONGEST_PAUSE.max(period));
+                self.trouble = Some(error.to_string());
+                tracing::info!(domain = %uuid, %error, "the guest's agent could not be used");
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::History;
 use super::input;
-use crate::model::DomainModel;
+use crate::model::{DomainModel, GuestModel};
 use crate::policy::{Class, ClassSetting, Policy};
 
 /// Packets a second, in the weaker direction, above which a domain talks. ARP and DHCP stay well below.
@@ -46,10 +46,7 @@ pub(super) fn infer(domain: &DomainModel, policy: &Policy, history: &mut History
     let class = &mut history.class;
     let (Some(wait), Some(demand)) = (domain.wait_ratio(), domain.cpu_demand()) else { return };
     let packets = domain.conversation_packets_per_s();
-    let serves = domain
-        .guest
-        .as_ref()
-        .is_some_and(|guest| guest.applications.iter().any(super::super::model::Application::communicating));
+    let serves = domain.guest.as_ref().and_then(GuestModel::communicating) == Some(true);
     let talks = packets.is_some_and(|packets| packets >= TALKS_PACKETS_PER_S || (serves && packets >= 1.0));
     let waits = wait.0 > policy.weight.latency_target;
     // Once protected it does not wait any more; that must not cost it the protection.

@@ -320,8 +320,10 @@ impl DomainHistory {
             }
         }
         if let Some(guest) = &live.guest {
-            self.applications
-                .retain(|name, _| guest.applications.iter().any(|application| application.name == *name));
+            self.applications.retain(|name, _| {
+                guest.unread.is_some()
+                    || guest.applications.iter().any(|application| application.name == *name)
+            });
             self.states.learn_loss(guest.virtualisation_loss);
         }
         taken_over

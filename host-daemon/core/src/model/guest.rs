@@ -36,7 +36,8 @@ pub struct GuestModel {
     /// vcpus online.
     pub vcpus_online: Option<u32>,
     /// Threads that wanted to run at the poll, the poll's own left out: running processes, and of a process with
-    /// several threads as many as the vcpus that it used over the window.
+    /// several threads as many as the vcpus that it used over the window. Of a guest that does not tell its processes it is
+    /// the load average, rounded.
     pub runnable: Option<u32>,
     /// One-minute load average.
     pub load1: Option<f64>,
@@ -54,6 +55,8 @@ pub struct GuestModel {
     pub truncated: Vec<String>,
     /// The poll itself; sockets without an owner are only in there.
     pub reading: Option<Arc<GuestReading>>,
+    /// Why its processes are not known, so that no applications does not mean that there are none.
+    pub unread: Option<String>,
 }
 
 /// A server and its workers, or a systemd unit.
@@ -123,8 +126,10 @@ impl GuestModel {
     #[must_use]
     pub fn new(begin: Option<&GuestReading>, end: &GuestReading, agent: &str) -> Self {
         let sample = &end.sample;
-        // A guest that was rebooted between the polls has no common window.
+        // A guest that was rebooted between the polls has no common window; nor has one that began or ceased to tell its
+        // processes: then another clock counts.
         let window = begin
+            .filter(|begin| begin.sample.ticks_per_second == sample.ticks_per_second)
             .and_then(|begin| rise(begin.sample.uptime_cs, sample.uptime_cs))
             .filter(|cs| *cs > 0)
             .map(|cs| Duration::from_millis(cs.saturating_mul(10)));
@@ -140,7 +145,10 @@ impl GuestModel {
             at: end.at,
             window,
             vcpus_online: sample.vcpus_online,
-            runnable: Some(runnable(&applications)),
+            runnable: match sample.unread {
+                None => Some(runnable(&applications)),
+                Some(_) => sample.load1.map(whole),
+            },
             load1: sample.load1,
             busy: busy_ns.zip(vcpu_window).and_then(|(busy, window)| part_of(busy, window)).map(Ratio),
             virtualisation_loss: host_ns
@@ -153,19 +161,30 @@ impl GuestModel {
             applications,
             truncated: sample.truncated.clone(),
             reading: None,
+            unread: sample.unread.clone(),
         }
+    }
+
+    /// Whether one of its applications talks to another node; `None` where they are not known.
+    #[must_use]
+    pub fn communicating(&self) -> Option<bool> {
+        self.unread.is_none().then(|| self.applications.iter().any(Application::communicating))
     }
 }
 
-/// The kernel's own count has the poll's shell and its pipeline in it, so it is counted from the processes.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "`as` saturates; a share of CPU is positive"
+    reason = "`as` saturates; loads and shares of CPU are positive"
 )]
+fn whole(number: f64) -> u32 {
+    number.round() as u32
+}
+
+/// The kernel's own count has the poll's shell and its pipeline in it, so it is counted from the processes.
 fn runnable(applications: &[Application]) -> u32 {
     let wants = |process: &ProcessModel| {
-        let used = process.cpu.unwrap_or(0.0).round() as u32;
+        let used = whole(process.cpu.unwrap_or(0.0));
         u32::from(process.sample.state == 'R').max(used.min(process.sample.threads))
     };
     applications.iter().flat_map(|application| &application.processes).map(wants).sum()
@@ -419,6 +438,19 @@ mod tests {
         sample.sockets =
             vec![socket("127.0.0.1", 80, "127.0.0.1", &[60]), socket("10.0.0.2", 80, "10.0.0.2", &[60])];
         assert!(model(sample).applications.iter().all(|application| !application.communicating()));
+    }
+
+    #[test]
+    fn a_guest_that_does_not_tell_its_processes_has_load_and_no_opinion_on_who_talks() {
+        let sample = GuestSample {
+            load1: Some(3.4),
+            unread: Some("switched off".into()),
+            processes: vec![],
+            ..busybox_guest()
+        };
+        let silent = model(sample);
+        assert_eq!((silent.runnable, silent.communicating()), (Some(3), None));
+        assert_eq!(model(busybox_guest()).communicating(), Some(true));
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("domain.guest.load1", Number, "one-minute load average of the guest", |s| s.guest().and_then(|guest| guest.load1).into()),
     field("domain.guest.busy", Number, "part of the vcpus' time that the guest was not idle", |s| s.guest().and_then(|guest| guest.busy).map(|part| part.0).into()),
     field("domain.guest.loss", Number, "what virtualisation costs, as a part of the vcpus' time", |s| s.guest().and_then(|guest| guest.virtualisation_loss).map(|part| part.0).into()),
-    field("domain.guest.applications", Number, "applications in the guest", |s| s.guest().map(|guest| count(guest.applications.len())).into()),
+    field("domain.guest.applications", Number, "applications in the guest", |s| s.guest().filter(|guest| guest.unread.is_none()).map(|guest| count(guest.applications.len())).into()),
     field("domain.vcpus", Kind::Records(VCPU), "the vcpus one by one, for exists() and all()", |s| {
         let record = |vcpu: &crate::model::VcpuModel| {
             let thread = vcpu.thread.as_ref();

@@ -36,6 +36,9 @@ pub struct GuestSample {
     pub sockets: Vec<SocketSample>,
     /// Sockets that wait for peers.
     pub listeners: Vec<Listener>,
+    /// Why processes and sockets could not be read; `None` where they were, so that none are none.
+    #[serde(default)]
+    pub unread: Option<String>,
     /// What was cut off because the guest had more of it than we read, in words.
     pub truncated: Vec<String>,
 }

@@ -11,6 +11,7 @@ mod guest;
 mod host;
 mod own;
 mod policy;
+mod system;
 mod thread;
 mod watch;
 
@@ -34,6 +35,7 @@ pub use guest::{
 pub use host::{HostSample, MemorySample, PcpuSample, PressureSample};
 pub use own::{OwnSample, ProgramSample};
 pub use policy::PolicySample;
+pub use system::{GuestFileSystem, GuestInterface, GuestService, GuestSystem, ServiceState};
 pub use thread::{Runner, StolenSample, ThreadRole, ThreadSample, ThreadSource};
 pub use watch::{ExitReasonSample, LatencyBucket, LatencySample, ThreadLatencySample, VcpuExitSample};
 

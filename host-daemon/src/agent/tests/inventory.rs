@@ -159,6 +159,13 @@ fn joins_sockets_with_all_their_owners() {
 }
 
 #[test]
+fn an_agent_without_rights_is_no_guest_without_processes() {
+    let sample = read(&format!("{K} blind\n{}", processes(&[(stat(9, "qemu-ga", 1), "qemu-ga\0")])));
+    assert!(sample.unread.is_some_and(|why| why.contains("may not see")));
+    assert_eq!(read("").unread, None);
+}
+
+#[test]
 fn takes_only_so_much_and_says_so() {
     let many: Vec<(String, &str)> = (1..=5000).map(|pid| (stat(pid, "worker", 0), "worker\0")).collect();
     let socket = "net/tcp: 0: 0B00000A:0050 0100000A:C350 01 0:0 0:0 0 0 0 1300 1\n";

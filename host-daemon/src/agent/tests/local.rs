@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
@@ -93,13 +94,28 @@ impl Drop for Victim {
 /// A directory with busybox under the names that the programs use, or a reason why not.
 fn busybox(programs: &[&str]) -> Result<tempfile::TempDir, String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let busybox =
-        ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| std::fs::exists(path).unwrap_or(false));
+    // The lab's guests have one, which is there once a lab was.
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab");
+    let packages = std::fs::read_dir(lab).into_iter().flatten().flatten();
+    let busybox = packages
+        .map(|entry| entry.path().join("bin/busybox"))
+        .chain(["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from))
+        .find(|path| path.exists());
     let busybox = busybox.ok_or("no busybox here: the lab's guests have one")?;
     for program in programs {
-        symlink(busybox, directory.path().join(program)).map_err(|error| error.to_string())?;
+        symlink(&busybox, directory.path().join(program)).map_err(|error| error.to_string())?;
     }
     Ok(directory)
+}
+
+/// A directory in which `sh` is bash, as on RHEL and its kin, and the rest is as it is here.
+fn bash() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    symlink("/bin/bash", directory.path().join("sh")).unwrap();
+    for program in ["grep", "head", "ls", "df", "timeout", "renice"] {
+        symlink(format!("/usr/bin/{program}"), directory.path().join(program)).unwrap();
+    }
+    directory
 }
 
 async fn check_inventory(path: Option<String>) {
@@ -252,6 +268,78 @@ async fn files_of_this_machine() {
 async fn files_of_this_machine_by_busybox() {
     match busybox(&["sh", "head", "wc", "sha256sum"]) {
         Ok(directory) => check_files(Some(directory.path().display().to_string())).await,
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
+}
+
+async fn check_system(path: Option<String>) {
+    let mut agent = Here::agent(path, Limits::default());
+    let system = agent.system().await.unwrap();
+    assert_eq!(system.users.get(&0).map(String::as_str), Some("root"));
+    let uname = nix::sys::utsname::uname().unwrap();
+    assert_eq!(system.kernel.as_deref(), uname.release().to_str());
+    assert_eq!(system.host_name.as_deref(), uname.nodename().to_str());
+    assert!(
+        system.os.is_some() && system.interfaces.iter().any(|interface| interface.name == "lo"),
+        "{system:?}"
+    );
+    assert_eq!(system.missing, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn system_of_this_machine() {
+    check_system(None).await;
+}
+
+#[tokio::test]
+async fn system_of_this_machine_by_busybox() {
+    match busybox(&["sh", "grep", "head", "df", "timeout"]) {
+        Ok(directory) => check_system(Some(directory.path().display().to_string())).await,
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
+}
+
+#[tokio::test]
+async fn inventory_and_system_of_this_machine_by_bash() {
+    let directory = bash();
+    let path = directory.path().display().to_string();
+    check_inventory(Some(path.clone())).await;
+    check_system(Some(path)).await;
+}
+
+/// CPU time of one inventory at 300 processes more than there are, as a guest with this machine's speed would pay it.
+async fn check_cost(shell: &str, path: Option<String>) {
+    const MORE: usize = 300;
+    const POLLS: u32 = 5;
+    let mut children: Vec<Child> =
+        (0..MORE).map(|_| Command::new("sleep").arg("1000").spawn().unwrap()).collect();
+    let used = || {
+        let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
+        let (user, system) = (usage.user_time(), usage.system_time());
+        user.tv_sec() as f64 + system.tv_sec() as f64 + (user.tv_usec() + system.tv_usec()) as f64 / 1e6
+    };
+    let mut agent = Here::agent(path, Limits::default());
+    let before = used();
+    let mut processes = 0;
+    for _ in 0..POLLS {
+        processes = agent.inventory().await.unwrap().processes.len();
+    }
+    let cost = (used() - before) * 1e3 / f64::from(POLLS);
+    for child in &mut children {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    println!("{shell}: {cost:.0} ms of CPU for an inventory of {processes} processes");
+    assert!(processes >= MORE);
+}
+
+#[tokio::test]
+#[ignore = "a measurement: cargo test -p kvmpilot --lib cost_of -- --ignored --nocapture --test-threads=1"]
+async fn cost_of_an_inventory() {
+    check_cost("sh", None).await;
+    check_cost("bash", Some(bash().path().display().to_string())).await;
+    match busybox(&["sh", "grep", "head", "ls"]) {
+        Ok(directory) => check_cost("busybox", Some(directory.path().display().to_string())).await,
         Err(reason) => eprintln!("skipped: {reason}"),
     }
 }

@@ -5,6 +5,9 @@ mod inventory;
 mod local;
 mod nice;
 mod protocol;
+mod says_no;
+mod system;
+mod windows;
 
 use std::sync::Mutex;
 use std::time::Duration;

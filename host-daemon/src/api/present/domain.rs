@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kvmpilot_core::decide::history::Managed;
 use kvmpilot_core::decide::{class_of, least_memory, need};
-use kvmpilot_core::model::{DomainModel, InterfaceModel, ThreadModel};
+use kvmpilot_core::model::{DomainModel, GuestModel, InterfaceModel, ThreadModel};
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::Job;
 use kvmpilot_core::units::{KiB, Ratio};
@@ -44,6 +44,8 @@ pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailVie
             load1: guest.load1,
             runnable: guest.runnable,
             vcpus_online: guest.vcpus_online,
+            unread: guest.unread.clone(),
+            system: scene.guests.get(&domain.uuid).and_then(|state| state.system.clone()),
         }),
     }
 }
@@ -94,10 +96,7 @@ fn row(domain: &DomainModel, scene: &Scene<'_>) -> DomainView {
         agent: agent(domain, scene),
         network: network(domain),
         cycles_off_optimum: states.map_or(0, |states| states.off_optimum),
-        communicating: domain
-            .guest
-            .as_ref()
-            .map(|guest| guest.applications.iter().any(|application| application.communicating())),
+        communicating: domain.guest.as_ref().and_then(GuestModel::communicating),
     }
 }
 
@@ -121,7 +120,8 @@ fn modes(domain: &DomainModel, scene: &Scene<'_>) -> ModesView {
 pub(super) fn agent(domain: &DomainModel, scene: &Scene<'_>) -> AgentView {
     let state = scene.guests.get(&domain.uuid);
     let latest = state.and_then(|state| state.latest.as_ref());
-    let trouble = state.and_then(|state| state.trouble.clone());
+    let unread = latest.and_then(|latest| latest.sample.unread.clone());
+    let trouble = state.and_then(|state| state.trouble.clone()).or(unread);
     let refusal = scene.daemon.agent.refusal(&domain.name, domain.os.as_deref());
     let message = refusal.or_else(|| trouble.clone()).or_else(|| match domain.agent_connected {
         None => Some("the domain has no agent channel (org.qemu.guest_agent.0)".to_owned()),

@@ -17,12 +17,13 @@ pub(super) fn processes(domain: &DomainModel, scene: &Scene<'_>) -> ProcessesVie
     let guest = domain.guest.as_ref();
     let scarce_reason = guest.and_then(|guest| scarcity(domain, guest, scene.policy, scene.history));
     let trouble = scene.guests.get(&domain.uuid).and_then(|state| state.trouble.clone());
+    let unread = || guest.and_then(|guest| guest.unread.clone());
     let none_yet = || guest.is_none().then(|| "the guest's agent has not told yet".to_owned());
     ProcessesView {
         domain: domain.name.clone(),
         uuid: domain.uuid,
         age_s: guest.map(|guest| seconds(scene.now.saturating_sub(guest.at))),
-        message: trouble.or_else(none_yet),
+        message: trouble.or_else(unread).or_else(none_yet),
         scarce: scarce_reason.is_some(),
         scarce_reason,
         truncated: guest.map(|guest| guest.truncated.clone()).unwrap_or_default(),
@@ -53,6 +54,8 @@ fn means(ladder: &LadderHistory, scene: &Scene<'_>) -> Vec<LadderView> {
 
 fn applications(guest: &GuestModel, domain: &DomainModel, scene: &Scene<'_>) -> Vec<ApplicationView> {
     let known = scene.history.domains.get(&domain.uuid).map(|known| &known.applications);
+    let system = scene.guests.get(&domain.uuid).and_then(|state| state.system.as_deref());
+    let user = |uid: u32| system.and_then(|system| system.users.get(&uid).cloned());
     let view = |application: &Application| {
         let known = known.and_then(|known| known.get(&application.name));
         let found =
@@ -70,7 +73,14 @@ fn applications(guest: &GuestModel, domain: &DomainModel, scene: &Scene<'_>) -> 
             evidence: application.communicating().then(|| application.conversations.join("; ")),
             traffic: application.traffic.map(super::flow::rate),
             protected: protection(application, domain, scene.policy),
-            processes: application.processes.iter().map(|process| self::process(process, known)).collect(),
+            processes: application
+                .processes
+                .iter()
+                .map(|process| ProcessView {
+                    user: process.sample.uid.and_then(user),
+                    ..self::process(process, known)
+                })
+                .collect(),
         }
     };
     guest.applications.iter().map(view).collect()
@@ -84,6 +94,7 @@ fn process(process: &ProcessModel, known: Option<&ApplicationHistory>) -> Proces
         name: sample.name.clone(),
         command: sample.command.clone(),
         uid: sample.uid,
+        user: None,
         state: sample.state,
         cpu_ratio: process.cpu,
         rss_kib: sample.rss_kib,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use kvmpilot_core::decide::{History, class_of, need};
 use kvmpilot_core::finding::Finding;
-use kvmpilot_core::model::{Application, DomainModel, Model, ProcessModel};
+use kvmpilot_core::model::{Application, DomainModel, GuestModel, Model, ProcessModel};
 use kvmpilot_core::policy::{Level, Policy};
 use kvmpilot_core::sample::DomainState;
 
@@ -63,10 +63,7 @@ fn domain_row(domain: &DomainModel, policy: &Policy, history: &History) -> Domai
         memory_state: state(|states| states.memory),
         received_bytes_per_s: sum(|tap| tap.received_bytes_per_s),
         sent_bytes_per_s: sum(|tap| tap.sent_bytes_per_s),
-        communicating: domain
-            .guest
-            .as_ref()
-            .map(|guest| guest.applications.iter().any(Application::communicating)),
+        communicating: domain.guest.as_ref().and_then(GuestModel::communicating),
         cycles_off_optimum: states.map_or(0, |states| states.off_optimum),
     }
 }

@@ -1,10 +1,12 @@
 //! [`DomainView`] and [`DomainDetailView`]: a domain as the host sees it.
 
+use std::sync::Arc;
+
 use kvmpilot_core::decide::ResourceState;
 use kvmpilot_core::decide::baseline::DomainBaseline;
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::policy::{Class, Mode};
-use kvmpilot_core::sample::{DomainState, Job, ThreadRole, ThreadSource};
+use kvmpilot_core::sample::{DomainState, GuestSystem, Job, ThreadRole, ThreadSource};
 use kvmpilot_core::{CpuSet, Uuid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -261,4 +263,10 @@ pub struct GuestView {
     pub runnable: Option<u32>,
     /// vcpus that the guest has online.
     pub vcpus_online: Option<u32>,
+    /// Why its processes are not known; null where they are.
+    #[serde(default)]
+    pub unread: Option<String>,
+    /// Its system, services, file systems and interfaces, asked for rarely; null before the first answer.
+    #[serde(default)]
+    pub system: Option<Arc<GuestSystem>>,
 }

@@ -88,6 +88,9 @@ pub struct ProcessView {
     pub command: String,
     /// User id.
     pub uid: Option<u32>,
+    /// The guest's name of that user.
+    #[serde(default)]
+    pub user: Option<String>,
     /// One-letter state of `/proc/PID/stat`.
     pub state: char,
     /// CPU time it used, as a share of one vcpu.

@@ -89,6 +89,9 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
         page.table(&["DEVICE", ">IN", ">OUT", ">PACKETS IN", ">PACKETS OUT"], rows.collect());
     }
     super::baseline::baseline(&mut page, view);
+    if let Some(system) = view.guest.as_ref().and_then(|guest| guest.system.as_deref()) {
+        super::guest::tables(&mut page, system);
+    }
     super::findings(&mut page, &view.findings);
     page.finish()
 }
@@ -164,6 +167,7 @@ fn facts(view: &DomainDetailView) -> Vec<(&str, String)> {
             plain(guest.vcpus_online)
         );
         facts.push(("guest", text));
+        facts.extend(guest.system.as_deref().into_iter().flat_map(super::guest::facts));
     }
     facts
 }

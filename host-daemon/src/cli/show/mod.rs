@@ -5,6 +5,7 @@ mod detail;
 mod domain;
 mod explain;
 mod flow;
+mod guest;
 mod order;
 mod process;
 mod replay;

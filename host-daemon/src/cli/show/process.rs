@@ -52,7 +52,7 @@ pub(in super::super) fn processes(view: &ProcessesView, screen: Screen) -> Strin
         application.processes.iter().map(move |process| row(&application.name, process))
     });
     page.dense_table(
-        &[">PID", "~PROCESS", ">UID", "NICE", ">CPU", ">MEMORY", ">IN", ">OUT", "~SOCKETS", "~COMMAND"],
+        &[">PID", "~PROCESS", "~USER", "NICE", ">CPU", ">MEMORY", ">IN", ">OUT", "~SOCKETS", "~COMMAND"],
         all.collect(),
     );
     page.finish()
@@ -110,7 +110,7 @@ fn row(application: &str, process: &ProcessView) -> Vec<String> {
     vec![
         process.pid.to_string(),
         name,
-        plain(process.uid),
+        process.user.clone().unwrap_or_else(|| plain(process.uid)),
         changed(&process.nice.to_string(), &process.nice_original.to_string()) + policy,
         ratio(process.cpu_ratio),
         memory(Some(process.rss_kib)),
