@@ -17,15 +17,19 @@ const LADDER: [&str; 5] = ["low", "below_normal", "normal", "above_normal", "hig
 const CONFIG: &str = "[modes]\ndefault = \"observe\"\nladder = \"auto\"\n[loops]\ncycle = \"5s\"\nguest = \"5s\"\n\
                       [agent]\ntimeout = \"20s\"\n";
 
-/// A web server beside CPU hogs and a backup job.
+/// A web server that asks a database in another guest, beside CPU hogs and a backup job.
 fn web(system: System) -> GuestSpec {
     let hog = |n| Work::Hog(format!("hog{n}"));
-    let web = GuestSpec::new("web", 11).vcpus(2).runs(Work::Http);
+    let web = GuestSpec::new("web", 11).vcpus(2).runs(Work::Http).runs(Work::Customer(db().ip()));
     let web = (1..=3).fold(web, |web, n| web.runs(hog(n))).runs(Work::Hog("backup".to_owned()));
     match system {
         System::Busybox => web,
         System::Debian => web.memory_mib(768).debian(),
     }
+}
+
+fn db() -> GuestSpec {
+    GuestSpec::new("db", 12).memory_mib(256).runs(Work::Answer)
 }
 
 fn load(lab: &Lab) -> Result<kvmpilot_tests::HttpReport> {
@@ -89,8 +93,9 @@ fn levels_count_in_a_guest_with_systemd() -> Result<()> {
 }
 
 fn levels_count(system: System) -> Result<()> {
-    let lab = Lab::start(&LabOptions { guests: vec![web(system)] })?;
+    let lab = Lab::start(&LabOptions { guests: vec![web(system), db()] })?;
     lab.wait_agents(BOOT)?;
+    lab.outweigh_the_machine(8)?;
     wait_for("the server", BOOT, || load(&lab).map(drop))?;
     let before = Witness::look(&lab)?;
     let off = load(&lab)?;
