@@ -204,8 +204,6 @@ async fn sees_and_changes_the_inside_of_a_guest() -> Result<()> {
     let outcomes = agent.set_nice(&[change(hog, 10, 0), change(ga, -1, 0)]).await?;
     ensure!(outcomes.iter().all(|outcome| outcome.result == NiceResult::Applied), "{outcomes:?}");
 
-    let crowd = "i=0; while [ $i -lt 290 ]; do sleep 100000 & i=$((i + 1)); done >/dev/null 2>&1";
-    lab.guest_exec("web", crowd, PATIENCE)?;
     let before = agent_ticks(&agent.inventory().await?)?;
     let polls = 10;
     let begin = Instant::now();
@@ -215,12 +213,8 @@ async fn sees_and_changes_the_inside_of_a_guest() -> Result<()> {
     }
     let wall = begin.elapsed() / polls;
     let cost = (agent_ticks(&last)? - before) * 10 / u64::from(polls);
-    let accel = lab.accel();
-    println!(
-        "one inventory of {} processes ({accel:?}): {wall:?} wall, {cost} ms of vcpu time",
-        last.processes.len()
-    );
-    ensure!(last.processes.len() >= 290, "{} processes", last.processes.len());
+    println!("one inventory of {} processes: {wall:?} wall, {cost} ms of vcpu time", last.processes.len());
+    ensure!(cost < 1000, "an inventory costs the guest {cost} ms");
     let before = agent_ticks(&agent.inventory().await?)?;
     let system = agent.system().await?;
     let rare = (agent_ticks(&agent.inventory().await?)? - before) * 10;
@@ -229,7 +223,6 @@ async fn sees_and_changes_the_inside_of_a_guest() -> Result<()> {
     ensure!(system.users.get(&0).is_some_and(|name| name == "root"), "{:?}", system.users);
     let eth0 = system.interfaces.iter().find(|interface| interface.name == "eth0").context("no eth0")?;
     ensure!(eth0.addresses.iter().any(|address| *address == "10.77.0.11/24"), "{eth0:?}");
-    ensure!(cost < 2000, "an inventory costs the guest {cost} ms");
 
     // An agent that hangs: its own calls end in time, other calls do not notice.
     let ga = find(&last, "qemu-ga")?.key.pid;

@@ -132,7 +132,7 @@ fn levels_count(system: System) -> Result<()> {
         view["ladder"]
     );
     if system == System::Debian {
-        ensure!(now.units[&("web".to_owned(), "httpd.service".to_owned())] == "400", "{:?}", now.units);
+        ensure!(now.units[&("web".to_owned(), "httpd.service".to_owned())] == "932", "{:?}", now.units);
         ensure!(now.nices == before.nices || is_untouched(&now, &before), "nice values were changed, too");
         // Started anew it is another process with the same weight, and goes back all the same.
         lab.guest_exec("web", "systemctl restart httpd", EXEC)?;

@@ -147,7 +147,7 @@ impl Bench {
 
     fn hog_pids(&self) -> String {
         let names: Vec<String> = (1..=self.hogs).map(|hog| format!("hog{hog}")).collect();
-        format!("$(pidof -x {0} 2>/dev/null || pidof {0})", names.join(" "))
+        format!("$(PATH=$PATH:/lab/bin pidof {})", names.join(" "))
     }
 
     /// CPU time of all hogs so far, in seconds of a vcpu.

@@ -168,7 +168,8 @@ impl Host {
             domain.guest = sample.as_ref().map(|sample| {
                 let reading = GuestReading { at, host_cpu_ns: None, sample: sample.clone() };
                 let model = crate::model::GuestModel::new(None, &reading, "qemu-ga");
-                crate::model::GuestModel { reading: Some(Arc::new(reading)), ..model }
+                let window = Some(Duration::from_secs(5));
+                crate::model::GuestModel { reading: Some(Arc::new(reading)), window, ..model }
             });
         }
         if let Some((before, after)) = self.flows {
