@@ -225,24 +225,20 @@ fn autogroups(lab: &Lab, guest: &str) -> Result<BTreeMap<(String, u64), i8>> {
 
 /// What systemd in a guest says about its services' weights, and its files of what was set at run time.
 fn units(lab: &Lab, guest: &str) -> Result<BTreeMap<(String, String), String>> {
-    let script = "systemctl show -p Id -p CPUWeight '*.service'; cd /run/systemd; \
+    let script = "systemctl show -p Id -p CPUWeight '*.service'; echo; cd /run/systemd; \
                   grep -r . system.control 2>/dev/null; true";
+    let text = lab.guest_exec(guest, script, EXEC)?;
     let mut found = BTreeMap::new();
-    let mut id = String::new();
-    for line in lab.guest_exec(guest, script, EXEC)?.lines() {
-        match line.split_once('=') {
-            Some(("Id", unit)) => unit.clone_into(&mut id),
-            Some(("CPUWeight", weight)) => {
-                drop(found.insert((guest.to_owned(), id.clone()), weight.to_owned()))
-            }
-            _ if line.starts_with("system.control/") => {
-                found.insert((guest.to_owned(), line.to_owned()), String::new());
-            }
-            _ => {}
+    // A block of lines for each unit, its properties in systemctl's order.
+    for block in text.split("\n\n") {
+        let value = |key: &str| block.lines().find_map(|line| line.strip_prefix(key));
+        if let (Some(unit), Some(weight)) = (value("Id="), value("CPUWeight=")) {
+            found.insert((guest.to_owned(), unit.to_owned()), weight.to_owned());
         }
     }
-    // One call of systemctl lists a unit's properties in its own order.
     ensure!(!found.is_empty(), "systemctl told nothing in {guest}");
+    let files = text.lines().filter(|line| line.starts_with("system.control/"));
+    found.extend(files.map(|line| ((guest.to_owned(), line.to_owned()), String::new())));
     Ok(found)
 }
 
