@@ -165,7 +165,7 @@ async fn sees_and_changes_the_inside_of_a_guest() -> Result<()> {
     let listener =
         first.listeners.iter().find(|listener| listener.port == 80).context("nobody listens on 80")?;
     ensure!(listener.owners == [httpd.key.pid], "{listener:?} {httpd:?}");
-    ensure!(httpd.command == "httpd -f -p 80 -h /www" && httpd.uid == Some(0), "{httpd:?}");
+    ensure!(httpd.command == "/bin/httpd -f -p 80 -h /www" && httpd.uid == Some(0), "{httpd:?}");
     ensure!(httpd.executable.as_deref() == Some("/bin/busybox") && httpd.rss_kib > 0, "{httpd:?}");
     ensure!(first.vcpus_online == Some(2) && first.truncated.is_empty() && !first.systemd, "{first:?}");
 

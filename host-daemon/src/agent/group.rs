@@ -88,7 +88,7 @@ impl<T: Transport> Agent<T> {
             };
             let (reports, stderr) = self.run_units(changes.iter().map(words).collect()).await?;
             let result = |(at, change): (usize, &GroupChange<String, UnitWeight>)| {
-                result(reports.get(&at).copied(), change.to, &stderr)
+                result(reports.get(&at).copied(), &change.to, &stderr)
             };
             results.extend(changes.iter().enumerate().map(result));
         }
@@ -132,7 +132,7 @@ impl<T: Transport> Agent<T> {
         let output = self.exec(&program(AUTOGROUP), &arguments, &[PATH.to_owned()]).await?;
         let reports: HashMap<u64, _> = reports(&output.stdout, |words| words.first()?.parse().ok());
         let result = |change: &GroupChange<u64, i8>| {
-            result(reports.get(&change.group).copied(), change.to, &output.stderr)
+            result(reports.get(&change.group).copied(), &change.to, &output.stderr)
         };
         Ok(changes.iter().map(result).collect())
     }
@@ -168,13 +168,13 @@ fn reports<K: std::str::FromStr + Eq + std::hash::Hash, V>(
 
 fn result<V: PartialEq + std::fmt::Display>(
     report: Option<Report<V>>,
-    to: V,
+    to: &V,
     stderr: &str,
 ) -> GroupResult<V> {
     match report {
         Some(Report::Gone) => GroupResult::Gone,
         Some(Report::Is(now)) => GroupResult::Drift { now },
-        Some(Report::Now(now)) if now == to => GroupResult::Applied,
+        Some(Report::Now(now)) if now == *to => GroupResult::Applied,
         Some(Report::Now(now)) => {
             GroupResult::Failed(format!("it is {now} instead of {to}; the guest said: {stderr}"))
         }
@@ -216,10 +216,10 @@ mod tests {
             [a, b] => Some(format!("{a}/{b}")),
             _ => None,
         });
-        assert_eq!(result(read.get(&0).cloned(), "200/1".into(), ""), GroupResult::Applied);
-        assert_eq!(result(read.get(&1).cloned(), "5/1".into(), ""), GroupResult::Drift { now: "-/0".into() });
-        assert_eq!(result(read.get(&2).cloned(), "5/1".into(), ""), GroupResult::Gone);
-        assert!(matches!(result(read.get(&4).cloned(), "1/1".into(), ""), GroupResult::Failed(_)));
+        assert_eq!(result(read.get(&0).cloned(), &"200/1".into(), ""), GroupResult::Applied);
+        assert_eq!(result(read.get(&1).cloned(), &"5/1".into(), ""), GroupResult::Drift { now: "-/0".into() });
+        assert_eq!(result(read.get(&2).cloned(), &"5/1".into(), ""), GroupResult::Gone);
+        assert!(matches!(result(read.get(&4).cloned(), &"1/1".into(), ""), GroupResult::Failed(_)));
         assert_eq!(read.len(), 4);
     }
 }

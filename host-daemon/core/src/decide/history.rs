@@ -320,8 +320,13 @@ impl DomainHistory {
             }
         }
         if let Some(guest) = &live.guest {
-            self.applications.retain(|name, _| {
+            // A unit that is stopped keeps the weight that we gave it, and has it when it starts again.
+            let holds = |known: &ApplicationHistory| {
+                known.means == LadderMeans::UnitWeight && known.level != known.original
+            };
+            self.applications.retain(|name, known| {
                 guest.unread.is_some()
+                    || holds(known)
                     || guest.applications.iter().any(|application| application.name == *name)
             });
             self.states.learn_loss(guest.virtualisation_loss);

@@ -69,6 +69,26 @@ fn units_get_weights_and_their_processes_keep_their_nice_values() {
     assert!(advance(&mut model, &policy, &mut history).is_empty());
 }
 
+/// What it was before is not forgotten while it is away: the weight that it comes back with is ours.
+#[test]
+fn a_unit_that_is_started_anew_goes_back_to_what_it_was() {
+    let mut model = guest(vec![unit(10, HTTPD, true), unit(11, HOG, false)]);
+    let (policy, mut history) = (Policy::default(), History::default());
+    advance(&mut model, &policy, &mut history);
+    let inside = |model: &mut Model, count: u32| {
+        let guest = model.domains[0].guest.as_mut().unwrap();
+        guest.runnable = Some(count);
+        std::mem::take(&mut guest.applications)
+    };
+    let all = inside(&mut model, 1);
+    model.domains[0].guest.as_mut().unwrap().applications = vec![all[1].clone()];
+    advance(&mut model, &policy, &mut history);
+    model.domains[0].guest.as_mut().unwrap().applications = all;
+    app(&mut model, HOG).unit.as_mut().unwrap().weight = 100;
+    advance(&mut model, &policy, &mut history);
+    assert_eq!(weights(&mut model), [100, 100]);
+}
+
 #[test]
 fn a_value_that_somebody_else_set_is_left_alone() {
     let mut model = guest(vec![unit(10, HTTPD, true), application(11, "hog", 0, false)]);
