@@ -124,7 +124,7 @@ fn hostile_guests_are_bounded_and_nothing_of_them_is_run() -> Result<()> {
 
     // Too many, and said so; under emulation it may also take too long, and that is said.
     let many = until(&daemon, "the crowd", &["processes", "crowd"], |said| {
-        said["truncated"].to_string().contains("processes")
+        said["truncated"].as_array().is_some_and(|cut| !cut.is_empty())
             || said["message"].as_str().is_some_and(|message| message.contains("longer than"))
     })?;
     let seen: usize = many["applications"]

@@ -217,7 +217,10 @@ mod tests {
             _ => None,
         });
         assert_eq!(result(read.get(&0).cloned(), &"200/1".into(), ""), GroupResult::Applied);
-        assert_eq!(result(read.get(&1).cloned(), &"5/1".into(), ""), GroupResult::Drift { now: "-/0".into() });
+        assert_eq!(
+            result(read.get(&1).cloned(), &"5/1".into(), ""),
+            GroupResult::Drift { now: "-/0".into() }
+        );
         assert_eq!(result(read.get(&2).cloned(), &"5/1".into(), ""), GroupResult::Gone);
         assert!(matches!(result(read.get(&4).cloned(), &"1/1".into(), ""), GroupResult::Failed(_)));
         assert_eq!(read.len(), 4);
