@@ -1,6 +1,6 @@
 //! [`Witness`]: what libvirt and the guests say, asked with virsh and inside the guests, without kvmpilot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::{Lab, System};
@@ -26,8 +26,10 @@ pub struct Witness {
     pub nices: Nices,
     /// Nice values of autogroups, by domain and number.
     pub autogroups: BTreeMap<(String, u64), i8>,
-    /// `CPUWeight` of systemd units by domain and unit, and the files that hold what was set at run time.
+    /// `CPUWeight` of systemd units by domain and unit.
     pub units: BTreeMap<(String, String), String>,
+    /// Domains with the files in which their systemd keeps what was set at run time.
+    pub set_at_run_time: BTreeSet<(String, String)>,
 }
 
 /// Nice value and name by domain, pid and start time.
@@ -74,11 +76,29 @@ impl Witness {
                 witness.nices.extend(nices(lab, &name)?);
                 witness.autogroups.extend(autogroups(lab, &name)?);
                 if lab.guest(&name)?.system == System::Debian {
-                    witness.units.extend(units(lab, &name)?);
+                    witness.look_at_units(lab, &name)?;
                 }
             }
         }
         Ok(witness)
+    }
+
+    /// Asks systemd in a guest.
+    fn look_at_units(&mut self, lab: &Lab, guest: &str) -> Result<()> {
+        let script = "systemctl show -p Id -p CPUWeight '*.service'; echo; cd /run/systemd; \
+                      grep -r . system.control 2>/dev/null; true";
+        let text = lab.guest_exec(guest, script, EXEC)?;
+        // A block of lines for each unit, its properties in systemctl's order.
+        for block in text.split("\n\n") {
+            let value = |key: &str| block.lines().find_map(|line| line.strip_prefix(key));
+            if let (Some(unit), Some(weight)) = (value("Id="), value("CPUWeight=")) {
+                self.units.insert((guest.to_owned(), unit.to_owned()), weight.to_owned());
+            }
+        }
+        ensure!(!self.units.is_empty(), "systemctl told nothing in {guest}");
+        let files = text.lines().filter(|line| line.starts_with("system.control/"));
+        self.set_at_run_time.extend(files.map(|line| (guest.to_owned(), line.to_owned())));
+        Ok(())
     }
 
     /// The part of it that is about these domains.
@@ -94,6 +114,7 @@ impl Witness {
         part.nices.retain(|(name, _, _), _| wanted(name));
         part.autogroups.retain(|(name, _), _| wanted(name));
         part.units.retain(|(name, _), _| wanted(name));
+        part.set_at_run_time.retain(|(name, _)| wanted(name));
         part
     }
 
@@ -111,8 +132,17 @@ impl Witness {
             let was = before.autogroups.get(group).copied().unwrap_or(0);
             ensure!(was == *nice, "nice of autogroup {group:?} is {nice}, was {was}");
         }
-        let values =
-            |witness: &Self| Self { nices: Nices::new(), autogroups: BTreeMap::new(), ..witness.clone() };
+        // systemd forgets units that are stopped and loads others; what is there must be as it was, or never set.
+        for (unit, weight) in &self.units {
+            let was = before.units.get(unit).map_or("[not set]", String::as_str);
+            ensure!(was == weight, "CPUWeight of {unit:?} is {weight}, was {was}");
+        }
+        let values = |witness: &Self| Self {
+            nices: Nices::new(),
+            autogroups: BTreeMap::new(),
+            units: BTreeMap::new(),
+            ..witness.clone()
+        };
         let (now, before) = (values(self), values(before));
         ensure!(now == before, "libvirt says {now:?}, was {before:?}");
         Ok(())
@@ -124,7 +154,7 @@ impl Witness {
     /// # Errors
     /// Names the first value that differs.
     pub fn agrees_with(&self, orders: &[Value]) -> Result<()> {
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for order in orders.iter().filter(|order| is_in_force(order)) {
             let domain = order["domain_name"].as_str().context("an order without a domain")?.to_owned();
             let action = &order["action"];
@@ -221,25 +251,6 @@ fn autogroups(lab: &Lab, guest: &str) -> Result<BTreeMap<(String, u64), i8>> {
         Some(((guest.to_owned(), id.parse().ok()?), nice.parse().ok()?))
     };
     Ok(text.lines().filter_map(group).collect())
-}
-
-/// What systemd in a guest says about its services' weights, and its files of what was set at run time.
-fn units(lab: &Lab, guest: &str) -> Result<BTreeMap<(String, String), String>> {
-    let script = "systemctl show -p Id -p CPUWeight '*.service'; echo; cd /run/systemd; \
-                  grep -r . system.control 2>/dev/null; true";
-    let text = lab.guest_exec(guest, script, EXEC)?;
-    let mut found = BTreeMap::new();
-    // A block of lines for each unit, its properties in systemctl's order.
-    for block in text.split("\n\n") {
-        let value = |key: &str| block.lines().find_map(|line| line.strip_prefix(key));
-        if let (Some(unit), Some(weight)) = (value("Id="), value("CPUWeight=")) {
-            found.insert((guest.to_owned(), unit.to_owned()), weight.to_owned());
-        }
-    }
-    ensure!(!found.is_empty(), "systemctl told nothing in {guest}");
-    let files = text.lines().filter(|line| line.starts_with("system.control/"));
-    found.extend(files.map(|line| ((guest.to_owned(), line.to_owned()), String::new())));
-    Ok(found)
 }
 
 /// Nice values of all processes of a guest but kernel threads, from its own /proc.

@@ -266,8 +266,6 @@ fn heirs(inventory: &GuestSample, entries: &[LedgerEntry]) -> Vec<NiceChange> {
 
 #[cfg(test)]
 mod tests {
-    use kvmpilot_core::sample::SchedPolicy;
-
     use super::*;
 
     fn sample(pid: u32, parent: u32, nice: i8) -> ProcessSample {
@@ -275,20 +273,10 @@ mod tests {
             key: ProcessKey { pid, start_ticks: 1 },
             parent,
             name: format!("p{pid}"),
-            executable: None,
-            command: String::new(),
-            uid: None,
             state: 'S',
             threads: 1,
-            cpu_ticks: 0,
-            children_cpu_ticks: 0,
-            rss_kib: 0,
             nice,
-            policy: SchedPolicy::Other,
-            wait_ns: None,
-            autogroup: None,
-            unit: None,
-            affinity: None,
+            ..ProcessSample::default()
         }
     }
 

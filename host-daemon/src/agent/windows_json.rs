@@ -163,17 +163,12 @@ fn read(process: &Process, starts: &BTreeMap<u32, u64>) -> ProcessSample {
             .chars()
             .skip(4)
             .collect(),
-        uid: None,
         state: '-',
         threads: *threads,
         cpu_ticks: *cpu,
-        children_cpu_ticks: 0,
         rss_kib: *rss_kib,
         nice,
-        wait_ns: None,
-        autogroup: None,
-        unit: None,
-        affinity: None,
+        ..ProcessSample::default()
     }
 }
 

@@ -127,7 +127,7 @@ impl Bench {
         }
         let lab = Lab::start(&LabOptions { guests: vec![web] })?;
         lab.wait_agents(BOOT)?;
-        lab.outweigh_the_machine(8)?;
+        lab.outweigh_the_machine(2)?;
         let bench = Self { lab, system, seconds, hogs: HOGS };
         wait_for("the server", BOOT, || bench.load(1).map(drop))?;
         Ok(bench)

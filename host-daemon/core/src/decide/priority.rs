@@ -57,10 +57,15 @@ pub(super) fn decide(
         }
         let Some(asked) = entry.asked.step(&application.name) else { continue };
         let known = entry.applications.get(&application.name);
-        let (means, asked, is_void) = way(known, entry.ladder.means_for(application, guest.at), asked);
+        // A unit's weight is that of all of its processes.
+        let spared = application.processes.iter().any(|process| listed(process, domain, policy).is_some());
+        let usable = entry.ladder.means_for(application, spared, guest.at);
+        let (means, asked, is_void) = way(known, usable, asked);
         let known = known.filter(|known| known.means == means);
         let Some((from, to)) = step(application, known, means, asked) else { continue };
-        let Steps { processes, groups } = Steps::new(application, known, means, (from, to));
+        let touches =
+            |process: &ProcessModel| is_movable(process) && listed(process, domain, policy).is_none();
+        let Steps { processes, groups } = Steps::new(application, known, means, (from, to), touches);
         let changes = processes.len() + groups.len();
         if changes == 0 || changes > budget {
             continue;
@@ -123,12 +128,17 @@ pub fn protection(application: &Application, domain: &DomainModel, policy: &Poli
     if root.sample.key.pid == 1 {
         return Some("the guest's first process".to_owned());
     }
-    let mut patterns = policy.of(domain).protected();
-    if let Some((pattern, _)) = patterns.find(|(pattern, _)| matches_pattern(pattern, &root.sample.name)) {
+    if let Some(pattern) = listed(root, domain, policy) {
         return Some(format!("on the protected list ({pattern})"));
     }
     let movable = application.processes.iter().any(is_movable);
     (!movable).then(|| "real-time or idle scheduling policy".to_owned())
+}
+
+/// The pattern of the protected list that a process' name matches.
+fn listed<'a>(process: &ProcessModel, domain: &'a DomainModel, policy: &'a Policy) -> Option<&'a str> {
+    let mut patterns = policy.of(domain).protected();
+    patterns.find_map(|(pattern, _)| matches_pattern(pattern, &process.sample.name).then_some(pattern))
 }
 
 fn is_movable(process: &ProcessModel) -> bool {

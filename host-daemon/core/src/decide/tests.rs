@@ -107,20 +107,12 @@ fn process(pid: u32, name: &str, nice: i8, policy: SchedPolicy) -> ProcessModel 
         key: ProcessKey { pid, start_ticks: 7 },
         parent: 1,
         name: name.into(),
-        executable: None,
         command: name.into(),
-        uid: None,
         state: 'R',
         threads: 1,
-        cpu_ticks: 0,
-        children_cpu_ticks: 0,
-        rss_kib: 0,
         nice,
         policy,
-        wait_ns: None,
-        autogroup: None,
-        unit: None,
-        affinity: None,
+        ..ProcessSample::default()
     };
     ProcessModel {
         sample,

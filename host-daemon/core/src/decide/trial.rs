@@ -164,6 +164,11 @@ impl TrialHistory {
                 let why = format!("order {order} took it back: {}", proposal.reason.summary);
                 self.ended.push(open.verdict(step.orders, OrderState::RolledBack, why));
             }
+            // What was measured beside a change that failed says nothing about how it is without: where four equals are
+            // raised one after the other, the last one would be credited with what it takes from those that were undone.
+            if !proposal.undoes.is_empty() && open.prediction.metric == Metric::WaitRatio {
+                open.begin_again(now);
+            }
         }
         self.open.retain(|open| !open.steps.is_empty());
     }

@@ -220,6 +220,52 @@ fn load_of_equals_that_grew_is_no_evidence_against_a_change() {
     }
 }
 
+/// What the kernel gives to domains of one vcpu that all want the same pcpu.
+fn share_one_pcpu(model: &mut Model) {
+    let weight = |domain: &DomainModel| f64::from(u32::try_from(domain.cpu_shares.unwrap_or(1024)).unwrap());
+    let weights: Vec<f64> = model.domains.iter().map(weight).collect();
+    let parts: Vec<f64> = weights.iter().map(|weight| weight / weights.iter().sum::<f64>()).collect();
+    let thousandths = |part: f64| Duration::from_secs_f64(part).as_millis().try_into().unwrap();
+    let taken: Vec<(u128, u64)> = (1..).zip(&parts).map(|(n, part)| (n, thousandths(*part))).collect();
+    let by = |n: u128| taken.iter().copied().filter(|(other, _)| *other != n).collect::<Vec<_>>();
+    model.steal = StealModel { domains: (1..=5).map(|n| row(n, &by(n))).collect() };
+    for (domain, part) in model.domains.iter_mut().zip(parts) {
+        set_load(domain, part, 1.0 - part);
+    }
+}
+
+/// One of four equals is raised a tick after the others: what it would win once these were undone is theirs, not the hog's.
+#[test]
+fn the_last_of_equals_is_not_kept_at_the_cost_of_the_others() {
+    for late in 0..4 {
+        let policy = classes(&[
+            ClassSetting::Latency,
+            ClassSetting::Latency,
+            ClassSetting::Latency,
+            ClassSetting::Latency,
+            ClassSetting::Batch,
+        ]);
+        let mut model = host(1, (1..=5).map(|n| domain(n, 1, 0.2, 0.8, 0.0, 1)).collect());
+        let mut history = History::default();
+        let mut kept = Vec::new();
+        for step in 0..60 {
+            model.at += Duration::from_secs(5);
+            share_one_pcpu(&mut model);
+            if step < 2 {
+                // Its weight has not been read yet.
+                model.domains[late].cpu_shares = None;
+            } else {
+                model.domains[late].cpu_shares.get_or_insert(1024);
+            }
+            let decision = tick(&model, &policy, &mut history);
+            carry_out(&decision.proposals, &mut model, &mut history);
+            kept.extend(decision.verdicts.into_iter().filter(|verdict| verdict.trial.kept));
+        }
+        let weights: Vec<_> = model.domains.iter().map(|domain| domain.cpu_shares).collect();
+        assert_eq!(weights, [Some(1024); 5], "{kept:#?}");
+    }
+}
+
 fn weight_of_web() -> Proposal {
     let (model, web) = contended();
     drop(model);

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::sample::{
-    FlowSource, GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample,
-    SocketState,
+    FlowSource, GuestSample, Listener, ProcessKey, ProcessSample, SocketProtocol, SocketSample, SocketState,
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -18,15 +17,7 @@ fn process(pid: u32, parent: u32, name: &str) -> ProcessSample {
         uid: Some(0),
         state: 'S',
         threads: 1,
-        cpu_ticks: 0,
-        children_cpu_ticks: 0,
-        rss_kib: 0,
-        nice: 0,
-        policy: SchedPolicy::Other,
-        wait_ns: None,
-        autogroup: None,
-        unit: None,
-        affinity: None,
+        ..ProcessSample::default()
     }
 }
 

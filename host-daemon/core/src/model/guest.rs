@@ -350,7 +350,7 @@ fn canonical(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{SchedPolicy, SocketProtocol, SocketState};
+    use crate::sample::{SocketProtocol, SocketState};
 
     fn process(pid: u32, parent: u32, name: &str, executable: &str) -> ProcessSample {
         ProcessSample {
@@ -362,15 +362,7 @@ mod tests {
             uid: Some(0),
             state: 'S',
             threads: 1,
-            cpu_ticks: 0,
-            children_cpu_ticks: 0,
-            rss_kib: 0,
-            nice: 0,
-            policy: SchedPolicy::Other,
-            wait_ns: None,
-            autogroup: None,
-            unit: None,
-            affinity: None,
+            ..ProcessSample::default()
         }
     }
 

@@ -44,7 +44,9 @@ pub struct GuestSample {
 }
 
 /// What names a guest process for ever: a pid alone is reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub struct ProcessKey {
     /// Process id inside the guest.
     pub pid: u32,
@@ -104,10 +106,11 @@ pub struct Autogroup {
 }
 
 /// Scheduling policy of a process' main thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SchedPolicy {
     /// `SCHED_OTHER`.
+    #[default]
     Other,
     /// `SCHED_BATCH`.
     Batch,
@@ -120,7 +123,7 @@ pub enum SchedPolicy {
 }
 
 /// One guest process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSample {
     /// Identity.
     pub key: ProcessKey,

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use kvmpilot_core::sample::{FileFound, GuestSample, ProcessKey, ProcessSample, SocketState};
+use kvmpilot_core::sample::{Autogroup, FileFound, GuestSample, ProcessKey, ProcessSample, SocketState};
 
 use super::*;
-use crate::agent::{Agent, Limits, NiceChange, NiceResult};
+use crate::agent::{Agent, GroupChange, GroupResult, Limits, NiceChange, NiceResult};
 
 /// An agent that runs programs here. `path`: where it finds them, if not in the usual places.
 struct Here {
@@ -206,6 +206,54 @@ async fn nice_on_this_machine() {
 async fn nice_on_this_machine_by_busybox() {
     match busybox(&["sh", "grep", "head", "ls", "renice"]) {
         Ok(directory) => check_nice(Some(directory.path().display().to_string())).await,
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
+}
+
+/// A session of its own is an autogroup of its own, where the kernel has them.
+async fn check_autogroups(path: Option<String>) {
+    if !Path::new("/proc/self/autogroup").exists() {
+        eprintln!("skipped: this kernel has no autogroups");
+        return;
+    }
+    let mut child = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
+    let mut agent = Here::agent(path, Limits::default());
+    let pid = child.id();
+    let found = |sample: &GuestSample| {
+        let found = sample.processes.iter().find(|process| process.key.pid == pid).cloned();
+        found.filter(|process| process.name == "sleep").map(|process| process.autogroup)
+    };
+    let mut before = None;
+    for _ in 0..50 {
+        before = found(&agent.inventory().await.unwrap());
+        if before.is_some() {
+            break;
+        }
+    }
+    let before = before.flatten().unwrap();
+    let change = |group, expect, to| GroupChange { group, expect, to };
+    let results = agent.set_autogroups(&[change(before.id, 0, 3), change(u64::MAX, 0, 3)]).await.unwrap();
+    let drifted = agent.set_autogroups(&[change(before.id, 5, 7)]).await.unwrap();
+    let sample = agent.inventory().await.unwrap();
+    let after = found(&sample).flatten();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(results, [GroupResult::Applied, GroupResult::Gone]);
+    assert_eq!(drifted, [GroupResult::Drift { now: 3 }]);
+    assert_eq!(after, Some(Autogroup { nice: 3, ..before }));
+    let results = agent.set_autogroups(&[change(before.id, 3, 0)]).await.unwrap();
+    assert_eq!(results, [GroupResult::Gone], "its last process has ended");
+}
+
+#[tokio::test]
+async fn autogroups_of_this_machine() {
+    check_autogroups(None).await;
+}
+
+#[tokio::test]
+async fn autogroups_of_this_machine_by_busybox() {
+    match busybox(&["sh", "grep", "head", "ls"]) {
+        Ok(directory) => check_autogroups(Some(directory.path().display().to_string())).await,
         Err(reason) => eprintln!("skipped: {reason}"),
     }
 }

@@ -1,9 +1,10 @@
 //! Whether levels count: what happens to the applications' CPU after each step, and which means has no effect in a guest.
 //!
 //! A step is measured over the two windows around it, and only if CPU was scarce in both. It had an effect if what was
-//! lowered got a tenth less CPU, or what was raised a tenth more. It had none if neither happened although what was
-//! raised still waits; who does not wait has all the CPU that it wants. After [`STRIKES`] steps in a row without effect
-//! the means rests in that guest: its levels go back, and the next means is tried.
+//! lowered got a tenth less CPU, or what was raised a tenth more. It had none if all stayed as it was although what was
+//! raised still waits; who does not wait has all the CPU that it wants, and shares that went the other way are another
+//! load's doing. After [`STRIKES`] steps in a row without effect the means rests in that guest: its levels go back, and the
+//! next means is tried.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::units::{Ratio, doubled};
 
 /// Change of CPU that is an effect, as a part of what it was.
 const COUNTS: f64 = 0.1;
-/// Change of what was raised, in vcpus, below which it is noise.
+/// Change of CPU, in vcpus, below which it is noise.
 const LEAST_VCPUS: f64 = 0.02;
 /// CPU in vcpus above which a lowered application shows whether it got less.
 const HUNGRY_VCPUS: f64 = 0.05;
@@ -104,9 +105,15 @@ impl Window {
 
 impl LadderHistory {
     /// The means that serves an application, the best first; none if none has an effect.
-    pub(super) fn means_for(&self, application: &Application, now: Duration) -> Option<LadderMeans> {
+    /// An application with processes that must not be touched cannot be moved as a whole.
+    pub(super) fn means_for(
+        &self,
+        application: &Application,
+        spared: bool,
+        now: Duration,
+    ) -> Option<LadderMeans> {
         let serves = |means: &LadderMeans| match means {
-            LadderMeans::UnitWeight => application.unit.is_some(),
+            LadderMeans::UnitWeight => application.unit.is_some() && !spared,
             LadderMeans::Nice => true,
         };
         let rests = |means: &LadderMeans| {
@@ -150,11 +157,13 @@ impl LadderHistory {
             }
             let raised = (before.of_those(those(true)), window.of_those(those(true)));
             let lowered = (before.of_those(those(false)), window.of_those(those(false)));
-            let fell = lowered.0 >= HUNGRY_VCPUS && lowered.1 <= lowered.0 * (1.0 - COUNTS);
-            let rose = raised.1 - raised.0 >= LEAST_VCPUS.max(raised.0 * COUNTS);
+            let grew = |(before, after): (f64, f64)| after - before >= LEAST_VCPUS.max(before * COUNTS);
+            let shrank = |(before, after): (f64, f64)| grew((after, before));
+            let fell = lowered.0 >= HUNGRY_VCPUS && shrank(lowered);
             let verdict = match waits {
-                _ if fell || rose => EffectVerdict::Effective,
-                Some(waits) if waits >= WAITS => EffectVerdict::Void,
+                _ if shrank(raised) => EffectVerdict::Unclear,
+                _ if fell || grew(raised) => EffectVerdict::Effective,
+                Some(waits) if waits >= WAITS && !grew(lowered) => EffectVerdict::Void,
                 _ => EffectVerdict::Unclear,
             };
             self.means.entry(means).or_default().take(Effect { verdict, raised, lowered, waits }, now);

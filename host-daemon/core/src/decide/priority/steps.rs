@@ -1,11 +1,11 @@
 //! What one step on the ladder changes in the guest: nice values of an application's processes and autogroups, or the
 //! weight of its unit. A value that is neither an original nor one of ours is somebody else's, and is left alone.
 
-use super::is_movable;
 use crate::decide::history::ApplicationHistory;
-use crate::model::Application;
+use crate::model::{Application, ProcessModel};
 use crate::order::{GroupStep, LadderMeans, ProcessStep, TaskGroup};
 use crate::policy::Level;
+use crate::sample::Autogroup;
 
 /// All that goes with one step.
 #[derive(Debug, Default)]
@@ -21,11 +21,12 @@ impl Steps {
         known: Option<&ApplicationHistory>,
         means: LadderMeans,
         (from, to): (Level, Level),
+        touches: impl Fn(&ProcessModel) -> bool,
     ) -> Self {
         match means {
             LadderMeans::Nice => Self {
-                processes: process_steps(application, known, from, to),
-                groups: autogroup_steps(application, known, to),
+                processes: process_steps(application, known, (from, to), &touches),
+                groups: autogroup_steps(application, known, to, &touches),
             },
             LadderMeans::UnitWeight => Self {
                 processes: Vec::new(),
@@ -56,10 +57,10 @@ fn wanted_nice(to: Level, original: i8) -> i8 {
 fn process_steps(
     application: &Application,
     known: Option<&ApplicationHistory>,
-    from: Level,
-    to: Level,
+    (from, to): (Level, Level),
+    touches: impl Fn(&ProcessModel) -> bool,
 ) -> Vec<ProcessStep> {
-    let movable = application.processes.iter().filter(|process| is_movable(process));
+    let movable = application.processes.iter().filter(|process| touches(process));
     movable
         .filter_map(|process| {
             let now = process.sample.nice;
@@ -105,8 +106,15 @@ fn autogroup_steps(
     application: &Application,
     known: Option<&ApplicationHistory>,
     to: Level,
+    touches: impl Fn(&ProcessModel) -> bool,
 ) -> Vec<GroupStep> {
-    let step = |group: &crate::sample::Autogroup| {
+    let is_whole = |group: &&Autogroup| {
+        let members = application.processes.iter();
+        let mut members =
+            members.filter(|process| process.sample.autogroup.is_some_and(|of| of.id == group.id));
+        members.all(&touches)
+    };
+    let step = |group: &Autogroup| {
         let nice = |value: i32| i8::try_from(value).unwrap_or(0);
         group_step(
             TaskGroup::Autogroup { id: group.id },
@@ -116,7 +124,7 @@ fn autogroup_steps(
             |original| is_known_nice(group.nice, nice(original)),
         )
     };
-    application.autogroups.iter().filter_map(step).collect()
+    application.autogroups.iter().filter(is_whole).filter_map(step).collect()
 }
 
 fn unit_step(application: &Application, known: Option<&ApplicationHistory>, to: Level) -> Option<GroupStep> {

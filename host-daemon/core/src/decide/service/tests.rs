@@ -12,8 +12,8 @@ use crate::model::{FlowsModel, GuestReading};
 use crate::policy::{ConnectionPolicy, FilePolicy};
 use crate::sample::{
     DomainState, FileFound, FileSample, FilesSample, FlowReading, FlowSample, FlowSource, FlowState,
-    FlowsSample, GuestSample, Listener, ProcessKey, ProcessSample, SchedPolicy, SocketProtocol, SocketSample,
-    SocketState, Traffic,
+    FlowsSample, GuestSample, Listener, ProcessKey, ProcessSample, SocketProtocol, SocketSample, SocketState,
+    Traffic,
 };
 use crate::service::DriftState;
 
@@ -33,15 +33,7 @@ fn process(pid: u32, parent: u32, name: &str) -> ProcessSample {
         uid: Some(0),
         state: 'S',
         threads: 1,
-        cpu_ticks: 0,
-        children_cpu_ticks: 0,
-        rss_kib: 0,
-        nice: 0,
-        policy: SchedPolicy::Other,
-        wait_ns: None,
-        autogroup: None,
-        unit: None,
-        affinity: None,
+        ..ProcessSample::default()
     }
 }
 

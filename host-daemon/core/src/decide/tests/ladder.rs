@@ -33,8 +33,12 @@ fn app<'a>(model: &'a mut Model, name: &str) -> &'a mut Application {
     guest.applications.iter_mut().find(|application| application.name == name).unwrap()
 }
 
+fn weight(model: &mut Model, name: &str) -> u16 {
+    app(model, name).unit.as_ref().unwrap().weight
+}
+
 fn weights(model: &mut Model) -> [u16; 2] {
-    [HTTPD, HOG].map(|name| app(model, name).unit.as_ref().unwrap().weight)
+    [HTTPD, HOG].map(|name| weight(model, name))
 }
 
 fn of_means(history: &History, means: LadderMeans) -> MeansHistory {
@@ -161,4 +165,41 @@ fn who_does_not_wait_proves_nothing() {
     }
     let measured = of_means(&history, LadderMeans::UnitWeight);
     assert_eq!((measured.last.unwrap().verdict, measured.strikes), (EffectVerdict::Unclear, 0));
+}
+
+/// The load went elsewhere meanwhile: that is no proof against the means, and none for it.
+#[test]
+fn shares_that_go_the_other_way_prove_nothing() {
+    let mut model = guest(vec![unit(10, HTTPD, true), unit(11, HOG, false)]);
+    let (policy, mut history) = (Policy::default(), History::default());
+    advance(&mut model, &policy, &mut history);
+    app(&mut model, HTTPD).unit.as_mut().unwrap().cpu = Some(0.5);
+    app(&mut model, HOG).unit.as_mut().unwrap().cpu = Some(1.5);
+    advance(&mut model, &policy, &mut history);
+    let measured = of_means(&history, LadderMeans::UnitWeight);
+    assert_eq!((measured.last.unwrap().verdict, measured.strikes), (EffectVerdict::Unclear, 0));
+}
+
+/// A unit that somebody protected is part of moves without it, so not as a unit; nor does a group that it is part of.
+#[test]
+fn a_protected_process_within_an_application_is_not_touched() {
+    let mut model = guest(vec![unit(10, HTTPD, true), application(11, "hog", 0, false)]);
+    let group = Some(Autogroup { id: 7, nice: 0 });
+    for (name, root) in [(HTTPD, 10), ("hog", 11)] {
+        let application = app(&mut model, name);
+        application.processes.push(process(root + 10, "sshd", 0, SchedPolicy::Other));
+        application.processes.push(process(root + 20, "chrt", 0, SchedPolicy::RealTime));
+        application.processes[1].sample.autogroup = group;
+        application.autogroups = group.into_iter().collect();
+    }
+    let (policy, mut history) = (Policy::default(), History::default());
+    for _ in 0..3 {
+        advance(&mut model, &policy, &mut history);
+    }
+    assert_eq!(weight(&mut model, HTTPD), 100);
+    for (name, nice) in [(HTTPD, -10), ("hog", 10)] {
+        let application = app(&mut model, name);
+        let nices: Vec<i8> = application.processes.iter().map(|process| process.sample.nice).collect();
+        assert_eq!((nices, application.autogroups[0].nice), (vec![nice, 0, 0], 0), "{name}");
+    }
 }
