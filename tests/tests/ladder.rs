@@ -89,12 +89,13 @@ fn climb(daemon: &Daemon<'_>, ends: &[(&str, &str)]) -> Result<()> {
     })
 }
 
-/// Steps of one application in the order in which they were made, each from where the one before went.
+/// Steps of one application in the order in which they were made. A step whose trial was not over when scarcity ended counts
+/// as rolled back by the step that leads back.
 fn steps(daemon: &Daemon<'_>, application: &str) -> Result<Vec<(String, String)>> {
     let orders = daemon.orders()?;
     let of = |order: &&Value| {
         order["action"]["application"].as_str().is_some_and(|name| name.starts_with(application))
-            && (order["state"] == "verified" || order["state"] == "kept")
+            && ["verified", "kept", "rolled_back"].iter().any(|state| order["state"] == *state)
             && order["action"]["from"] != order["action"]["to"]
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

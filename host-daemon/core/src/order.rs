@@ -176,6 +176,23 @@ impl fmt::Display for LadderMeans {
     }
 }
 
+/// The steps of two orders, one for each thing that they change: from where the first begins to where the last ends.
+fn joined<S, K: PartialEq>(
+    first: Vec<S>,
+    last: Vec<S>,
+    key: impl Fn(&S) -> K,
+    begin: impl Fn(&mut S, &S),
+) -> Vec<S> {
+    let mut all = last;
+    for step in first {
+        match all.iter_mut().find(|later| key(later) == key(&step)) {
+            Some(later) => begin(later, &step),
+            None => all.push(step),
+        }
+    }
+    all
+}
+
 impl Action {
     /// The means that this action uses.
     #[must_use]
@@ -224,6 +241,29 @@ impl Action {
                 Self::PinIothread { iothread, from, to }
             }
             (Self::SetBalloon { from, .. }, Self::SetBalloon { to, .. }) => Self::SetBalloon { from, to },
+            (
+                Self::SetLevel { from, processes, groups, .. },
+                Self::SetLevel {
+                    application, communicating, to, processes: later, groups: later_groups, ..
+                },
+            ) => Self::SetLevel {
+                application,
+                communicating,
+                from,
+                to,
+                processes: joined(
+                    processes,
+                    later,
+                    |step| step.key,
+                    |step, first| step.nice_from = first.nice_from,
+                ),
+                groups: joined(
+                    groups,
+                    later_groups,
+                    |step| step.group.clone(),
+                    |step, first| step.from = first.from,
+                ),
+            },
             (_, last) => last,
         }
     }

@@ -40,6 +40,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(6 * 3600);
 /// Answered packets a second below which a guest's answers are too few to be compared.
 const ANSWERS: f64 = 5.0;
 
+/// Rules that only bring something back towards its original: none of their steps is another attempt.
+const GO_BACK: [&str; 3] = ["weight.relax", "ladder.decay", "ladder.void"];
+
 type Target = (Uuid, String);
 
 fn target_of(proposal: &Proposal) -> Target {
@@ -193,8 +196,11 @@ impl TrialHistory {
         }
     }
 
-    /// How long a target rests because a trial on it failed.
+    /// How long a target rests because a trial on it failed; steps back towards its original may be made meanwhile.
     pub(super) fn rests(&self, proposal: &Proposal, now: Duration) -> Option<Duration> {
+        if GO_BACK.contains(&proposal.reason.rule.as_str()) {
+            return None;
+        }
         let pause = self.pauses.get(&target_of(proposal))?;
         pause.until.checked_sub(now).filter(|left| !left.is_zero())
     }

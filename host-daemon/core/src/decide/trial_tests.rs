@@ -41,6 +41,10 @@ fn a_weight_that_does_not_help_is_undone_and_rests() {
     assert!(orders[1].1.reason.summary.contains("was measured"), "{}", orders[1].1.reason.summary);
     assert!(verdicts.iter().all(|verdict| !verdict.trial.kept && verdict.trial.windows == 3), "{verdicts:?}");
     assert_eq!(model.domains[0].cpu_shares, Some(1024));
+    let mut again = weight_of_web();
+    assert!(history.trials.rests(&again, model.at).is_some());
+    again.reason.rule = "weight.relax".to_owned();
+    assert_eq!(history.trials.rests(&again, model.at), None, "the way back is open");
 }
 
 /// Ticks every 5 s until there is a verdict; `world` says what each change brings.

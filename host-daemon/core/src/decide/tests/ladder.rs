@@ -203,3 +203,27 @@ fn a_protected_process_within_an_application_is_not_touched() {
         assert_eq!((nices, application.autogroups[0].nice), (vec![nice, 0, 0], 0), "{name}");
     }
 }
+
+/// Two steps are one trial, against the answers that there were before the first: more in between promises nothing, and
+/// half of them may be due to clients that left. What failed goes back at once, to where the first step began.
+#[test]
+fn steps_of_levels_are_judged_together_and_go_back_together() {
+    for (packets, kept, weights_then) in [(60.0, true, [932, 11]), (20.0, false, [100, 100])] {
+        let mut model = guest(vec![unit(10, HTTPD, true), unit(11, HOG, false)]);
+        let (policy, mut history) = (Policy::default(), History::default());
+        let mut verdicts = Vec::new();
+        for seen in [100.0, 400.0, packets, packets, packets, packets] {
+            let tap = &mut model.domains[0].interfaces[0];
+            (tap.received_packets_per_s, tap.sent_packets_per_s) = (Some(seen), Some(seen));
+            model.at += Duration::from_secs(60);
+            model.elapsed = Duration::from_secs(60);
+            model.domains[0].guest.as_mut().unwrap().at = model.at;
+            let decision = cycle(&model, &policy, &mut history);
+            carry_out(&decision.proposals, &mut model, &mut history);
+            verdicts.extend(decision.verdicts);
+        }
+        assert_eq!(verdicts.len(), 1, "{verdicts:#?}");
+        assert_eq!((verdicts[0].trial.kept, verdicts[0].orders.len()), (kept, 4), "{verdicts:#?}");
+        assert_eq!(weights(&mut model), weights_then);
+    }
+}

@@ -115,8 +115,12 @@ impl Open {
         }
     }
 
-    /// What all of them promise is what the boldest one does, measured from where the first began.
+    /// What all of them promise is what the boldest one does, measured from where the first began. Of answers none promises
+    /// more than that they stay as many as they were before the first.
     fn promise(&mut self, prediction: &Prediction) {
+        if prediction.metric == Metric::AnsweredPackets {
+            return;
+        }
         let promised = |expected: f64| (self.prediction.before - expected).abs();
         if promised(prediction.expected) > promised(self.prediction.expected) {
             self.prediction.expected = prediction.expected;
