@@ -86,7 +86,7 @@ impl Witness {
     /// Asks systemd in a guest.
     fn look_at_units(&mut self, lab: &Lab, guest: &str) -> Result<()> {
         let script = "systemctl show -p Id -p CPUWeight '*.service'; echo; cd /run/systemd; \
-                      grep -r . system.control 2>/dev/null; true";
+                      grep -r . system.control transient/*.d 2>/dev/null; true";
         let text = lab.guest_exec(guest, script, EXEC)?;
         // A block of lines for each unit, its properties in systemctl's order.
         for block in text.split("\n\n") {
@@ -96,7 +96,8 @@ impl Witness {
             }
         }
         ensure!(!self.units.is_empty(), "systemctl told nothing in {guest}");
-        let files = text.lines().filter(|line| line.starts_with("system.control/"));
+        let is_file = |line: &&str| line.starts_with("system.control/") || line.starts_with("transient/");
+        let files = text.lines().filter(is_file);
         self.set_at_run_time.extend(files.map(|line| (guest.to_owned(), line.to_owned())));
         Ok(())
     }

@@ -118,10 +118,15 @@ fn levels_count(system: System) -> Result<()> {
     lab.wait_agents(BOOT)?;
     lab.outweigh_the_machine(2)?;
     wait_for("the server", BOOT, || load(&lab, 1).map(drop))?;
+    let mut ends = vec![("httpd", "high"), ("hog1", "low"), ("hog3", "low"), ("backup", "low")];
+    if system == System::Debian {
+        // A transient unit, whose settings systemd keeps in another place, and with a weight of its own.
+        lab.guest_exec("web", "systemd-run --quiet --unit=job -p CPUWeight=200 /lab/bin/hog2", EXEC)?;
+        ends.push(("job", "low"));
+    }
     let before = Witness::look(&lab)?;
     let (off, hogs_off) = measured(&lab)?;
     let daemon = lab.start_daemon("d", CONFIG)?;
-    let ends = [("httpd", "high"), ("hog1", "low"), ("hog3", "low"), ("backup", "low")];
     let (on, hogs_on) = lab
         .under_load("web", 4, || climb(&daemon, &ends))
         .and_then(|()| measured(&lab))
@@ -130,7 +135,7 @@ fn levels_count(system: System) -> Result<()> {
     // How much it brings is `bench guest-priority`'s question: a poll each 5 s disturbs an emulated guest. That it does bring
     // something, the guest's own books say.
     ensure!(hogs_on < hogs_off * 0.6, "the hogs had {hogs_off:.2} vcpus, and have {hogs_on:.2}");
-    for (application, end) in ends {
+    for (application, end) in ends.iter().copied() {
         let steps = steps(&daemon, application)?;
         ensure!(
             steps.len() == 2 && steps[0].0 == "normal" && steps[0].1 == steps[1].0,
@@ -153,19 +158,20 @@ fn levels_count(system: System) -> Result<()> {
     );
     if system == System::Debian {
         ensure!(now.units[&("web".to_owned(), "httpd.service".to_owned())] == "932", "{:?}", now.units);
+        ensure!(now.units[&("web".to_owned(), "job.service".to_owned())] == "22", "{:?}", now.units);
         ensure!(is_untouched(&now, &before), "nice values were changed, too");
         // Started anew it is another process with the same weight, and goes back all the same.
         lab.guest_exec("web", "systemctl restart httpd", EXEC)?;
     }
 
     // Without scarcity everything goes back, a step a cycle.
-    let stop = match system {
-        System::Busybox => "kill $(pidof hog2 hog3 backup)",
-        System::Debian => "systemctl stop hog2 hog3 backup",
+    let (hog, stop) = match system {
+        System::Busybox => ("hog1", "kill $(pidof hog2 hog3 backup)"),
+        System::Debian => ("job", "systemctl stop hog1 hog2 hog3 backup"),
     };
     lab.guest_exec("web", stop, EXEC)?;
-    climb(&daemon, &[("httpd", "normal"), ("hog1", "normal")]).with_context(|| daemon.log())?;
-    ensure!(steps(&daemon, "hog1")?.len() == 4, "{:?}", steps(&daemon, "hog1")?);
+    climb(&daemon, &[("httpd", "normal"), (hog, "normal")]).with_context(|| daemon.log())?;
+    ensure!(steps(&daemon, hog)?.len() == 4, "{:?}", steps(&daemon, hog)?);
     let restored = daemon.text(&["restore"])?;
     wait_for("everything to be back", PATIENCE, || Witness::look(&lab)?.is_as(&before))
         .with_context(|| format!("{restored}{}", daemon.log()))?;

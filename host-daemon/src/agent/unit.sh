@@ -4,7 +4,6 @@
 # What was not set at run time before is not left behind in /run: the file that set-property writes is taken away, and with
 # the property unset, or set to what the unit's own files say, nothing is different from before. No daemon-reload: that would
 # put in force what the guest's administrator has edited and not reloaded.
-control=/run/systemd/system.control
 set -f
 
 look() {
@@ -17,8 +16,12 @@ look() {
         CPUWeight=*) weight=${word#*=} ;;
         esac
     done
-    file=$control/$1.d/50-CPUWeight.conf set=0
-    [ ! -e "$file" ] || set=1
+    set=0
+    # systemd keeps it elsewhere for transient units: scopes, and what systemd-run and container managers start.
+    for file in /run/systemd/transient /run/systemd/system.control; do
+        file=$file/$1.d/50-CPUWeight.conf
+        [ ! -e "$file" ] || { set=1 && break; }
+    done
 }
 
 count=0
@@ -33,11 +36,12 @@ while [ $# -ge 5 ]; do
     else
         [ "$4" != - ] && value=$4 || value=
         systemctl set-property --runtime -- "$1" "CPUWeight=$value" >&2
+        look "$1"
         if [ "$5" = 0 ]; then
             rm -f "$file"
             rmdir "${file%/*}" 2>/dev/null
+            look "$1"
         fi
-        look "$1"
         echo "$count now $weight $set"
     fi
     count=$((count + 1))
