@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Lab;
-use crate::run::wait_for;
+use crate::run::{output_of, wait_for};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -61,6 +61,32 @@ impl Lab {
             bail!("`{script}` in {guest}: exit {:?}, signal {:?}: {said}", status.exitcode, status.signal);
         }
         decode(status.out_data)
+    }
+
+    /// Puts a script in the place of qemu-ga in a busybox guest, which carries that out itself.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn replace_agent(&self, guest: &str, agent: &str) -> Result<()> {
+        let script = format!(
+            "cat >/bin/other-agent <<'AGENT'\n{agent}AGENT\nchmod +x /bin/other-agent\n\
+             (sleep 1; kill $(pidof qemu-ga); exec /bin/other-agent) </dev/null >/dev/ttyS0 2>&1 &\n"
+        );
+        self.guest_exec(guest, &script, Duration::from_secs(60)).map(drop)
+    }
+
+    /// What a web server in a guest answers, without its head.
+    ///
+    /// # Errors
+    /// When it does not, or not with a page.
+    pub fn http_get(&self, guest: &str, port: u16, path: &str) -> Result<String> {
+        let ip = self.guest(guest)?.ip();
+        let request = format!("GET {path} HTTP/1.0\\r\\n\\r\\n");
+        let ask = format!("exec 3<>/dev/tcp/{ip}/{port} && printf '{request}' >&3 && cat <&3");
+        let answer = output_of(self.command("bash").args(["-c", &ask]))?;
+        let (head, page) = answer.split_once("\r\n\r\n").with_context(|| answer.clone())?;
+        ensure!(head.contains("200 OK"), "{answer}");
+        Ok(page.to_owned())
     }
 
     /// Sends one command to a guest's agent and returns the value of `return`.

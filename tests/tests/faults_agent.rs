@@ -1,13 +1,12 @@
 //! Agents that are not what they should be, on a real channel: what they say is named, their guest is left alone, the others
 //! are asked as ever, and what had been changed inside goes back as soon as the agent lets us.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kvmpilot_tests::daemon::Daemon;
 use kvmpilot_tests::witness::is_in_force;
-use kvmpilot_tests::{GuestSpec, Lab, LabOptions, Witness, Work, output_of, wait_for};
+use kvmpilot_tests::{GuestSpec, Lab, LabOptions, Witness, Work, wait_for};
 use serde_json::Value;
 
 const BOOT: Duration = Duration::from_secs(120);
@@ -105,23 +104,16 @@ fn what_is_out_of_reach_is_said(daemon: &Daemon<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Puts the liar in the place of qemu-ga, which carries that out itself.
+/// Puts the liar in the place of qemu-ga.
 fn install(lab: &Lab) -> Result<()> {
-    let mut script = "cat >/bin/liar <<'LIAR'\n".to_owned();
-    write!(script, "{LIAR}LIAR\nchmod +x /bin/liar\necho honest >/tmp/mode\n")?;
-    script += "(sleep 1; kill $(pidof qemu-ga); exec /bin/liar) </dev/null >/dev/ttyS0 2>&1 &\n";
-    lab.guest_exec("liar", &script, PATIENCE)?;
+    lab.guest_exec("liar", "echo honest >/tmp/mode", PATIENCE)?;
+    lab.replace_agent("liar", LIAR)?;
     wait_for("the liar to be there", PATIENCE, || set_mode(lab, "honest"))?;
     lab.wait_agent("liar", PATIENCE)
 }
 
 fn set_mode(lab: &Lab, mode: &str) -> Result<()> {
-    let ip = lab.guest("liar")?.ip();
-    let request = format!("GET /cgi-bin/mode?{mode} HTTP/1.0\\r\\n\\r\\n");
-    let ask = format!("exec 3<>/dev/tcp/{ip}/81 && printf '{request}' >&3 && cat <&3");
-    let answer = output_of(lab.command("bash").args(["-c", &ask]))?;
-    ensure!(answer.contains("200 OK"), "{answer}");
-    Ok(())
+    lab.http_get("liar", 81, &format!("/cgi-bin/mode?{mode}")).map(drop)
 }
 
 /// The cycle goes on, and the honest agent is asked as ever.

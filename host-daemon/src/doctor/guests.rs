@@ -11,6 +11,8 @@ use crate::sense::GuestState;
 const PERMIT: &str = "in the guest, take guest-exec and guest-exec-status out of the list of blocked RPCs, or add them to the \
     list of allowed ones, and restart qemu-guest-agent: FILTER_RPC_ARGS or BLACKLIST_RPC in /etc/sysconfig/qemu-ga \
     (RHEL and its kin), block-rpcs or allow-rpcs in /etc/qemu/qemu-ga.conf elsewhere; or leave it: the host side works on";
+/// The way out of an agent without rights.
+const AS_ROOT: &str = "in the guest, have qemu-guest-agent run as root, which its packages do; or leave it: the host side works on";
 const WINDOWS: &str = "; Windows guests are not proven yet: the adapter was never run on a real one";
 
 /// The domain's agent: whether it is there, answers, and what it permits.
@@ -24,9 +26,11 @@ pub(super) fn agent(domain: &DomainModel, state: Option<&GuestState>) -> CheckVi
     let is_windows = state
         .and_then(|state| state.system.as_ref())
         .is_some_and(|system| system.os_id.as_deref() == Some("mswindows"));
+    let runs_programs = abilities.is_some_and(|abilities| abilities.permitted.contains(&"guest-exec"));
+    let advice = if runs_programs { AS_ROOT } else { PERMIT };
     if let (Some(true), None, Some(unread)) = (domain.agent_connected, trouble, unread) {
         let permits = abilities.map_or_else(String::new, |abilities| format!("; {}", permits(abilities)));
-        return warning(format!("{unread}; its load and CPU time count{permits}"), PERMIT);
+        return warning(format!("{unread}; its load and CPU time count{permits}"), advice);
     }
     match (domain.agent_connected, trouble) {
         (_, Some(trouble)) => warning(
@@ -158,6 +162,10 @@ mod tests {
             message.starts_with("guest-exec is off; its load and CPU time count; qemu-guest-agent"),
             "{message}"
         );
+        // It runs programs, so what they may not see is a question of rights.
+        let check = agent(&domain(Some(true)), Some(&silent));
+        assert!(check.advice.is_some_and(|advice| advice.contains("run as root")));
+        silent.abilities.as_mut().unwrap().permitted.clear();
         let check = agent(&domain(Some(true)), Some(&silent));
         assert!(check.advice.is_some_and(|advice| advice.contains("/etc/sysconfig/qemu-ga")));
         let (verdict, message) = said(Some(true), Some(&state(Some("guest-exec is switched off"))));

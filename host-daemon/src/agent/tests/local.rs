@@ -212,7 +212,8 @@ async fn nice_on_this_machine_by_busybox() {
 
 /// A session of its own is an autogroup of its own, where the kernel has them.
 async fn check_autogroups(path: Option<String>) {
-    if !Path::new("/proc/self/autogroup").exists() {
+    let look = Command::new("sh").args(["-c", "cd /proc && test -e self/autogroup"]).status().unwrap();
+    if !look.success() {
         eprintln!("skipped: this kernel has no autogroups");
         return;
     }
