@@ -10,7 +10,8 @@ use kvmpilot_tests::{GuestSpec, Lab, LabOptions, Witness, Work, wait_for};
 use serde_json::Value;
 
 const BOOT: Duration = Duration::from_secs(120);
-const PATIENCE: Duration = Duration::from_secs(90);
+/// One failure more than the modes bring, and the pause after it is longer than a minute.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// The guests are asked each 2 s; an answer takes a second or two on a busy machine.
 const CONFIG: &str =
     "[modes]\ndefault = \"auto\"\n[loops]\ncycle = \"5s\"\nguest = \"2s\"\n[agent]\ntimeout = \"5s\"\n";

@@ -47,10 +47,14 @@ fn priority_classes_step_in_a_guest_that_says_it_is_windows() -> Result<()> {
 
     let daemon = lab.start_daemon("d", CONFIG)?;
     wait_for_classes(&lab, "High", "Idle").with_context(|| daemon.log())?;
-    let processes = daemon.json(&["processes", "win"])?.to_string();
-    for part in ["httpd", "cruncher", "\"high\"", "\"low\"", "--password=***"] {
-        ensure!(processes.contains(part), "no {part} in {processes}");
-    }
+    // What is shown is what the latest poll saw.
+    wait_for("the processes of the guest", PATIENCE, || {
+        let processes = daemon.json(&["processes", "win"])?.to_string();
+        for part in ["httpd", "cruncher", "\"high\"", "\"low\"", "--password=***"] {
+            ensure!(processes.contains(part), "no {part} in {processes}");
+        }
+        Ok(())
+    })?;
     let domain = daemon.json(&["domain", "win"])?;
     ensure!(domain["guest"]["system"]["os"] == "Windows Server 2022 Standard", "{domain}");
     ensure!(domain["guest"]["system"]["host_name"] == "WIN-1", "{domain}");
