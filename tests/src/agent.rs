@@ -63,6 +63,25 @@ impl Lab {
         decode(status.out_data)
     }
 
+    /// CPU time so far of all processes of these names in a guest, by its own books.
+    ///
+    /// # Errors
+    /// When there is none, or the guest does not say.
+    pub fn guest_cpu(&self, guest: &str, names: &[&str]) -> Result<Duration> {
+        // Debian has no busybox in its path.
+        let pids = format!("$(PATH=$PATH:/lab/bin pidof {})", names.join(" "));
+        let script = format!("for pid in {pids}; do cat /proc/$pid/stat; done");
+        let stats = self.guest_exec(guest, &script, Duration::from_secs(60))?;
+        ensure!(!stats.is_empty(), "no {names:?} in {guest}");
+        let ticks = stats.lines().map(|line| {
+            // utime and stime are the fields 14 and 15 of proc(5), the state behind the name is its field 3.
+            let fields = line.rsplit_once(')').context("no stat line")?.1.split_whitespace();
+            fields.skip(11).take(2).map(|ticks| Ok(ticks.parse::<u64>()?)).sum::<Result<u64>>()
+        });
+        // USER_HZ is 100.
+        Ok(Duration::from_millis(ticks.sum::<Result<u64>>()? * 10))
+    }
+
     /// Puts a script in the place of qemu-ga in a busybox guest, which carries that out itself.
     ///
     /// # Errors

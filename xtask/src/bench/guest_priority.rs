@@ -143,37 +143,23 @@ impl Bench {
     }
 
     fn signal_hogs(&self, signal: &str) -> Result<()> {
-        self.inside(&format!("kill -{signal} {}", self.hog_pids())).map(drop)
+        let names = self.hog_names().join(" ");
+        self.inside(&format!("kill -{signal} $(PATH=$PATH:/lab/bin pidof {names})")).map(drop)
     }
 
-    fn hog_pids(&self) -> String {
-        let names: Vec<String> = (1..=self.hogs).map(|hog| format!("hog{hog}")).collect();
-        format!("$(PATH=$PATH:/lab/bin pidof {})", names.join(" "))
-    }
-
-    /// CPU time of all hogs so far, in seconds of a vcpu.
-    fn hogs_cpu(&self) -> Result<f64> {
-        let script = format!("for pid in {}; do cat /proc/$pid/stat; done", self.hog_pids());
-        let ticks = self.inside(&script)?.lines().try_fold(0_u64, |sum, line| {
-            let fields: Vec<&str> =
-                line.rsplit_once(')').context("no stat line")?.1.split_whitespace().collect();
-            // utime and stime are the fields 14 and 15 of proc(5), the state is its field 3.
-            let ticks = |field: usize| {
-                fields.get(field - 3).context("short stat line")?.parse::<u64>().map_err(anyhow::Error::from)
-            };
-            anyhow::Ok(sum + ticks(14)? + ticks(15)?)
-        })?;
-        // USER_HZ is 100.
-        Ok(Duration::from_millis(ticks * 10).as_secs_f64())
+    fn hog_names(&self) -> Vec<String> {
+        (1..=self.hogs).map(|hog| format!("hog{hog}")).collect()
     }
 
     /// A load, and the vcpus that the hogs used meanwhile.
     fn loaded(&self) -> Result<(HttpReport, f64)> {
-        let before = self.hogs_cpu()?;
+        let names = self.hog_names();
+        let hogs: Vec<&str> = names.iter().map(String::as_str).collect();
+        let before = self.lab.guest_cpu("web", &hogs)?;
         let began = std::time::Instant::now();
         let report = self.load(self.seconds)?;
-        let used = (self.hogs_cpu()? - before) / began.elapsed().as_secs_f64();
-        Ok((report, used))
+        let used = self.lab.guest_cpu("web", &hogs)? - before;
+        Ok((report, used.as_secs_f64() / began.elapsed().as_secs_f64()))
     }
 
     fn alone(&self) -> Result<HttpReport> {
