@@ -224,6 +224,36 @@ fn load_of_equals_that_grew_is_no_evidence_against_a_change() {
     }
 }
 
+/// Windows beside a change that is undone now say nothing: three new ones are asked for.
+#[test]
+fn what_is_undone_beside_a_trial_begins_its_count_again() {
+    let (mut model, _) = contended();
+    model.domains.push(domain(3, 2, 0.5, 0.3, 0.0, 2));
+    let policy = classes(&[ClassSetting::Latency, ClassSetting::Batch, ClassSetting::Latency]);
+    let mut history = History::default();
+    let failing = weight(&model, 2, (1024, 8192), 2, (50, 5));
+    history.applied(1, &weight(&model, 0, (1024, 8192), 0, (50, 5)), model.at);
+    history.applied(2, &failing, model.at);
+    let undo = Proposal {
+        action: failing.action.clone().reversed().unwrap(),
+        reason: Reason::default(),
+        release: true,
+        undoes: vec![2],
+        ..failing
+    };
+    let mut verdicts_after = Vec::new();
+    for window in 1..=5 {
+        model.at += model.elapsed;
+        set_load(&mut model.domains[0], 0.9, 0.1);
+        let verdicts = trial::judge(&model, trial::Pace::Tick, &policy, &mut history).verdicts;
+        verdicts_after.extend(verdicts.iter().filter(|verdict| verdict.orders == [1]).map(|_| window));
+        if window == 2 {
+            history.applied(3, &undo, model.at);
+        }
+    }
+    assert_eq!(verdicts_after, [5], "two windows before, and three after");
+}
+
 /// What the kernel gives to domains of one vcpu that all want the same pcpu.
 fn share_one_pcpu(model: &mut Model) {
     let weight = |domain: &DomainModel| f64::from(u32::try_from(domain.cpu_shares.unwrap_or(1024)).unwrap());
