@@ -253,7 +253,8 @@ impl Open {
     }
 
     /// Whether those of at least the same class that now wait more than their class allows have paid for what the change has
-    /// won: longer because of those that this trial is about, each by more than [`HARMS`], together by more than [`PAID`] of it. Who lost most, and how much.
+    /// won: longer because of those that this trial is about, each by more than [`HARMS`], together by more than [`PAID`] of
+    /// it. Who lost most, and how much.
     pub(super) fn harm(&self, model: &Model, policy: &Policy, history: &History) -> Option<String> {
         if self.prediction.metric != Metric::WaitRatio {
             return None;
