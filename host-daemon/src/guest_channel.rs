@@ -136,6 +136,17 @@ impl GuestAgent {
     ) -> Result<Vec<GroupResult<i8>>, AgentError> {
         self.0.lock().await.set_autogroups(changes).await
     }
+
+    /// Sets the vcpus that processes may run on, and reads them back.
+    ///
+    /// # Errors
+    /// As [`Self::set_nice`].
+    pub async fn set_affinities(
+        &self,
+        changes: &[GroupChange<ProcessKey, CpuSet>],
+    ) -> Result<Vec<GroupResult<CpuSet>>, AgentError> {
+        self.0.lock().await.set_affinities(changes).await
+    }
 }
 
 impl Transport for Wire {

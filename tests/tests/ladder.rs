@@ -16,7 +16,7 @@ const LADDER: [&str; 5] = ["low", "below_normal", "normal", "above_normal", "hig
 
 /// The class has no target for waiting, so that only what goes on inside the guest makes CPU scarce there.
 const CONFIG: &str = "[modes]\ndefault = \"observe\"\nladder = \"auto\"\n[loops]\ncycle = \"5s\"\nguest = \"5s\"\n\
-         [agent]\ntimeout = \"20s\"\n[[domain]]\nname = \"web\"\nclass = \"batch\"\n";
+         [agent]\ntimeout = \"20s\"\n[ladder]\naffinity = true\n[[domain]]\nname = \"web\"\nclass = \"batch\"\n";
 
 /// A web server that asks a database in another guest, beside CPU hogs and a backup job.
 fn web(system: System) -> GuestSpec {
@@ -45,8 +45,18 @@ fn measured(lab: &Lab) -> Result<(HttpReport, f64)> {
     Ok((report, (lab.guest_cpu("web", &hogs)? - before).as_secs_f64() / began.elapsed().as_secs_f64()))
 }
 
+/// The vcpus that all threads of these processes may run on, by the guest's own books.
+fn vcpus_of(lab: &Lab, names: &str) -> Result<String> {
+    let script = format!(
+        "cd /proc; for pid in $(PATH=$PATH:/lab/bin pidof {names}); do cat $pid/task/*/status; done | sed -n 's/^Cpus_allowed_list:.//p' | sort -u"
+    );
+    Ok(lab.guest_exec("web", &script, EXEC)?.trim().to_owned())
+}
+
 /// Levels by application: `httpd (/bin/busybox)` or `httpd.service` both as `httpd`.
 fn levels(daemon: &Daemon<'_>) -> Result<BTreeMap<String, String>> {
+    let (bottom, top) = (vcpus_of(&lab, "hog1 hog3 backup")?, vcpus_of(&lab, "httpd")?);
+    ensure!(bottom == "1" && top == "0-1", "what is low runs on vcpu {bottom}, what is high on {top}");
     let view = daemon.json(&["processes", "web"])?;
     let applications = view["applications"].as_array().context("no applications")?;
     let entry = |application: &Value| {
@@ -164,6 +174,8 @@ fn levels_count(system: System) -> Result<()> {
     let restored = daemon.text(&["restore"])?;
     wait_for("everything to be back", PATIENCE, || Witness::look(&lab)?.is_as(&before))
         .with_context(|| format!("{restored}{}", daemon.log()))?;
+    let all = vcpus_of(&lab, if system == System::Busybox { "hog1 httpd" } else { "httpd customer hog2" })?;
+    ensure!(all == "0-1", "vcpus after the restore: {all}");
     ensure!(daemon.stop()?.success());
     lab.stop()
 }

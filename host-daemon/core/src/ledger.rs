@@ -48,6 +48,11 @@ pub enum LedgerTarget {
         /// Number of the group.
         id: u64,
     },
+    /// vcpus that the threads of one guest process may run on.
+    Affinity {
+        /// Identity inside the guest.
+        key: ProcessKey,
+    },
 }
 
 impl LedgerTarget {
@@ -77,13 +82,17 @@ impl LedgerTarget {
         match group {
             TaskGroup::Unit { name } => Self::UnitWeight { unit: name.clone() },
             TaskGroup::Autogroup { id } => Self::Autogroup { id: *id },
+            TaskGroup::Threads { key } => Self::Affinity { key: *key },
         }
     }
 
     /// Whether it is a value inside the guest, which its agent changes.
     #[must_use]
     pub const fn is_inside(&self) -> bool {
-        matches!(self, Self::Nice { .. } | Self::UnitWeight { .. } | Self::Autogroup { .. })
+        matches!(
+            self,
+            Self::Nice { .. } | Self::UnitWeight { .. } | Self::Autogroup { .. } | Self::Affinity { .. }
+        )
     }
 }
 
@@ -98,6 +107,7 @@ impl fmt::Display for LedgerTarget {
             Self::Nice { key, name } => write!(f, "nice of {name} ({})", key.pid),
             Self::UnitWeight { unit } => write!(f, "CPUWeight of {unit}"),
             Self::Autogroup { id } => write!(f, "nice of autogroup {id}"),
+            Self::Affinity { key } => write!(f, "vcpus of process {}", key.pid),
         }
     }
 }
@@ -108,7 +118,7 @@ impl fmt::Display for LedgerTarget {
 pub enum Value {
     /// `cpu_shares`.
     Shares(u64),
-    /// A pin.
+    /// A pin of the host's, or the vcpus that a guest's process may run on.
     Pin(CpuSet),
     /// Memory of the domain.
     Memory(KiB),

@@ -132,6 +132,19 @@ pub enum TaskGroup {
         /// Number of the group.
         id: u64,
     },
+    /// The threads of one process. Their value is the set of vcpus that they may run on.
+    Threads {
+        /// The process.
+        key: ProcessKey,
+    },
+}
+
+impl TaskGroup {
+    /// Whether it is the threads of one process.
+    #[must_use]
+    pub const fn is_threads(&self) -> bool {
+        matches!(self, Self::Threads { .. })
+    }
 }
 
 impl fmt::Display for TaskGroup {
@@ -139,6 +152,37 @@ impl fmt::Display for TaskGroup {
         match self {
             Self::Unit { name } => write!(f, "CPUWeight of {name}"),
             Self::Autogroup { id } => write!(f, "nice of autogroup {id}"),
+            Self::Threads { key } => write!(f, "vcpus of process {}", key.pid),
+        }
+    }
+}
+
+/// The value of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum GroupValue {
+    /// A weight or a nice value.
+    Number(i32),
+    /// vcpus of the guest.
+    Vcpus(CpuSet),
+}
+
+impl GroupValue {
+    /// The number, if it is one.
+    #[must_use]
+    pub const fn number(&self) -> Option<i32> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Vcpus(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for GroupValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Vcpus(vcpus) => vcpus.fmt(f),
         }
     }
 }
@@ -149,11 +193,11 @@ pub struct GroupStep {
     /// The group.
     pub group: TaskGroup,
     /// Value now.
-    pub from: i32,
+    pub from: GroupValue,
     /// Value wanted.
-    pub to: i32,
+    pub to: GroupValue,
     /// Value before kvmpilot first touched it.
-    pub original: i32,
+    pub original: GroupValue,
 }
 
 /// How kvmpilot gives an application its level.
@@ -261,7 +305,7 @@ impl Action {
                     groups,
                     later_groups,
                     |step| step.group.clone(),
-                    |step, first| step.from = first.from,
+                    |step, first| step.from.clone_from(&first.from),
                 ),
             },
             (_, last) => last,

@@ -1,8 +1,8 @@
-//! Changes of values of groups inside a guest: `CPUWeight` of systemd units and nice values of autogroups.
+//! Changes of values of groups inside a guest: `CPUWeight` of systemd units, nice values of autogroups, vcpus of threads.
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, RestoreOutcome, RestoreVerdict, Value};
-use kvmpilot_core::order::{GroupStep, TaskGroup, WorkOrder};
+use kvmpilot_core::order::{GroupStep, GroupValue, TaskGroup, WorkOrder};
 use kvmpilot_core::sample::UnitWeight;
 
 use super::{Executor, Failure};
@@ -30,14 +30,16 @@ impl Executor {
         };
         // What we set ourselves is known; that it is still so, the guest checks when it is set again.
         let ours = |step: &GroupStep| match entry_of(&LedgerTarget::of_group(&step.group))?.applied {
-            Some(Value::UnitWeight(weight)) if i32::from(weight.in_force()) == step.from => Some(weight),
+            Some(Value::UnitWeight(weight)) if Some(i32::from(weight.in_force())) == step.from.number() => {
+                Some(weight)
+            }
             _ => None,
         };
         let units: Vec<String> = steps
             .iter()
             .filter_map(|step| match &step.group {
                 TaskGroup::Unit { name } if ours(step).is_none() => Some(name.clone()),
-                TaskGroup::Unit { .. } | TaskGroup::Autogroup { .. } => None,
+                _ => None,
             })
             .collect();
         let mut weights = Vec::new();
@@ -47,7 +49,11 @@ impl Executor {
         let (mut prepared, mut troubles) = (Vec::new(), Vec::new());
         for step in steps {
             let target = LedgerTarget::of_group(&step.group);
-            let nice = |nice: i32| i8::try_from(nice).ok().map(Value::Nice);
+            let nice = |value: &GroupValue| Some(Value::Nice(i8::try_from(value.number()?).ok()?));
+            let vcpus = |value: &GroupValue| match value {
+                GroupValue::Vcpus(vcpus) => Some(Value::Pin(vcpus.clone())),
+                GroupValue::Number(_) => None,
+            };
             let values = match &step.group {
                 TaskGroup::Unit { name } => {
                     let at = units.iter().position(|unit| unit == name);
@@ -59,15 +65,19 @@ impl Executor {
                             Some(Value::UnitWeight(original)) => *original,
                             _ => live,
                         };
-                        let to = u16::try_from(step.to).ok()?;
+                        let to = u16::try_from(step.to.number()?).ok()?;
                         let set = UnitWeight { weight: Some(to), at_run_time: true };
                         let to = if back.in_force() == to { back } else { set };
-                        let is_expected = [step.from, step.to].contains(&i32::from(live.in_force()));
+                        let in_force = Some(i32::from(live.in_force()));
+                        let is_expected = [step.from.number(), step.to.number()].contains(&in_force);
                         Some((Value::UnitWeight(live), Value::UnitWeight(to), is_expected))
                     })
                 }
                 TaskGroup::Autogroup { .. } => {
-                    nice(step.from).zip(nice(step.to)).map(|(from, to)| (from, to, true))
+                    nice(&step.from).zip(nice(&step.to)).map(|(from, to)| (from, to, true))
+                }
+                TaskGroup::Threads { .. } => {
+                    vcpus(&step.from).zip(vcpus(&step.to)).map(|(from, to)| (from, to, true))
                 }
             };
             match values {
@@ -77,7 +87,7 @@ impl Executor {
                         domain_name: order.proposal.domain_name.clone(),
                         incarnation: incarnation.to_owned(),
                         target,
-                        original: live.clone(),
+                        original: vcpus(&step.original).unwrap_or_else(|| live.clone()),
                         applied: None,
                         intended,
                     },
@@ -97,7 +107,7 @@ impl Executor {
         prepared: &[Prepared],
     ) -> Result<Vec<GroupResult<Value>>, AgentError> {
         let agent = self.guests.agent(domain);
-        let (mut units, mut autogroups) = (Vec::new(), Vec::new());
+        let (mut units, mut autogroups, mut affinities) = (Vec::new(), Vec::new(), Vec::new());
         for Prepared { entry, live } in prepared {
             match (&entry.target, live, &entry.intended) {
                 (LedgerTarget::UnitWeight { unit }, Value::UnitWeight(expect), Value::UnitWeight(to)) => {
@@ -106,16 +116,21 @@ impl Executor {
                 (LedgerTarget::Autogroup { id }, Value::Nice(expect), Value::Nice(to)) => {
                     autogroups.push(GroupChange { group: *id, expect: *expect, to: *to });
                 }
+                (LedgerTarget::Affinity { key }, Value::Pin(expect), Value::Pin(to)) => {
+                    affinities.push(GroupChange { group: *key, expect: expect.clone(), to: to.clone() });
+                }
                 _ => {}
             }
         }
         let mut of_units = agent.set_unit_weights(&units).await?.into_iter();
         let mut of_autogroups = agent.set_autogroups(&autogroups).await?.into_iter();
+        let mut of_threads = agent.set_affinities(&affinities).await?.into_iter();
         let result = |Prepared { entry, .. }: &Prepared| {
             let result = match entry.target {
                 LedgerTarget::UnitWeight { .. } => {
                     of_units.next().map(|result| result.map(Value::UnitWeight))
                 }
+                LedgerTarget::Affinity { .. } => of_threads.next().map(|result| result.map(Value::Pin)),
                 _ => of_autogroups.next().map(|result| result.map(Value::Nice)),
             };
             result.unwrap_or_else(|| GroupResult::Failed("the agent did not say".to_owned()))

@@ -3,13 +3,15 @@
 
 use std::collections::HashMap;
 
-use kvmpilot_core::sample::UnitWeight;
+use kvmpilot_core::cpuset::CpuSet;
+use kvmpilot_core::sample::{ProcessKey, UnitWeight};
 
 use super::linux::{PATH, program};
 use super::{Agent, AgentError, Transport};
 
 const UNIT: &str = include_str!("unit.sh");
 const AUTOGROUP: &str = include_str!("autogroup.sh");
+const AFFINITY: &str = include_str!("affinity.sh");
 /// Units in one call: systemctl takes a tenth of a second of a slow vcpu, several times for each.
 const UNITS: usize = 8;
 /// A unit's name is a file's name.
@@ -138,6 +140,49 @@ impl<T: Transport> Agent<T> {
     }
 }
 
+impl<T: Transport> Agent<T> {
+    /// Sets the vcpus that all threads of processes may run on. The results are in the order of the changes.
+    ///
+    /// # Errors
+    /// When the agent cannot be used. After [`AgentError::TimedOut`] the values may still change.
+    pub async fn set_affinities(
+        &mut self,
+        changes: &[GroupChange<ProcessKey, CpuSet>],
+    ) -> Result<Vec<GroupResult<CpuSet>>, AgentError> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let words = |change: &GroupChange<ProcessKey, CpuSet>| {
+            let ProcessKey { pid, start_ticks } = change.group;
+            [
+                pid.to_string(),
+                start_ticks.to_string(),
+                change.expect.to_string(),
+                change.to.to_string(),
+                mask(&change.to),
+            ]
+        };
+        let arguments: Vec<String> = changes.iter().flat_map(words).collect();
+        let output = self.exec(&program(AFFINITY), &arguments, &[PATH.to_owned()]).await?;
+        let reports: HashMap<u32, Report<CpuSet>> =
+            reports(&output.stdout, |words| words.first()?.parse().ok());
+        let result = |change: &GroupChange<ProcessKey, CpuSet>| {
+            result(reports.get(&change.group.pid).cloned(), &change.to, &output.stderr)
+        };
+        Ok(changes.iter().map(result).collect())
+    }
+}
+
+/// As taskset takes it everywhere: hexadecimal, without a prefix.
+fn mask(vcpus: &CpuSet) -> String {
+    let last = vcpus.iter().next_back().unwrap_or(0);
+    let digit = |at: u32| {
+        let bits = (0..4).filter(|bit| vcpus.contains(at * 4 + bit)).map(|bit| 1_u32 << bit);
+        char::from_digit(bits.sum(), 16).unwrap_or('0')
+    };
+    (0..=last / 4).rev().map(digit).collect()
+}
+
 /// What a script said about one group.
 #[derive(Clone, Copy, Debug)]
 enum Report<V> {
@@ -206,6 +251,13 @@ mod tests {
         let long = format!("{}.service", "a".repeat(300));
         for bad in ["-x.service", "a b.service", "../a.service", "a;b.service", "a.slice", "", &long] {
             assert!(!is_unit(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn masks_are_hexadecimal() {
+        for (list, expected) in [("0", "1"), ("1", "2"), ("4-7", "f0"), ("0,65", "20000000000000001")] {
+            assert_eq!(mask(&list.parse().unwrap()), expected);
         }
     }
 

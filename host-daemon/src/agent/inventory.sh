@@ -46,6 +46,7 @@ inventory() {
     autogroup=
     [ ! -e self/autogroup ] || autogroup=autogroup
     cgroup=
+    ! command -v taskset >/dev/null || echo taskset
     if [ -d /run/systemd/system ]; then
         cgroup=cgroup
         echo systemd

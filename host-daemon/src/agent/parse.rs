@@ -140,6 +140,7 @@ fn system(body: &[u8], sample: &mut GuestSample) -> Result<(u32, bool), AgentErr
             }
             "sys/kernel/sched_autogroup_enabled" => sample.autogroup = words.next().map(|word| word == "1"),
             "systemd" => sample.systemd = true,
+            "taskset" => sample.sets_affinity = true,
             "schedstat" => schedstat = true,
             "self" => own = words.next().and_then(|word| word.parse().ok()).unwrap_or(0),
             "cpu" => {

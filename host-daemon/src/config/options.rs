@@ -85,6 +85,7 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
 
     option("ladder", "protected", sets!(policy.ladder.protected, |v| v.names())),
     option("ladder", "max_processes", sets!(policy.ladder.max_processes, |v| v.whole(1..=10_000))),
+    option("ladder", "affinity", sets!(policy.ladder.affinity, |v| v.boolean())),
 
     option("weight", "period", sets!(policy.weight.period, |v| v.duration(PERIOD))),
     option("weight", "latency_target", sets!(policy.weight.latency_target, |v| v.number(0.001..=1.0))),

@@ -74,5 +74,6 @@ fn key(target: &LedgerTarget) -> String {
         LedgerTarget::Nice { key, .. } => format!("nice/{}/{}", key.pid, key.start_ticks),
         LedgerTarget::UnitWeight { unit } => format!("unit_weight/{unit}"),
         LedgerTarget::Autogroup { id } => format!("autogroup/{id}"),
+        LedgerTarget::Affinity { key } => format!("affinity/{}/{}", key.pid, key.start_ticks),
     }
 }

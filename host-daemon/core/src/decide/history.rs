@@ -12,7 +12,7 @@ use super::managed::{Look, Moment};
 use crate::CpuSet;
 use crate::ledger::{LedgerEntry, LedgerTarget, Value};
 use crate::model::{BalloonModel, DomainModel, Model};
-use crate::order::{Action, LadderMeans, Proposal, TaskGroup};
+use crate::order::{Action, GroupValue, LadderMeans, Proposal, TaskGroup};
 use crate::policy::{Class, Level, Policy};
 use crate::sample::ProcessKey;
 use crate::units::KiB;
@@ -109,7 +109,7 @@ pub struct ApplicationHistory {
     pub means: LadderMeans,
     /// Original values of the groups that we changed.
     #[serde(default, with = "crate::pairs")]
-    pub groups: BTreeMap<TaskGroup, i32>,
+    pub groups: BTreeMap<TaskGroup, GroupValue>,
     /// Original nice values of the processes that we changed.
     #[serde(with = "crate::pairs")]
     pub processes: BTreeMap<ProcessKey, i8>,
@@ -189,7 +189,8 @@ impl History {
                 LedgerTarget::IothreadPin { iothread } => domain.iothread_pins.entry(*iothread).or_default(),
                 LedgerTarget::Nice { .. }
                 | LedgerTarget::UnitWeight { .. }
-                | LedgerTarget::Autogroup { .. } => {
+                | LedgerTarget::Autogroup { .. }
+                | LedgerTarget::Affinity { .. } => {
                     continue;
                 }
             };
@@ -252,7 +253,10 @@ impl DomainHistory {
     fn remember_originals(&mut self, action: &Action) -> Option<&mut ApplicationHistory> {
         let Action::SetLevel { application, from, processes, groups, .. } = action else { return None };
         let is_unit = groups.iter().any(|step| matches!(step.group, TaskGroup::Unit { .. }));
-        let means = if is_unit { LadderMeans::UnitWeight } else { LadderMeans::Nice };
+        // vcpus go with either means.
+        let of_either = processes.is_empty() && groups.iter().all(|step| step.group.is_threads());
+        let known = self.applications.get(application).map(|known| known.means).filter(|_| of_either);
+        let means = known.unwrap_or(if is_unit { LadderMeans::UnitWeight } else { LadderMeans::Nice });
         let fresh = || ApplicationHistory {
             level: *from,
             original: *from,
@@ -266,7 +270,7 @@ impl DomainHistory {
             // The other means has taken everything back by now.
             *entry = fresh();
         }
-        entry.groups.extend(groups.iter().map(|step| (step.group.clone(), step.original)));
+        entry.groups.extend(groups.iter().map(|step| (step.group.clone(), step.original.clone())));
         entry.processes.extend(processes.iter().map(|process| (process.key, process.nice_original)));
         Some(entry)
     }

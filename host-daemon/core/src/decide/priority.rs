@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::history::{ApplicationHistory, History};
 use super::state::waits_too_long;
 use super::{input, propose};
+use crate::cpuset::CpuSet;
 use crate::finding::Finding;
 use crate::model::{Application, DomainModel, GuestModel, ProcessModel};
 use crate::order::{Action, LadderMeans, Proposal, Reason};
@@ -17,7 +18,7 @@ use crate::policy::{Level, Policy, matches_pattern, service_of};
 use crate::rules::Means;
 use crate::sample::SchedPolicy;
 use crate::units::Ratio;
-use steps::{Steps, level_found};
+use steps::{Steps, Vcpus, level_found, upper_half};
 
 /// Proposes the steps of one domain's applications.
 pub(super) fn decide(
@@ -44,6 +45,9 @@ pub(super) fn decide(
         return Vec::new();
     }
 
+    let all = CpuSet::first(guest.vcpus_online.unwrap_or(0));
+    let shares_vcpus = policy.ladder.affinity && guest.sets_affinity;
+    let bottom = guest.vcpus_online.filter(|_| shares_vcpus).and_then(upper_half);
     let mut budget = policy.ladder.max_processes;
     let mut proposals = Vec::new();
     // Members of services come first to the budget.
@@ -65,7 +69,8 @@ pub(super) fn decide(
         let Some((from, to)) = step(application, known, means, asked) else { continue };
         let touches =
             |process: &ProcessModel| is_movable(process) && listed(process, domain, policy).is_none();
-        let Steps { processes, groups } = Steps::new(application, known, means, (from, to), touches);
+        let vcpus = Vcpus { all: &all, bottom: bottom.as_ref() };
+        let Steps { processes, groups } = Steps::new(application, known, means, (from, to), vcpus, touches);
         let changes = processes.len() + groups.len();
         if changes == 0 || changes > budget {
             continue;

@@ -204,12 +204,18 @@ pub(super) fn carry_out(proposals: &[Proposal], model: &mut Model, history: &mut
                     match &step.group {
                         TaskGroup::Unit { .. } => {
                             let weight = &mut application.unit.as_mut().unwrap().weight;
-                            assert_eq!(i32::from(*weight), step.from);
-                            *weight = u16::try_from(step.to).unwrap();
+                            assert_eq!(Some(i32::from(*weight)), step.from.number());
+                            *weight = u16::try_from(step.to.number().unwrap()).unwrap();
                         }
                         TaskGroup::Autogroup { id } => {
                             let group = application.autogroups.iter_mut().find(|group| group.id == *id);
-                            group.unwrap().nice = i8::try_from(step.to).unwrap();
+                            group.unwrap().nice = i8::try_from(step.to.number().unwrap()).unwrap();
+                        }
+                        TaskGroup::Threads { key } => {
+                            let processes = application.processes.iter_mut();
+                            let process =
+                                processes.map(|process| &mut process.sample).find(|of| of.key == *key);
+                            process.unwrap().affinity = Some(step.to.to_string());
                         }
                     }
                 }

@@ -49,6 +49,8 @@ pub struct GuestModel {
     pub autogroup: Option<bool>,
     /// Whether systemd's cgroups rule.
     pub systemd: bool,
+    /// Whether it can set the vcpus of processes.
+    pub sets_affinity: bool,
     /// Applications by name.
     pub applications: Vec<Application>,
     /// What the poll had to cut.
@@ -158,6 +160,7 @@ impl GuestModel {
                 .map(Ratio),
             autogroup: sample.autogroup,
             systemd: sample.systemd,
+            sets_affinity: sample.sets_affinity,
             applications,
             truncated: sample.truncated.clone(),
             reading: None,

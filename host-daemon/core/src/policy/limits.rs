@@ -31,6 +31,8 @@ pub struct LadderPolicy {
     pub protected: Vec<String>,
     /// Processes that one cycle may change in one guest. Default 64.
     pub max_processes: usize,
+    /// Whether an application at the lowest level may run on the upper half of its guest's vcpus only. Default no.
+    pub affinity: bool,
 }
 
 impl Default for LadderPolicy {
@@ -55,7 +57,7 @@ impl Default for LadderPolicy {
             "NetworkManager",
             "chronyd",
         ];
-        Self { protected: PROTECTED.map(str::to_owned).to_vec(), max_processes: 64 }
+        Self { protected: PROTECTED.map(str::to_owned).to_vec(), max_processes: 64, affinity: false }
     }
 }
 

@@ -30,6 +30,9 @@ pub struct GuestSample {
     /// systemd's units with a cgroup of their own (cgroup v2), as far as the guest's kernel accounts for them.
     #[serde(default)]
     pub units: Vec<UnitSample>,
+    /// Whether the guest has the program that sets the vcpus of processes (taskset).
+    #[serde(default)]
+    pub sets_affinity: bool,
     /// Processes, kernel threads left out.
     pub processes: Vec<ProcessSample>,
     /// Connected sockets, and UDP sockets with a peer.

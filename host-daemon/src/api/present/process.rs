@@ -62,7 +62,7 @@ fn applications(guest: &GuestModel, domain: &DomainModel, scene: &Scene<'_>) -> 
             application.processes.first().map(|root| Level::of_nice(root.sample.nice)).unwrap_or_default();
         let cpu_weight = application.unit.as_ref().map(|unit| unit.weight);
         let group = TaskGroup::Unit { name: application.name.clone() };
-        let weight_original = known.and_then(|known| u16::try_from(*known.groups.get(&group)?).ok());
+        let weight_original = known.and_then(|known| u16::try_from(known.groups.get(&group)?.number()?).ok());
         ApplicationView {
             name: application.name.clone(),
             level: known.map_or(found, |known| known.level),

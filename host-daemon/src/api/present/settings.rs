@@ -95,6 +95,7 @@ fn general(scene: &Scene<'_>, origins: &Origins) -> Vec<SettingView> {
         ("state.low", policy.state.low.to_string()),
         ("state.cycles", policy.state.cycles.to_string()),
         ("ladder.max_processes", policy.ladder.max_processes.to_string()),
+        ("ladder.affinity", policy.ladder.affinity.to_string()),
         ("weight.latency_target", policy.weight.latency_target.to_string()),
         ("weight.standard_target", policy.weight.standard_target.to_string()),
         ("weight.dead_band", policy.weight.dead_band.to_string()),

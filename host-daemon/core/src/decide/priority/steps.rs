@@ -1,9 +1,10 @@
 //! What one step on the ladder changes in the guest: nice values of an application's processes and autogroups, or the
 //! weight of its unit. A value that is neither an original nor one of ours is somebody else's, and is left alone.
 
+use crate::cpuset::CpuSet;
 use crate::decide::history::ApplicationHistory;
 use crate::model::{Application, ProcessModel};
-use crate::order::{GroupStep, LadderMeans, ProcessStep, TaskGroup};
+use crate::order::{GroupStep, GroupValue, LadderMeans, ProcessStep, TaskGroup};
 use crate::policy::Level;
 use crate::sample::Autogroup;
 
@@ -21,9 +22,10 @@ impl Steps {
         known: Option<&ApplicationHistory>,
         means: LadderMeans,
         (from, to): (Level, Level),
+        vcpus: Vcpus<'_>,
         touches: impl Fn(&ProcessModel) -> bool,
     ) -> Self {
-        match means {
+        let mut steps = match means {
             LadderMeans::Nice => Self {
                 processes: process_steps(application, known, (from, to), &touches),
                 groups: autogroup_steps(application, known, to, &touches),
@@ -32,8 +34,61 @@ impl Steps {
                 processes: Vec::new(),
                 groups: unit_step(application, known, to).into_iter().collect(),
             },
-        }
+        };
+        steps.groups.extend(affinity_steps(application, known, (from, to), vcpus, &touches));
+        steps
     }
+}
+
+/// The vcpus of the guest, and those of what is at the bottom: the upper half, so that what is raised always finds one on
+/// which nothing runs that nobody waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Vcpus<'a> {
+    pub(super) all: &'a CpuSet,
+    /// `None` where vcpus are not shared out so.
+    pub(super) bottom: Option<&'a CpuSet>,
+}
+
+/// The upper half of some vcpus, at least one; `None` of a single one.
+pub(super) fn upper_half(vcpus: u32) -> Option<CpuSet> {
+    (vcpus >= 2).then(|| (vcpus / 2..vcpus).collect())
+}
+
+fn affinity_steps(
+    application: &Application,
+    known: Option<&ApplicationHistory>,
+    (from, to): (Level, Level),
+    Vcpus { all, bottom }: Vcpus<'_>,
+    touches: impl Fn(&ProcessModel) -> bool,
+) -> Vec<GroupStep> {
+    let step = |process: &ProcessModel| {
+        let now: CpuSet = process.sample.affinity.as_deref()?.parse().ok()?;
+        let group = TaskGroup::Threads { key: process.sample.key };
+        let original = match known.and_then(|known| known.groups.get(&group)) {
+            Some(GroupValue::Vcpus(original)) => original.clone(),
+            // Forked from a process of ours, it has our vcpus and none of its own.
+            _ if from == Level::Low && bottom == Some(&now) => all.clone(),
+            _ => now.clone(),
+        };
+        let wanted = match bottom {
+            // What has vcpus of its own keeps them.
+            Some(bottom) if to == Level::Low && original == *all => bottom,
+            _ => &original,
+        };
+        (*wanted != now && (now == original || Some(&now) == upper_half(len(all)).as_ref())).then(|| {
+            GroupStep {
+                group,
+                to: GroupValue::Vcpus(wanted.clone()),
+                from: GroupValue::Vcpus(now),
+                original: GroupValue::Vcpus(original.clone()),
+            }
+        })
+    };
+    application.processes.iter().filter(|process| touches(process)).filter_map(step).collect()
+}
+
+fn len(vcpus: &CpuSet) -> u32 {
+    u32::try_from(vcpus.len()).unwrap_or(u32::MAX)
 }
 
 /// The level that an application has where kvmpilot has not touched it.
@@ -92,13 +147,13 @@ fn group_step(
     wanted: impl Fn(i32) -> i32,
     is_known: impl Fn(i32) -> bool,
 ) -> Option<GroupStep> {
-    let original = known.and_then(|known| known.groups.get(&group).copied()).unwrap_or(now);
+    let original = known.and_then(|known| known.groups.get(&group)?.number()).unwrap_or(now);
     let to = wanted(original);
     (to != now && (now == original || is_known(original))).then_some(GroupStep {
         group,
-        from: now,
-        to,
-        original,
+        from: GroupValue::Number(now),
+        to: GroupValue::Number(to),
+        original: GroupValue::Number(original),
     })
 }
 

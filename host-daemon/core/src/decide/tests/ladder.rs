@@ -227,3 +227,45 @@ fn steps_of_levels_are_judged_together_and_go_back_together() {
         assert_eq!(weights(&mut model), weights_then);
     }
 }
+
+fn vcpus(model: &mut Model, name: &str) -> [Option<String>; 2] {
+    [10, 11].map(|pid| {
+        let processes = &app(model, name).processes;
+        let of = processes.iter().find(|process| process.sample.key.pid == pid);
+        of.and_then(|process| process.sample.affinity.clone())
+    })
+}
+
+/// What is at the bottom runs on the upper half of the vcpus, and everywhere again once it is not: where that is wanted, where
+/// the guest can do it, and where nobody has given it vcpus of its own.
+#[test]
+fn what_is_at_the_bottom_leaves_vcpus_to_the_others() {
+    for (wanted, able, expected) in [(true, true, "2-3"), (false, true, "0-3"), (true, false, "0-3")] {
+        let mut hog = application(10, "hog", 0, false);
+        hog.processes.push(process(11, "hog", 0, SchedPolicy::Other));
+        for (process, list) in hog.processes.iter_mut().zip(["0-3", "1"]) {
+            process.sample.affinity = Some(list.to_owned());
+        }
+        let mut model = guest(vec![application(20, "httpd", 0, true), hog]);
+        let inside = model.domains[0].guest.as_mut().unwrap();
+        (inside.vcpus_online, inside.sets_affinity) = (Some(4), able);
+        let mut policy = Policy::default();
+        policy.ladder.affinity = wanted;
+        let mut history = History::default();
+        for at_level in ["0-3", expected, expected] {
+            advance(&mut model, &policy, &mut history);
+            assert_eq!(vcpus(&mut model, "hog"), [at_level, "1"].map(|list| Some(list.to_owned())));
+        }
+        // A worker of ours has our vcpus and none of its own; one with its own keeps them.
+        let mut worker = process(11, "hog", 10, SchedPolicy::Other);
+        worker.sample.key.start_ticks = 99;
+        worker.sample.affinity = Some(expected.to_owned());
+        app(&mut model, "hog").processes[1] = worker;
+        advance(&mut model, &policy, &mut history);
+        assert_eq!(vcpus(&mut model, "hog"), [expected, expected].map(|list| Some(list.to_owned())));
+        // Switched off, it goes back where the level stays.
+        policy.ladder.affinity = false;
+        advance(&mut model, &policy, &mut history);
+        assert_eq!(vcpus(&mut model, "hog")[0].as_deref(), Some("0-3"));
+    }
+}
