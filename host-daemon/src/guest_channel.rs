@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{FileSample, GuestSample, GuestSystem, UnitWeight};
+use kvmpilot_core::cpuset::CpuSet;
+use kvmpilot_core::sample::{FileSample, GuestSample, GuestSystem, ProcessKey, UnitWeight};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::agent::{

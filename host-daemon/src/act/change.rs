@@ -152,9 +152,10 @@ impl Executor {
                 Value::Pin(found.and_then(|found| found.pin).ok_or_else(unreadable)?)
             }
             LedgerTarget::Balloon => Value::Memory(KiB(self.libvirt.balloon_current_kib(domain).await?)),
-            LedgerTarget::Nice { .. } | LedgerTarget::UnitWeight { .. } | LedgerTarget::Autogroup { .. } => {
-                return Err(unreadable());
-            }
+            LedgerTarget::Nice { .. }
+            | LedgerTarget::UnitWeight { .. }
+            | LedgerTarget::Autogroup { .. }
+            | LedgerTarget::Affinity { .. } => return Err(unreadable()),
         })
     }
 

@@ -90,7 +90,7 @@ fn protected(own: &DomainSettings<'_>, origins: &Origins) -> Vec<SettingView> {
 fn general(scene: &Scene<'_>, origins: &Origins) -> Vec<SettingView> {
     let policy = scene.policy;
     let time = |time: Duration| show_duration(&time).trim_matches('"').to_owned();
-    let options: [(&'static str, String); 19] = [
+    let options: [(&'static str, String); 20] = [
         ("state.high", policy.state.high.to_string()),
         ("state.low", policy.state.low.to_string()),
         ("state.cycles", policy.state.cycles.to_string()),

@@ -65,7 +65,7 @@ pub(super) fn steps(page: &mut Page, action: &Action) {
     if !groups.is_empty() {
         page.heading("GROUPS");
         let rows = groups.iter().map(|step| {
-            let values = [step.from, step.to, step.original].map(|value| value.to_string());
+            let values = [&step.from, &step.to, &step.original].map(ToString::to_string);
             std::iter::once(step.group.to_string()).chain(values).collect()
         });
         page.table(&["~GROUP", ">BEFORE", ">AFTER", ">ORIGINALLY"], rows.collect());
