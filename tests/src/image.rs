@@ -22,6 +22,7 @@ const CGI: &str = include_str!("../guest/cgi");
 const ASK: &str = include_str!("../guest/ask");
 const CUSTOMER: &str = include_str!("../guest/customer");
 const ANSWER: &str = include_str!("../guest/answer.c");
+const FORKS: &str = include_str!("../guest/forks.c");
 
 /// In this order: any other fails with "unknown symbol". Those built into the kernel are left out.
 const MODULES: [&str; 10] = [
@@ -69,7 +70,7 @@ pub(crate) fn image(system: System) -> Result<Image> {
     let kernel = only_file(&root.join("boot"), "vmlinuz-")?;
     let mut hasher = DefaultHasher::new();
     // The archive's own code is an input, too.
-    (INIT, HOG, SLEEPER, CGI, ASK, CUSTOMER, ANSWER, MODULES).hash(&mut hasher);
+    (INIT, HOG, SLEEPER, CGI, ASK, CUSTOMER, ANSWER, FORKS, MODULES).hash(&mut hasher);
     (include_str!("image.rs"), include_str!("cpio.rs"), include_str!("debian.rs")).hash(&mut hasher);
     root.hash(&mut hasher);
     let mut name = format!("initramfs-{:016x}", hasher.finish());
@@ -164,7 +165,9 @@ fn make_initramfs(root: &Path, debian: Option<&Path>, cache: &Path) -> Result<Ve
     archive.file("init", INIT.as_bytes());
     archive.file("lab/hog", HOG.as_bytes());
     archive.file("lab/sleeper", SLEEPER.as_bytes());
-    archive.copy("lab/answer", &answer(cache)?)?;
+    for (name, source) in [("answer", ANSWER), ("forks", FORKS)] {
+        archive.copy(&format!("lab/{name}"), &compiled(cache, name, source)?)?;
+    }
     archive.file("www/cgi-bin/work", CGI.as_bytes());
     archive.file("www/cgi-bin/ask", ASK.as_bytes());
     archive.file("lab/customer", CUSTOMER.as_bytes());
@@ -184,12 +187,12 @@ fn make_initramfs(root: &Path, debian: Option<&Path>, cache: &Path) -> Result<Ve
     Ok(archive.finish())
 }
 
-/// The guests' smallest server, built now: the image has no libraries for it.
-fn answer(cache: &Path) -> Result<PathBuf> {
-    let (source, program) = (cache.join("answer.c"), cache.join("answer"));
-    fs::write(&source, ANSWER)?;
-    run(Command::new("gcc").args(["-std=c11", "-O2", "-static", "-s", "-o"]).arg(&program).arg(&source))
-        .context("the guests' server cannot be built: run `cargo xtask setup`")?;
+/// A small program of the guests', built now: the image has no libraries for it.
+fn compiled(cache: &Path, name: &str, code: &str) -> Result<PathBuf> {
+    let (source, program) = (cache.join(format!("{name}.c")), cache.join(name));
+    fs::write(&source, code)?;
+    run(Command::new("gcc").args(["-std=gnu11", "-O2", "-static", "-s", "-o"]).arg(&program).arg(&source))
+        .with_context(|| format!("the guests' {name} cannot be built: run `cargo xtask setup`"))?;
     Ok(program)
 }
 

@@ -1,7 +1,7 @@
 //! Guests and agents that mean no good, or forbid nearly all: nothing of what they say is run, nobody waits for them, and
 //! what cannot be read is not taken for nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kvmpilot_tests::daemon::Daemon;
@@ -103,8 +103,8 @@ fn agents_that_say_no_tell_what_they_may() -> Result<()> {
     lab.stop()
 }
 
-/// Processes whose names and arguments are code for whoever takes them for that, one that forks as fast as it can, and no
-/// place to write.
+/// Processes whose names and arguments are code for whoever takes them for that, two that want to fork 1000 times a second
+/// each, and no place to write.
 const STORM: &str = r#"
 mount -t tmpfs -o ro none /tmp
 start() { sh -c 'printf %s "$0" >/proc/$$/comm; while :; do sleep 1000; done' "$@" & }
@@ -116,7 +116,8 @@ start 'n
 1 (x) R 1' 'PATH=/bin
 lrwxrwxrwx 1 0 0 0 Nov 22 18:22 1/exe -> /run/pwned'
 start "$(printf 'u\377\376')" "$(printf '\377\033[31m')" --password=hunter2
-sh -c 'while :; do true & done' forker &
+/lab/forks 1000 &
+/lab/forks 1000 &
 } >/dev/null 2>&1 </dev/null
 "#;
 
@@ -129,12 +130,17 @@ for part in 1 2 3 4 5; do
 done
 "#;
 
+/// Processes that were ever forked in the storm.
+fn forks(lab: &Lab) -> Result<u64> {
+    Ok(lab.guest_exec("storm", "sed -n 's/^processes //p' /proc/stat", PATIENCE)?.trim().parse()?)
+}
+
 #[test]
 fn hostile_guests_are_bounded_and_nothing_of_them_is_run() -> Result<()> {
+    let storm = GuestSpec::new("storm", 42).vcpus(2).memory_mib(256);
     let crowd = GuestSpec::new("crowd", 43).vcpus(2).memory_mib(2048);
-    let lab = Lab::start(&LabOptions { guests: vec![guest("storm", 42).vcpus(2), crowd] })?;
+    let lab = Lab::start(&LabOptions { guests: vec![storm, crowd] })?;
     lab.wait_agents(BOOT)?;
-    lab.guest_exec("crowd", CROWD, PATIENCE)?;
     lab.guest_exec("storm", STORM, PATIENCE)?;
     let daemon = lab.start_daemon("d", CONFIG)?;
 
@@ -146,9 +152,15 @@ fn hostile_guests_are_bounded_and_nothing_of_them_is_run() -> Result<()> {
         ensure!(text.contains(name), "no {name} in {text}");
     }
     ensure!(!text.contains("hunter2") && !text.contains("\\u001b"), "{text}");
-    let begin = daemon.json(&["domain", "storm"])?["agent"]["last_poll_age_s"].as_f64();
-    ensure!(begin < Some(60.0), "the storm was last asked {begin:?} s ago");
+    let (before, began) = (forks(&lab)?, Instant::now());
+    std::thread::sleep(Duration::from_secs(5));
+    let rate = (forks(&lab)? - before) as f64 / began.elapsed().as_secs_f64();
+    println!("the storm: {rate:.0} forks a second");
+    ensure!(rate > 1000.0, "{rate:.0} forks a second are no storm");
+    let age = daemon.json(&["domain", "storm"])?["agent"]["last_poll_age_s"].as_f64();
+    ensure!(age < Some(60.0), "the storm was last asked {age:?} s ago");
 
+    lab.guest_exec("crowd", CROWD, PATIENCE)?;
     // Too many, and said so; under emulation it may also take too long, and that is said.
     let many = until(&daemon, "the crowd", &["processes", "crowd"], |said| {
         said["truncated"].as_array().is_some_and(|cut| !cut.is_empty())

@@ -11,7 +11,8 @@ use kvmpilot_tests::workspace;
 use crate::build_ebpf;
 use crate::command::{cargo, run_shown, say};
 
-pub(crate) const TARGETS: [&str; 6] = ["inventory", "system", "replies", "fallback", "windows", "masking"];
+pub(crate) const TARGETS: [&str; 7] =
+    ["inventory", "system", "replies", "fallback", "windows", "reports", "masking"];
 
 /// What cargo-fuzz sets, without the sanitizers: there is no `unsafe` in what is fuzzed.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

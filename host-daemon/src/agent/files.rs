@@ -22,15 +22,7 @@ impl<T: Transport> Agent<T> {
             return Ok(Vec::new());
         }
         let output = self.exec(&program(FILES), &paths, &[PATH.to_owned()]).await?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let mut found: Vec<Option<FileFound>> = vec![None; paths.len()];
-        for line in said.lines() {
-            let Some((number, rest)) = line.split_once(' ') else { continue };
-            let place = number.parse::<usize>().ok().and_then(|number| found.get_mut(number.checked_sub(1)?));
-            if let (Some(place), Some(what)) = (place, read(rest)) {
-                *place = Some(what);
-            }
-        }
+        let found = read(&output.stdout, paths.len());
         let silent = || FileFound::Unreadable("the guest told nothing about it".to_owned());
         let sample = |(path, found): (String, Option<FileFound>)| FileSample {
             path,
@@ -40,8 +32,21 @@ impl<T: Transport> Agent<T> {
     }
 }
 
+/// What the script says of each of some files.
+pub(super) fn read(stdout: &[u8], files: usize) -> Vec<Option<FileFound>> {
+    let mut found = vec![None; files];
+    for line in String::from_utf8_lossy(stdout).lines() {
+        let Some((number, rest)) = line.split_once(' ') else { continue };
+        let place = number.parse::<usize>().ok().and_then(|number| found.get_mut(number.checked_sub(1)?));
+        if let (Some(place), Some(what)) = (place, read_line(rest)) {
+            *place = Some(what);
+        }
+    }
+    found
+}
+
 /// What one line says behind its number.
-fn read(line: &str) -> Option<FileFound> {
+fn read_line(line: &str) -> Option<FileFound> {
     match line.split_once(' ').unwrap_or((line, "")) {
         ("sum", sum) if sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
             Some(FileFound::Sha256(sum.to_ascii_lowercase()))

@@ -1,6 +1,7 @@
 //! Everything that is parsed of what a guest says, as functions over bytes: for the fuzzers in `fuzz/`, and for the test that
 //! replays their corpus. None of them may panic, whatever the bytes.
 
+use kvmpilot_core::cpuset::CpuSet;
 use kvmpilot_core::sample::{GuestSample, GuestSystem};
 use serde::de::DeserializeOwned;
 
@@ -10,7 +11,7 @@ use super::facts::{FileSystems, HostName, Interfaces, OsInfo, put_file_systems, 
 use super::fallback::{CpuStats, Load, Vcpus, sample};
 use super::parse::{Bounds, parse};
 use super::text::{command_line, printable};
-use super::{system, windows};
+use super::{files, group, nice, system, windows};
 
 /// The random word of programs' outputs, as the corpus has it.
 const K: &str = "0123456789abcdef";
@@ -20,12 +21,13 @@ const BYTES: usize = 1 << 20;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("inventory", inventory),
     ("system", system_program),
     ("replies", replies),
     ("fallback", fallback),
     ("windows", windows_programs),
+    ("reports", reports),
     ("masking", masking),
 ];
 
@@ -98,6 +100,15 @@ pub fn windows_programs(data: &[u8]) {
     let _ = windows::parse_services(data, &mut found);
     check_system(&found);
     let _ = windows::read_reports(data);
+}
+
+/// What scripts report that change or look at something.
+pub fn reports(data: &[u8]) {
+    let _ = nice::Reports::read(data, String::new());
+    let _ = group::reports::<usize, _>(data, group::weight);
+    let _ = group::reports::<u64, _>(data, group::first::<i8>);
+    let _ = group::reports::<u32, _>(data, group::first::<CpuSet>);
+    assert_eq!(files::read(data, 3).len(), 3);
 }
 
 /// Command lines, and that a secret in one does not survive.

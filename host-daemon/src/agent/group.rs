@@ -105,14 +105,6 @@ impl<T: Transport> Agent<T> {
             return Err(super::exec::malformed(format!("{name:?} is no unit's name")));
         }
         let output = self.exec(&program(UNIT), &units.concat(), &[PATH.to_owned()]).await?;
-        let weight = |words: &[&str]| match words {
-            ["-", set] => Some(UnitWeight { weight: None, at_run_time: *set == "1" }),
-            [weight, set] => {
-                let weight = weight.parse().ok().filter(|weight| (1..=10_000).contains(weight))?;
-                Some(UnitWeight { weight: Some(weight), at_run_time: *set == "1" })
-            }
-            _ => None,
-        };
         Ok((reports(&output.stdout, weight), output.stderr))
     }
 
@@ -132,15 +124,13 @@ impl<T: Transport> Agent<T> {
             .flat_map(|change| [change.group.to_string(), change.expect.to_string(), change.to.to_string()])
             .collect();
         let output = self.exec(&program(AUTOGROUP), &arguments, &[PATH.to_owned()]).await?;
-        let reports: HashMap<u64, _> = reports(&output.stdout, |words| words.first()?.parse().ok());
+        let reports: HashMap<u64, _> = reports(&output.stdout, first);
         let result = |change: &GroupChange<u64, i8>| {
             result(reports.get(&change.group).copied(), &change.to, &output.stderr)
         };
         Ok(changes.iter().map(result).collect())
     }
-}
 
-impl<T: Transport> Agent<T> {
     /// Sets the vcpus that all threads of processes may run on. The results are in the order of the changes.
     ///
     /// # Errors
@@ -164,8 +154,7 @@ impl<T: Transport> Agent<T> {
         };
         let arguments: Vec<String> = changes.iter().flat_map(words).collect();
         let output = self.exec(&program(AFFINITY), &arguments, &[PATH.to_owned()]).await?;
-        let reports: HashMap<u32, Report<CpuSet>> =
-            reports(&output.stdout, |words| words.first()?.parse().ok());
+        let reports: HashMap<u32, Report<CpuSet>> = reports(&output.stdout, first);
         let result = |change: &GroupChange<ProcessKey, CpuSet>| {
             result(reports.get(&change.group.pid).cloned(), &change.to, &output.stderr)
         };
@@ -185,14 +174,29 @@ fn mask(vcpus: &CpuSet) -> String {
 
 /// What a script said about one group.
 #[derive(Clone, Copy, Debug)]
-enum Report<V> {
+pub(super) enum Report<V> {
     Gone,
     Is(V),
     Now(V),
 }
 
+/// Reads `WEIGHT SET`; a weight of `-` is none of the unit's own.
+pub(super) fn weight(words: &[&str]) -> Option<UnitWeight> {
+    let [weight, set] = words else { return None };
+    let weight = match *weight {
+        "-" => None,
+        weight => Some(weight.parse().ok().filter(|weight| (1..=10_000).contains(weight))?),
+    };
+    Some(UnitWeight { weight, at_run_time: *set == "1" })
+}
+
+/// Reads a value that is one word.
+pub(super) fn first<V: std::str::FromStr>(words: &[&str]) -> Option<V> {
+    words.first()?.parse().ok()
+}
+
 /// Reads lines like `7 now -5`, `0 is 100 1` and `3 gone`.
-fn reports<K: std::str::FromStr + Eq + std::hash::Hash, V>(
+pub(super) fn reports<K: std::str::FromStr + Eq + std::hash::Hash, V>(
     stdout: &[u8],
     value: impl Fn(&[&str]) -> Option<V>,
 ) -> HashMap<K, Report<V>> {

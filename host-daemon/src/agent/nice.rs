@@ -90,7 +90,7 @@ impl<T: Transport> Agent<T> {
 
 /// What the program said about each process.
 #[derive(Debug, Default)]
-struct Reports {
+pub(super) struct Reports {
     words: HashMap<ProcessKey, Report>,
     stderr: String,
 }
@@ -104,7 +104,7 @@ enum Report {
 
 impl Reports {
     /// Reads lines like `114 308 now -5`, `114 308 drift 3` and `114 308 gone`.
-    fn read(stdout: &[u8], stderr: String) -> Self {
+    pub(super) fn read(stdout: &[u8], stderr: String) -> Self {
         let mut words = HashMap::new();
         for line in String::from_utf8_lossy(stdout).lines() {
             let fields: Vec<&str> = line.split(' ').collect();

@@ -41,7 +41,7 @@ pub(super) fn parse(output: &[u8], nonce: &str, bounds: Bounds) -> Result<GuestS
     let mut sections = sections(output, nonce).peekable();
     if sections.peek().is_none() {
         return Err(malformed(
-            "inventory: no section; does the guest have a POSIX shell, head, grep and ls?",
+            "inventory: no section; does the guest have a POSIX shell, awk, head, grep and ls?",
         ));
     }
     while let Some((name, body)) = sections.next() {

@@ -191,7 +191,7 @@ async fn inventory_of_this_machine() {
 
 #[tokio::test]
 async fn inventory_of_this_machine_by_busybox() {
-    match busybox(&["sh", "grep", "head", "ls"]) {
+    match busybox(&["sh", "grep", "head", "awk", "ls"]) {
         Ok(directory) => check_inventory(Some(directory.path().display().to_string())).await,
         Err(reason) => eprintln!("skipped: {reason}"),
     }
@@ -387,7 +387,7 @@ async fn check_cost(shell: &str, path: Option<String>) {
 async fn cost_of_an_inventory() {
     check_cost("sh", None).await;
     check_cost("bash", Some(bash().path().display().to_string())).await;
-    match busybox(&["sh", "grep", "head", "ls"]) {
+    match busybox(&["sh", "grep", "head", "awk", "ls"]) {
         Ok(directory) => check_cost("busybox", Some(directory.path().display().to_string())).await,
         Err(reason) => eprintln!("skipped: {reason}"),
     }
