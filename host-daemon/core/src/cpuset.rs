@@ -207,6 +207,8 @@ impl<'de> Deserialize<'de> for CpuSet {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
