@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
+use kvmpilot_core::asker::Asker;
 use kvmpilot_core::decide::{Verdict, came_true};
 use kvmpilot_core::ledger::{LedgerTarget, RestoreOutcome, RestoredValue};
 use kvmpilot_core::model::Model;
@@ -210,18 +211,19 @@ impl OrderBook {
     ///
     /// # Errors
     /// When there is no such open order, or the store fails.
-    pub fn approve(&mut self, id: u64, by_uid: u32, unix_ms: u64) -> Result<WorkOrder, CommandError> {
+    pub fn approve(&mut self, id: u64, by: &Asker, unix_ms: u64) -> Result<WorkOrder, CommandError> {
         let target = self.target_of(id, "only proposed orders can be approved")?;
         let Some(open) = self.open.get(&target) else { return Err(CommandError::NoSuchOrder(id)) };
         if open.order.state != OrderState::Proposed {
             let allowed = "only proposed orders can be approved";
             return Err(CommandError::WrongState { id, state: open.order.state, allowed });
         }
-        self.decide(id, OrderState::Approved, by_uid, "", unix_ms)?;
+        self.decide(id, OrderState::Approved, by, "", unix_ms)?;
         let order = WorkOrder {
             state: OrderState::Approved,
             changed_unix_ms: unix_ms,
-            decided_by_uid: Some(by_uid),
+            decided_by_uid: by.uid,
+            decided_by_token: by.token.clone(),
             ..open.order.clone()
         };
         // What somebody else carries out stays open, or it would be proposed again at once.
@@ -238,9 +240,9 @@ impl OrderBook {
     ///
     /// # Errors
     /// When there is no such open order, or the store fails.
-    pub fn reject(&mut self, id: u64, by_uid: u32, now: Duration, unix_ms: u64) -> Result<(), CommandError> {
+    pub fn reject(&mut self, id: u64, by: &Asker, now: Duration, unix_ms: u64) -> Result<(), CommandError> {
         let target = self.target_of(id, "only proposed orders can be rejected")?;
-        self.decide(id, OrderState::Rejected, by_uid, "rejected by a person", unix_ms)?;
+        self.decide(id, OrderState::Rejected, by, "rejected by a person", unix_ms)?;
         self.open.remove(&target);
         self.pause(target, now);
         Ok(())
@@ -312,11 +314,11 @@ impl OrderBook {
         &self,
         id: u64,
         state: OrderState,
-        by_uid: u32,
+        by: &Asker,
         outcome: &str,
         unix_ms: u64,
     ) -> Result<(), CommandError> {
-        let result = self.store.order_decided(id, state, by_uid, outcome, unix_ms);
+        let result = self.store.order_decided(id, state, by, outcome, unix_ms);
         result.map_err(|error| CommandError::Failed(error.to_string()))
     }
 

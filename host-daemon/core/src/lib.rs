@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod asker;
 pub mod competitor;
 pub mod cpuset;
 pub mod decide;

@@ -550,6 +550,9 @@ pub struct WorkOrder {
     /// Who approved or rejected it, if a person did: the user id at the socket.
     #[serde(default)]
     pub decided_by_uid: Option<u32>,
+    /// The same, if they came over TCP: the name of their token.
+    #[serde(default)]
+    pub decided_by_token: Option<String>,
     /// The states that it was in, oldest first. Only where a single order is asked for.
     #[serde(default)]
     pub history: Vec<OrderEvent>,

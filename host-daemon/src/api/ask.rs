@@ -6,12 +6,13 @@ use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
+use kvmpilot_core::asker::Asker;
 use kvmpilot_core::policy::Change;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::caller::Caller;
 use super::command::CommandError;
-use super::peer::Peer;
 use super::problem::Failure;
 use super::routes::{Answer, Api};
 use super::views::{ExplainView, LearnAsk, LearnedView, PolicyAsk, PolicyView};
@@ -42,8 +43,8 @@ pub enum Ask {
     Policy {
         /// The domain, which need not run.
         domain: String,
-        /// The change and the user id of whom the kernel says is asking; `None` to look.
-        change: Option<(Change, u32)>,
+        /// The change and who asks for it; `None` to look.
+        change: Option<(Change, Asker)>,
         /// Where the answer goes. The asker may be gone by then.
         reply: Reply<PolicyView>,
     },
@@ -69,16 +70,16 @@ pub(super) async fn show_policy(State(api): Api, name: Name) -> Answer<PolicyVie
 
 pub(super) async fn change_policy(
     State(api): Api,
-    Extension(peer): Extension<Peer>,
+    Extension(caller): Extension<Caller>,
     name: Name,
     body: Body<PolicyAsk>,
 ) -> Answer<PolicyView> {
     let Json(PolicyAsk { set, unset, clear }) =
         body.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let domain = text(name)?;
-    api.entitled(peer, "change a domain's policy").await?;
+    api.entitled(&caller, "change a domain's policy").await?;
     let change = Change { set: set.into_iter().collect(), unset, clear };
-    ask(&api, |reply| Ask::Policy { domain, change: Some((change, peer.uid)), reply }).await
+    ask(&api, |reply| Ask::Policy { domain, change: Some((change, caller.asker())), reply }).await
 }
 
 fn text(name: Name) -> Result<String, Failure> {

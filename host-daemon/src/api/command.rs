@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
+use kvmpilot_core::asker::Asker;
 use kvmpilot_core::model::WatchWhat;
 use kvmpilot_core::order::OrderState;
 use tokio::sync::{mpsc, oneshot};
@@ -49,8 +50,8 @@ pub enum Command {
 pub struct CommandRequest {
     /// What.
     pub command: Command,
-    /// User id of whom the kernel says is asking.
-    pub by_uid: u32,
+    /// Who asks.
+    pub by: Asker,
     /// Where the answer goes. The asker may be gone by then.
     pub reply: oneshot::Sender<Result<CommandReply, CommandError>>,
 }
@@ -64,8 +65,8 @@ pub struct WatchRequest {
     pub what: WatchWhat,
     /// For how long.
     pub length: Duration,
-    /// User id of whom the kernel says is asking.
-    pub by_uid: u32,
+    /// Who asks.
+    pub by: Asker,
     /// Where the answer goes. Once its other end is gone, the watch ends.
     pub reply: watch::Reply,
 }

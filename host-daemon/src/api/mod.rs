@@ -4,20 +4,29 @@
 //! nothing, decides nothing and changes nothing.
 
 mod ask;
+mod bounds;
+mod caller;
 mod command;
+mod events;
+mod host;
 mod listen;
-mod peer;
+mod operations;
 pub mod present;
 mod problem;
 mod record;
 mod routes;
 pub mod schema;
 mod serve;
+mod tcp;
+mod tls;
+mod tokens;
+mod trend;
 pub mod views;
 
 pub use ask::Ask;
 pub use command::{ApiContext, Command, CommandError, CommandRequest, WatchRequest};
 pub use listen::{ApiError, Listen};
+pub use operations::document;
 pub use record::RecordingRequest;
 pub use serve::{Limits, Server, serve};
 

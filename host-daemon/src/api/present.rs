@@ -4,6 +4,7 @@ mod detail;
 mod domain;
 mod explain;
 mod flow;
+mod host;
 mod means;
 mod own;
 mod process;
@@ -25,6 +26,7 @@ use kvmpilot_core::model::Model;
 use kvmpilot_core::policy::Policy;
 
 pub use explain::{Background, LastWishes, explain};
+pub use host::vcpus;
 pub use record::record;
 pub use rules::rules;
 pub use service::learned;
@@ -45,6 +47,7 @@ pub struct Scene<'a> {
     pub daemon: &'a DaemonConfig,
     pub host_name: &'a str,
     pub kernel_release: &'a str,
+    pub addresses: &'a [String],
     pub model: &'a Model,
     pub history: &'a History,
     pub guests: &'a BTreeMap<Uuid, GuestState>,
@@ -86,6 +89,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
     domains.sort_by(|a, b| a.row.name.cmp(&b.row.name));
     Views {
         status: status::status(scene),
+        host: host::host(scene),
         domains,
         processes: scene.model.domains.iter().map(|domain| process::processes(domain, scene)).collect(),
         steal: steal::steal(scene),

@@ -16,6 +16,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Bytes, Frame};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep};
@@ -25,7 +26,7 @@ use super::routes::Api;
 use crate::record::{EndReason, Line};
 
 /// Media type of lines of JSON.
-const NDJSON: &str = "application/x-ndjson";
+pub(super) const NDJSON: &str = "application/x-ndjson";
 /// Lines that may wait for a client. Each may be some MiB on a large host.
 const WAITING: usize = 4;
 /// Longest recording.
@@ -59,9 +60,10 @@ impl RecordingRequest {
 }
 
 /// For how long.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RecordQuery {
+    /// Length, 1 to 86400; a minute without.
     seconds: Option<u64>,
 }
 

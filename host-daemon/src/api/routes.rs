@@ -6,22 +6,25 @@ use std::time::Duration;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{Method, StatusCode, Uri};
-use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use kvmpilot_core::order::{OrderState, WorkOrder};
 use nix::unistd::Gid;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::ask::{self, Ask};
+use super::ask::Ask;
+use super::caller::Caller;
 use super::command::{ApiContext, Command, CommandRequest, WatchRequest};
-use super::peer::Peer;
+use super::events::Telling;
+use super::operations::{BASE, operations};
 use super::present;
 use super::problem::Failure;
-use super::record::{RecordingRequest, record};
+use super::record::RecordingRequest;
 use super::serve::Limits;
+use super::tokens::Tokens;
 use super::views::{
     CommandReply, DoctorView, DomainDetailView, DomainView, DomainsView, FlowsView, OrdersView,
     ProcessesView, RulesView, ServiceView, ServicesView, StatusView, StealView, Views, WatchAsk, WatchView,
@@ -35,39 +38,23 @@ const MOST_ORDERS: u32 = 1000;
 const TRANSITIONS: u32 = 20;
 
 pub(super) struct Shared {
-    context: ApiContext,
-    group: Option<Gid>,
+    pub(super) context: ApiContext,
+    pub(super) group: Option<Gid>,
+    pub(super) tokens: Tokens,
+    pub(super) telling: Telling,
     limits: Limits,
 }
 
 pub(super) type Api = State<Arc<Shared>>;
 pub(super) type Answer<T> = Result<Json<T>, Failure>;
 
-pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) -> Router {
-    let routes = Router::new()
-        .route("/status", get(status))
-        .route("/domains", get(domains))
-        .route("/domains/{domain}", get(domain))
-        .route("/domains/{domain}/processes", get(processes))
-        .route("/domains/{domain}/flows", get(flows))
-        .route("/domains/{domain}/watch", post(watch))
-        .route("/domains/{domain}/explain", get(ask::explain))
-        .route("/domains/{domain}/policy", get(ask::show_policy).post(ask::change_policy))
-        .route("/orders", get(orders))
-        .route("/orders/{id}", get(order))
-        .route("/orders/{id}/approve", post(|api, peer, id| change(api, peer, id, Command::Approve)))
-        .route("/orders/{id}/reject", post(|api, peer, id| change(api, peer, id, Command::Reject)))
-        .route("/orders/{id}/rollback", post(|api, peer, id| change(api, peer, id, Command::Rollback)))
-        .route("/restore", post(restore))
-        .route("/steal", get(steal))
-        .route("/record", get(record))
-        .route("/rules", get(rules))
-        .route("/services", get(services))
-        .route("/services/{name}", get(service))
-        .route("/learn", post(ask::learn))
-        .route("/doctor", get(doctor));
+pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits, tokens: Tokens) -> Router {
+    let telling = Telling::start(context.views.clone(), context.store.clone());
+    let routes = operations()
+        .into_iter()
+        .fold(Router::new(), |router, operation| router.route(operation.path, operation.handler));
     Router::new()
-        .nest("/api/v1", routes)
+        .nest(BASE, routes)
         .fallback(|uri: Uri| async move {
             Failure::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
         })
@@ -75,7 +62,7 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits) ->
             let detail = format!("{} does not understand {method}", uri.path());
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, detail)
         })
-        .with_state(Arc::new(Shared { context, group, limits }))
+        .with_state(Arc::new(Shared { telling, context, group, tokens, limits }))
 }
 
 impl Shared {
@@ -87,11 +74,11 @@ impl Shared {
         &self.context.asks
     }
 
-    fn views(&self) -> Arc<Views> {
+    pub(super) fn views(&self) -> Arc<Views> {
         Arc::clone(&self.context.views.borrow())
     }
 
-    async fn store<T: Send + 'static>(
+    pub(super) async fn store<T: Send + 'static>(
         &self,
         query: impl FnOnce(&crate::store::Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -99,21 +86,23 @@ impl Shared {
         spawn_blocking(move || query(&store)).await.map_err(|_| Failure::stopping())?.map_err(Failure::from)
     }
 
-    /// Refuses peers who may only look.
-    pub(super) async fn entitled(&self, peer: Peer, what: &str) -> Result<(), Failure> {
-        let group = self.group;
-        if spawn_blocking(move || peer.may_change(group)).await.map_err(|_| Failure::stopping())? {
+    /// Refuses clients who may only look.
+    pub(super) async fn entitled(&self, caller: &Caller, what: &str) -> Result<(), Failure> {
+        let (group, caller) = (self.group, caller.clone());
+        if spawn_blocking(move || caller.may_change(group)).await.map_err(|_| Failure::stopping())? {
             return Ok(());
         }
-        let detail = format!("only root and members of the group in daemon.socket_group may {what}");
+        let detail = format!(
+            "only root, members of the group in daemon.socket_group and tokens for changes may {what}"
+        );
         Err(Failure::new(StatusCode::FORBIDDEN, detail))
     }
 
-    /// Passes a command of an entitled peer on to the daemon and waits for what comes of it.
-    async fn command(&self, peer: Peer, command: Command) -> Answer<CommandReply> {
-        self.entitled(peer, "change something").await?;
+    /// Passes a command of an entitled client on to the daemon and waits for what comes of it.
+    async fn command(&self, caller: &Caller, command: Command) -> Answer<CommandReply> {
+        self.entitled(caller, "change something").await?;
         let (reply, answer) = oneshot::channel();
-        let request = CommandRequest { command, by_uid: peer.uid, reply };
+        let request = CommandRequest { command, by: caller.asker(), reply };
         let pass_on = async {
             self.context.commands.send(request).await.map_err(|_| Failure::stopping())?;
             answer.await.map_err(|_| Failure::stopping())
@@ -129,23 +118,26 @@ impl Shared {
     }
 }
 
-async fn status(State(api): Api) -> Json<StatusView> {
+pub(super) async fn status(State(api): Api) -> Json<StatusView> {
     Json(api.views().status.clone())
 }
 
-async fn doctor(State(api): Api) -> Json<DoctorView> {
+pub(super) async fn doctor(State(api): Api) -> Json<DoctorView> {
     Json(api.views().doctor.clone())
 }
 
-async fn rules(State(api): Api) -> Json<RulesView> {
+pub(super) async fn rules(State(api): Api) -> Json<RulesView> {
     Json(api.views().rules.clone())
 }
 
-async fn services(State(api): Api) -> Json<ServicesView> {
+pub(super) async fn services(State(api): Api) -> Json<ServicesView> {
     Json(api.views().services.clone())
 }
 
-async fn service(State(api): Api, name: Result<Path<String>, PathRejection>) -> Answer<ServiceView> {
+pub(super) async fn service(
+    State(api): Api,
+    name: Result<Path<String>, PathRejection>,
+) -> Answer<ServiceView> {
     let Path(name) = name.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let views = api.views();
     let service = views.services.services.iter().find(|service| service.name == name).cloned();
@@ -157,22 +149,28 @@ async fn service(State(api): Api, name: Result<Path<String>, PathRejection>) -> 
     Ok(Json(ServiceView { service, transitions }))
 }
 
-async fn steal(State(api): Api) -> Json<StealView> {
+pub(super) async fn steal(State(api): Api) -> Json<StealView> {
     Json(api.views().steal.clone())
 }
 
-async fn domains(State(api): Api) -> Json<DomainsView> {
+pub(super) async fn domains(State(api): Api) -> Json<DomainsView> {
     let domains: Vec<DomainView> = api.views().domains.iter().map(|domain| domain.row.clone()).collect();
     Json(DomainsView { domains })
 }
 
-async fn domain(State(api): Api, name: Result<Path<String>, PathRejection>) -> Answer<DomainDetailView> {
-    Ok(Json(find(&api.views(), name)?.clone()))
+pub(super) async fn domain(
+    State(api): Api,
+    name: Result<Path<String>, PathRejection>,
+) -> Answer<DomainDetailView> {
+    Ok(Json(of_path(&api.views(), name)?.clone()))
 }
 
-async fn processes(State(api): Api, name: Result<Path<String>, PathRejection>) -> Answer<ProcessesView> {
+pub(super) async fn processes(
+    State(api): Api,
+    name: Result<Path<String>, PathRejection>,
+) -> Answer<ProcessesView> {
     let views = api.views();
-    let row = &find(&views, name)?.row;
+    let row = &of_path(&views, name)?.row;
     let processes = views.processes.iter().find(|processes| processes.uuid == row.uuid).cloned();
     Ok(Json(processes.unwrap_or_else(|| ProcessesView {
         domain: row.name.clone(),
@@ -184,9 +182,9 @@ async fn processes(State(api): Api, name: Result<Path<String>, PathRejection>) -
     })))
 }
 
-async fn flows(State(api): Api, name: Result<Path<String>, PathRejection>) -> Answer<FlowsView> {
+pub(super) async fn flows(State(api): Api, name: Result<Path<String>, PathRejection>) -> Answer<FlowsView> {
     let views = api.views();
-    let row = &find(&views, name)?.row;
+    let row = &of_path(&views, name)?.row;
     let flows = views.flows.iter().find(|flows| flows.uuid == row.uuid).cloned();
     Ok(Json(flows.unwrap_or_else(|| FlowsView {
         domain: row.name.clone(),
@@ -196,28 +194,41 @@ async fn flows(State(api): Api, name: Result<Path<String>, PathRejection>) -> An
     })))
 }
 
-fn find(views: &Views, name: Result<Path<String>, PathRejection>) -> Result<&DomainDetailView, Failure> {
+fn of_path(views: &Views, name: Result<Path<String>, PathRejection>) -> Result<&DomainDetailView, Failure> {
     let Path(name) = name.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    views.domain(&name).ok_or_else(|| {
+    find(views, &name)
+}
+
+pub(super) fn find<'v>(views: &'v Views, name: &str) -> Result<&'v DomainDetailView, Failure> {
+    views.domain(name).ok_or_else(|| {
         let detail = format!("there is no domain \"{name}\"; `kvmpilot domains` lists them");
         Failure::new(StatusCode::NOT_FOUND, detail)
     })
 }
 
 /// Which orders to list.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct OrderQuery {
+pub(super) struct OrderQuery {
+    /// Those in this state.
     state: Option<OrderState>,
+    /// Those of the domain of this name.
     domain: Option<String>,
+    /// At most so many, 1 to 1000; 100 without.
     limit: Option<u32>,
+    /// Those with lower numbers: `next_before` of the page before.
     before: Option<u64>,
+    /// Those that were proposed at this time or later, milliseconds since 1970.
     since_unix_ms: Option<u64>,
+    /// With the states that each was in.
     #[serde(default)]
     history: bool,
 }
 
-async fn orders(State(api): Api, query: Result<Query<OrderQuery>, QueryRejection>) -> Answer<OrdersView> {
+pub(super) async fn orders(
+    State(api): Api,
+    query: Result<Query<OrderQuery>, QueryRejection>,
+) -> Answer<OrdersView> {
     let Query(query) = query.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let limit = query.limit.unwrap_or(ORDERS).clamp(1, MOST_ORDERS);
     // One more than asked for tells whether there is another page.
@@ -226,6 +237,7 @@ async fn orders(State(api): Api, query: Result<Query<OrderQuery>, QueryRejection
         domain: query.domain,
         before: query.before,
         since_unix_ms: query.since_unix_ms,
+        moved_since_unix_ms: None,
         with_history: query.history,
         limit: Some(limit + 1),
     };
@@ -237,47 +249,47 @@ async fn orders(State(api): Api, query: Result<Query<OrderQuery>, QueryRejection
     Ok(Json(OrdersView { orders, next_before }))
 }
 
-type Id = Result<Path<u64>, PathRejection>;
+pub(super) type Id = Result<Path<u64>, PathRejection>;
 
 fn order_id(id: Id) -> Result<u64, Failure> {
     let bad = |_| Failure::new(StatusCode::BAD_REQUEST, "a work order is named by its number");
     id.map(|Path(id)| id).map_err(bad)
 }
 
-async fn order(State(api): Api, id: Id) -> Answer<WorkOrder> {
+pub(super) async fn order(State(api): Api, id: Id) -> Answer<WorkOrder> {
     let id = order_id(id)?;
     let order = api.store(move |store| store.order(id)).await?;
     order.map(Json).ok_or_else(|| super::CommandError::NoSuchOrder(id).into())
 }
 
-async fn change(
+pub(super) async fn change(
     State(api): Api,
-    Extension(peer): Extension<Peer>,
+    Extension(caller): Extension<Caller>,
     id: Id,
     command: fn(u64) -> Command,
 ) -> Answer<CommandReply> {
-    api.command(peer, command(order_id(id)?)).await
+    api.command(&caller, command(order_id(id)?)).await
 }
 
 /// Answers when the watch is over. If the asker goes, so does this future, and with it the receiver that keeps the
 /// watch going.
-async fn watch(
+pub(super) async fn watch(
     State(api): Api,
-    Extension(peer): Extension<Peer>,
+    Extension(caller): Extension<Caller>,
     name: Result<Path<String>, PathRejection>,
     ask: Result<Json<WatchAsk>, JsonRejection>,
 ) -> Answer<WatchView> {
     let Json(ask) = ask.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    api.entitled(peer, "have something attached to the kernel").await?;
-    let domain = find(&api.views(), name)?.row.uuid;
+    api.entitled(&caller, "have something attached to the kernel").await?;
+    let domain = of_path(&api.views(), name)?.row.uuid;
     let length = Duration::from_secs(ask.for_s.into());
     let (reply, answer) = oneshot::channel();
-    let request = WatchRequest { domain, what: ask.what, length, by_uid: peer.uid, reply };
+    let request = WatchRequest { domain, what: ask.what, length, by: caller.asker(), reply };
     api.context.watches.send(request).await.map_err(|_| Failure::stopping())?;
     let outcome = answer.await.map_err(|_| Failure::stopping())??;
     Ok(Json(present::watch(&outcome)))
 }
 
-async fn restore(State(api): Api, Extension(peer): Extension<Peer>) -> Answer<CommandReply> {
-    api.command(peer, Command::Restore).await
+pub(super) async fn restore(State(api): Api, Extension(caller): Extension<Caller>) -> Answer<CommandReply> {
+    api.command(&caller, Command::Restore).await
 }

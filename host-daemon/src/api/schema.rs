@@ -8,9 +8,10 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use super::views::{
-    CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FlowsView, LearnedView, OrdersView,
-    PolicyView, Problem, ProcessesView, ReplayView, RulesTestView, RulesView, ServiceView, ServicesView,
-    StatusView, StealView, VersionView, WatchView,
+    CommandReply, DoctorView, DomainDetailView, DomainsView, ExplainView, FindingsView, FlowsView,
+    HistoryView, HostDetailView, LearnedView, NewTokenView, OrderMovedEvent, OrdersView, PolicyView, Problem,
+    ProcessesView, ReplayView, RulesTestView, RulesView, ServiceView, ServicesView, StatusView, StealView,
+    TickEvent, TokensView, VcpusView, VersionView, WatchView, WhoAmIView,
 };
 
 /// Every answer's name (`docs/schema/NAME.schema.json`) and schema.
@@ -37,6 +38,15 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("policy", schema::<PolicyView>()),
         ("watch", schema::<WatchView>()),
         ("simulate", schema::<Report>()),
+        ("host", schema::<HostDetailView>()),
+        ("vcpus", schema::<VcpusView>()),
+        ("findings", schema::<FindingsView>()),
+        ("history", schema::<HistoryView>()),
+        ("tick_event", schema::<TickEvent>()),
+        ("order_event", schema::<OrderMovedEvent>()),
+        ("whoami", schema::<WhoAmIView>()),
+        ("new_token", schema::<NewTokenView>()),
+        ("tokens", schema::<TokensView>()),
         ("version", schema::<VersionView>()),
         ("problem", schema::<Problem>()),
     ]

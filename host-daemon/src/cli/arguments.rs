@@ -201,6 +201,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: ServiceCommand,
     },
+    /// Tokens of clients that come over TCP (tcp.address in the configuration): make, list, revoke
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
     /// Version of this program and of the API
     Version {
         /// Print JSON (docs/schema/version.schema.json)
@@ -285,6 +290,38 @@ pub(super) enum ServiceCommand {
     },
     /// Print a commented service to fill in
     Template,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token and print it. It is not shown again: the daemon keeps a digest only
+    Create {
+        /// Its name, for lists and records: letters, digits, ".", "_" and "-"
+        name: String,
+        /// Good for changes, too
+        #[arg(long)]
+        may_change: bool,
+        /// How long it is good, like 90d; without, until it is revoked
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        valid: Option<Duration>,
+        /// Print JSON (docs/schema/new_token.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// List tokens
+    List {
+        /// Print JSON (docs/schema/tokens.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a token no good, at once
+    Revoke {
+        /// Its name
+        name: String,
+        /// Print JSON (docs/schema/tokens.schema.json)
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -76,6 +76,11 @@ impl Client {
         self.request(Method::POST, path, None, self.command_patience).await
     }
 
+    /// Has something taken away.
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.request(Method::DELETE, path, None, self.patience).await
+    }
+
     /// Has something done that takes `patience` at most and wants to be told more than a path can say.
     pub(super) async fn post_json<A: Serialize, T: DeserializeOwned>(
         &self,

@@ -14,6 +14,7 @@ mod show;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod token;
 #[cfg(test)]
 mod why_tests;
 mod words;
@@ -190,6 +191,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             service::services(&client(None), name.as_deref(), json, screen).await
         }
         Command::Service { command } => service::run(&client(None), command).await,
+        Command::Token { command } => token::run(&client(None), command, screen).await,
         Command::Rules { command } => rules::run(command, client, screen).await,
         Command::Version { json } => {
             let view =

@@ -10,6 +10,7 @@ mod scenario;
 mod services;
 #[cfg(test)]
 mod services_tests;
+mod tcp;
 mod value;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use diagnostic::Diagnostic;
 pub use origins::{Origins, Place};
 pub use rules::{load_rules, read_entries, read_rules};
 pub use scenario::{ScenarioError, load_scenario};
+pub use tcp::{Access, Plain, TcpConfig};
 pub use value::parse_duration;
 pub(crate) use value::show_duration;
 
@@ -67,6 +69,10 @@ pub struct DaemonConfig {
     pub socket: PathBuf,
     /// Group whose members may use the socket; if there is no such group, root only.
     pub socket_group: String,
+    /// The API's socket for all local users, who may only look; `None` for none.
+    pub read_socket: Option<PathBuf>,
+    /// The API over TCP.
+    pub tcp: TcpConfig,
     /// Least severity that is logged; the environment's `RUST_LOG` overrules it.
     pub log_level: LogLevel,
     /// Guest agents.
@@ -179,6 +185,8 @@ impl Default for DaemonConfig {
             state_directory: "/var/lib/kvmpilot".into(),
             socket: DEFAULT_SOCKET.into(),
             socket_group: "kvmpilot".to_owned(),
+            read_socket: None,
+            tcp: TcpConfig::default(),
             log_level: LogLevel::default(),
             agent: AgentConfig {
                 enabled: true,

@@ -6,6 +6,7 @@ use kvmpilot_core::policy::{Actuator, CPU_SHARES, DomainPolicy, FLOOR, MAX_FACTO
 use kvmpilot_core::units::KiB;
 
 use super::Config;
+use super::tcp;
 use super::value::{DAY, Read, SECOND, Value};
 
 /// One option of a section, or of `[[domain]]`.
@@ -43,7 +44,13 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("daemon", "state_directory", sets!(daemon.state_directory, |v| v.path())),
     option("daemon", "socket", sets!(daemon.socket, |v| v.path())),
     option("daemon", "socket_group", sets!(daemon.socket_group, |v| v.name())),
+    option("daemon", "read_socket", sets!(daemon.read_socket, |v| v.unless("off", Value::path))),
     option("daemon", "log_level", sets!(daemon.log_level, |v| v.word())),
+    option("tcp", "address", sets!(daemon.tcp.address, |v| tcp::address(v))),
+    option("tcp", "access", sets!(daemon.tcp.access, |v| v.word())),
+    option("tcp", "plain", sets!(daemon.tcp.plain, |v| v.word())),
+    option("tcp", "certificate", sets!(daemon.tcp.certificate, |v| v.unless("", Value::path))),
+    option("tcp", "key", sets!(daemon.tcp.key, |v| v.unless("", Value::path))),
     option("agent", "enabled", sets!(daemon.agent.enabled, |v| v.boolean())),
     option("agent", "timeout", sets!(daemon.agent.timeout, |v| v.duration(SECOND..=SECOND * 60))),
     option("agent", "max_output", sets!(daemon.agent.max_output_bytes,

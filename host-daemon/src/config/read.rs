@@ -177,6 +177,11 @@ impl<'a> Reader<'a> {
 
     /// What no value can tell alone. Only a value that some file sets can be wrong.
     fn check_together(&mut self) {
+        if let Some((option, message, help)) = self.config.daemon.tcp.trouble() {
+            let place = self.places.get(option).or_else(|| self.places.get("tcp.address")).cloned();
+            self.config.daemon.tcp.address = None;
+            place.into_iter().for_each(|place| self.wrong_at(place, message, help));
+        }
         let policy = &self.config.policy;
         let pairs = [
             (

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kvmpilot_core::asker::Asker;
 use kvmpilot_core::policy::{Actuator, Change, Metadata, Policy, Subject};
 use kvmpilot_core::sample::PolicySample;
 
@@ -57,7 +58,7 @@ impl Daemon {
 async fn own_policy(
     libvirt: &Libvirt,
     name: &str,
-    change: Option<(Change, u32)>,
+    change: Option<(Change, Asker)>,
     policy: &Policy,
     origins: &Origins,
 ) -> Result<PolicyView, CommandError> {
@@ -69,11 +70,11 @@ async fn own_policy(
     };
     let mut word = read().await?;
     let mut message = None;
-    if let Some((change, by_uid)) = change {
+    if let Some((change, by)) = change {
         let written = write(libvirt, &word, &change).await?;
         word = read().await?;
         message = Some(said(&word, &change, &written));
-        tracing::info!(domain = word.name, by_uid, ?change, ?written, "a domain's policy");
+        tracing::info!(domain = word.name, %by, ?change, ?written, "a domain's policy");
     }
     let of = |scope| word.said.iter().find(|(of, _)| *of == scope).map(|(_, sample)| view(sample.as_ref()));
     Ok(PolicyView {

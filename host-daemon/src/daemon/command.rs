@@ -1,6 +1,7 @@
 //! What people ask of the daemon: approve, reject, roll back, restore, reload.
 
 use kvmpilot_core::Uuid;
+use kvmpilot_core::asker::Asker;
 use kvmpilot_core::ledger::RestoredValue;
 use kvmpilot_core::order::WorkOrder;
 use kvmpilot_core::policy::Actuator;
@@ -18,8 +19,8 @@ pub(super) type Reply = oneshot::Sender<Result<CommandReply, CommandError>>;
 
 impl Daemon {
     pub(super) fn command(&mut self, request: CommandRequest) {
-        let CommandRequest { command, by_uid, reply } = request;
-        tracing::info!(?command, by_uid, "command");
+        let CommandRequest { command, by, reply } = request;
+        tracing::info!(?command, %by, "command");
         let now = self.began.elapsed();
         let order = match command {
             Command::Restore if self.store.is_spare() => {
@@ -36,11 +37,11 @@ impl Daemon {
                 return;
             }
             Command::Reject(id) => {
-                let rejected = block_in_place(|| self.book.reject(id, by_uid, now, wall_unix_ms()));
+                let rejected = block_in_place(|| self.book.reject(id, &by, now, wall_unix_ms()));
                 let answer = rejected.and_then(|()| self.reply(id, format!("order {id} was rejected")));
                 return send(reply, answer);
             }
-            Command::Approve(id) => self.approve(id, by_uid),
+            Command::Approve(id) => self.approve(id, &by),
             Command::Rollback(id) => self.undo(id),
         };
         match order {
@@ -58,10 +59,10 @@ impl Daemon {
         }
     }
 
-    fn approve(&mut self, id: u64, by_uid: u32) -> Result<WorkOrder, CommandError> {
+    fn approve(&mut self, id: u64, by: &Asker) -> Result<WorkOrder, CommandError> {
         let domain = self.book.read(id)?.proposal.domain;
         self.check_free(domain)?;
-        block_in_place(|| self.book.approve(id, by_uid, wall_unix_ms()))
+        block_in_place(|| self.book.approve(id, by, wall_unix_ms()))
     }
 
     fn undo(&mut self, id: u64) -> Result<WorkOrder, CommandError> {

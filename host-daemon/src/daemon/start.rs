@@ -146,7 +146,9 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let (asks, questions) = mpsc::channel(16);
     let store_too = store.clone();
     let context = ApiContext { views: shown.clone(), commands, watches, recorders, asks, store: store_too };
-    let socket = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group);
+    let listen = api::Listen::new(&config.daemon.socket, &config.daemon.socket_group)
+        .with_reader(config.daemon.read_socket.clone())
+        .with_tcp(config.daemon.tcp.clone());
     let mut daemon = Daemon {
         config_path: options.config_path,
         config_problem: None,
@@ -159,6 +161,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         flows,
         host_name: kernel.host_name().unwrap_or_default(),
         kernel_release: kernel.release().unwrap_or_default(),
+        addresses: kernel.addresses(),
         checks: doctor::host(&kernel),
         kernel,
         tiers,
@@ -195,7 +198,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     };
     // Whoever asks gets an answer: there is something to show before there is a socket.
     daemon.publish();
-    let server = api::serve(socket, context).await?;
+    let server = api::serve(listen, context).await?;
     notify(&[NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = %daemon.config.policy.mode, "kvmpilotd runs");
     daemon.run(requests, asked, recordings, questions, signals).await;

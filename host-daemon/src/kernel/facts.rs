@@ -1,5 +1,7 @@
 //! Facts about the running kernel that do not change, or hardly: what start-up and `doctor` ask for.
 
+use std::net::IpAddr;
+
 use super::{Kernel, text};
 
 impl Kernel {
@@ -13,6 +15,22 @@ impl Kernel {
     #[must_use]
     pub fn host_name(&self) -> Option<String> {
         Some(text(&self.proc.join("sys/kernel/hostname")).ok()?.trim().to_owned())
+    }
+
+    /// Addresses of this host's interfaces but loopback, without those of link scope.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        let address = |found: nix::ifaddrs::InterfaceAddress| {
+            let found = found.address?;
+            let v4 = found.as_sockaddr_in().map(|found| IpAddr::from(found.ip()));
+            v4.or_else(|| found.as_sockaddr_in6().map(|found| IpAddr::from(found.ip())))
+        };
+        let is_link = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        let found = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(address);
+        found.filter(|found| !found.is_loopback() && !is_link(found)).map(|found| found.to_string()).collect()
     }
 
     /// Lockdown mode: `none`, `integrity` or `confidentiality`; `None` where securityfs is not mounted.

@@ -41,9 +41,9 @@ fn recommend_waits_for_a_person_and_keeps_one_order_for_a_target() {
     assert_eq!(orders.len(), 1, "the same start is the same order");
     assert!(book.admit(vec![proposal(2048, 4096)], recommend, 3 * S, 3).unwrap().is_empty());
     assert_eq!(book.read(1).unwrap().state, OrderState::Expired);
-    assert_eq!(book.approve(2, 0, 4).unwrap().state, OrderState::Approved);
-    assert!(matches!(book.approve(2, 0, 5), Err(CommandError::WrongState { id: 2, .. })));
-    assert!(matches!(book.approve(9, 0, 5), Err(CommandError::NoSuchOrder(9))));
+    assert_eq!(book.approve(2, &0.into(), 4).unwrap().state, OrderState::Approved);
+    assert!(matches!(book.approve(2, &0.into(), 5), Err(CommandError::WrongState { id: 2, .. })));
+    assert!(matches!(book.approve(9, &0.into(), 5), Err(CommandError::NoSuchOrder(9))));
 }
 
 #[test]
@@ -62,12 +62,12 @@ fn what_a_person_refused_rests_and_longer_each_time() {
     let (_directory, mut book) = book();
     let recommend = policy(Mode::Recommend);
     book.admit(vec![proposal(1024, 8192)], recommend, S, 1).unwrap();
-    book.reject(1, 0, S, 2).unwrap();
+    book.reject(1, &0.into(), S, 2).unwrap();
     for (at, orders) in [(PAUSE, 1), (PAUSE + 2 * S, 2)] {
         book.admit(vec![proposal(1024, 8192)], recommend, at, 3).unwrap();
         assert_eq!(book.store.orders(&OrderFilter::default()).unwrap().len(), orders);
     }
-    book.reject(2, 0, PAUSE + 2 * S, 4).unwrap();
+    book.reject(2, &0.into(), PAUSE + 2 * S, 4).unwrap();
     book.admit(vec![proposal(1024, 8192)], recommend, PAUSE * 2 + 3 * S, 5).unwrap();
     assert_eq!(book.store.orders(&OrderFilter::default()).unwrap().len(), 2, "the second pause is longer");
 }
@@ -107,12 +107,12 @@ fn with_vcpus(vcpus: u32) -> Model {
 fn advice_waits_for_people_whatever_the_mode_and_is_kept_when_it_came_true() {
     let (_directory, mut book) = book();
     assert!(book.admit(vec![advice()], policy(Mode::Auto), S, 1).unwrap().is_empty());
-    assert_eq!(book.approve(1, 1000, 2).unwrap().state, OrderState::Approved);
+    assert_eq!(book.approve(1, &1000.into(), 2).unwrap().state, OrderState::Approved);
     // Approved it stays the one order for its end, and is followed.
     assert!(book.admit(vec![advice()], policy(Mode::Auto), 2 * S, 3).unwrap().is_empty());
     book.follow_up(&with_vcpus(2), 4).unwrap();
     assert_eq!(book.read(1).unwrap().state, OrderState::Approved);
-    assert!(matches!(book.approve(1, 0, 5), Err(CommandError::WrongState { .. })), "approved twice");
+    assert!(matches!(book.approve(1, &0.into(), 5), Err(CommandError::WrongState { .. })), "approved twice");
 
     // A restart forgets nothing of it.
     let mut book = OrderBook::open(book.store.clone(), 6).unwrap();
@@ -127,7 +127,7 @@ fn advice_waits_for_people_whatever_the_mode_and_is_kept_when_it_came_true() {
 fn advice_that_nobody_follows_expires_a_day_after_it_was_approved() {
     let (_directory, mut book) = book();
     book.admit(vec![advice()], policy(Mode::Recommend), S, 1).unwrap();
-    book.approve(1, 1000, 2).unwrap();
+    book.approve(1, &1000.into(), 2).unwrap();
     let day_ms = 24 * 3600 * 1000;
     book.expire(|_| true, |_| S * 86_400, S, day_ms).unwrap();
     assert_eq!(book.read(1).unwrap().state, OrderState::Approved);

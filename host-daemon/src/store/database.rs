@@ -15,6 +15,7 @@ const MIGRATIONS: &[M<'_>] = &[
     M::up(include_str!("schema.sql")),
     M::up(include_str!("orders.sql")),
     M::up(include_str!("services.sql")),
+    M::up(include_str!("faces.sql")),
 ];
 
 /// Outside programs (backup, an administrator's sqlite3) may hold the file for moments. The fast loop may wait that long,

@@ -16,6 +16,7 @@ mod services;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod writer;
 
 use std::fs::File;
@@ -32,6 +33,7 @@ pub use history::HistoryRange;
 pub use orders::{OrderCounts, OrderFilter};
 pub use rows::{ConnectionRow, CycleRecord, Dated, DomainRow, ProcessRow};
 pub use services::Lesson;
+pub use tokens::{Digest, TokenRow};
 use writer::Writer;
 
 /// Name of the database in the state directory.

@@ -1,6 +1,7 @@
 //! Work orders.
 
 use kvmpilot_core::Uuid;
+use kvmpilot_core::asker::Asker;
 use kvmpilot_core::order::{OrderEvent, OrderState, Proposal, Trial, WorkOrder};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -18,6 +19,8 @@ pub struct OrderFilter {
     pub before: Option<u64>,
     /// Only those that were proposed at this time, in milliseconds since 1970, or later.
     pub since_unix_ms: Option<u64>,
+    /// Only those whose state changed at this time or later.
+    pub moved_since_unix_ms: Option<u64>,
     /// Whether to read the states that each was in.
     pub with_history: bool,
     /// At most so many; `None` for all.
@@ -33,7 +36,8 @@ pub struct OrderCounts {
     pub total: u64,
 }
 
-const COLUMNS: &str = "id, state, created_unix_ms, changed_unix_ms, outcome, proposal, trial, decided_by_uid";
+const COLUMNS: &str =
+    "id, state, created_unix_ms, changed_unix_ms, outcome, proposal, trial, decided_by_uid, decided_by_token";
 
 impl Store {
     /// Gives a proposal its number.
@@ -73,6 +77,7 @@ impl Store {
                 outcome: String::new(),
                 trial: None,
                 decided_by_uid: None,
+                decided_by_token: None,
                 history: vec![OrderEvent { unix_ms, state, outcome: String::new() }],
             })
         })
@@ -131,11 +136,11 @@ impl Store {
         &self,
         id: u64,
         state: OrderState,
-        by_uid: u32,
+        by: &Asker,
         outcome: &str,
         unix_ms: u64,
     ) -> Result<(), StoreError> {
-        self.move_order(id, state, outcome, None, Some(by_uid), unix_ms)
+        self.move_order(id, state, outcome, None, Some(by), unix_ms)
     }
 
     fn move_order(
@@ -144,18 +149,28 @@ impl Store {
         state: OrderState,
         outcome: &str,
         trial: Option<Trial>,
-        by_uid: Option<u32>,
+        by: Option<&Asker>,
         unix_ms: u64,
     ) -> Result<(), StoreError> {
         let outcome = outcome.to_owned();
+        let Asker { uid, token } = by.cloned().unwrap_or_default();
         let changed = self.write(move |connection| {
             connection
                 .prepare_cached(
                     "update work_order set state = ?2, outcome = ?3, changed_unix_ms = ?4,
-                         trial = coalesce(?5, trial), decided_by_uid = coalesce(?6, decided_by_uid)
+                         trial = coalesce(?5, trial), decided_by_uid = coalesce(?6, decided_by_uid),
+                         decided_by_token = coalesce(?7, decided_by_token)
                      where id = ?1",
                 )?
-                .execute(params![clamp(id), Word(state), outcome, clamp(unix_ms), trial.map(Json), by_uid])
+                .execute(params![
+                    clamp(id),
+                    Word(state),
+                    outcome,
+                    clamp(unix_ms),
+                    trial.map(Json),
+                    uid,
+                    token
+                ])
         })?;
         if changed == 0 { Err(StoreError::NoSuchOrder(id)) } else { Ok(()) }
     }
@@ -188,6 +203,7 @@ impl Store {
                     "select {COLUMNS} from work_order
                      where (?1 is null or state = ?1) and (?2 is null or domain_name = ?2 or domain = ?3)
                          and (?4 is null or id < ?4) and (?6 is null or created_unix_ms >= ?6)
+                         and (?7 is null or changed_unix_ms >= ?7)
                      order by id desc limit ?5"
                 ))?
                 .query_map(
@@ -197,7 +213,8 @@ impl Store {
                         uuid.map(|uuid| *uuid.as_bytes()),
                         filter.before.map(clamp),
                         filter.limit.map_or(-1, i64::from),
-                        filter.since_unix_ms.map(clamp)
+                        filter.since_unix_ms.map(clamp),
+                        filter.moved_since_unix_ms.map(clamp)
                     ],
                     from_row,
                 )?
@@ -249,6 +266,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<WorkOrder> {
         outcome: row.get("outcome")?,
         trial: row.get::<_, Option<Json<Trial>>>("trial")?.map(|Json(trial)| trial),
         decided_by_uid: row.get("decided_by_uid")?,
+        decided_by_token: row.get("decided_by_token")?,
         history: Vec::new(),
     })
 }

@@ -180,7 +180,7 @@ fn orders_are_numbered_found_and_moved_on() {
     store.order_update(2, OrderState::Approved, "", 450).unwrap();
     assert!(store.order_apply(2, 451).unwrap());
     assert!(!store.order_apply(2, 452).unwrap(), "applied twice");
-    store.order_decided(2, OrderState::Rejected, 1000, "rejected by a person", 500).unwrap();
+    store.order_decided(2, OrderState::Rejected, &1000.into(), "rejected by a person", 500).unwrap();
     assert_eq!(store.order(2).unwrap().unwrap().decided_by_uid, Some(1000));
     store.order_update(2, OrderState::Proposed, "", 500).unwrap();
     assert_eq!(verified.proposal, first.proposal);

@@ -12,6 +12,8 @@ use crate::server::Face;
 /// Limits that a test can wait for.
 const SHORT: Limits = Limits {
     connections: 2,
+    followers: 1,
+    requests_per_second: 50,
     read: Duration::from_millis(300),
     command: Duration::from_millis(300),
     connection: Duration::from_millis(1500),

@@ -12,4 +12,5 @@ mod server;
 mod service;
 mod simulate;
 mod socket;
+mod tcp;
 mod watch;

@@ -12,6 +12,7 @@ use kvmpilot::api::views::{
 use kvmpilot::api::{
     ApiContext, Ask, Command, CommandError, CommandRequest, Limits, Listen, RecordingRequest, Server, serve,
 };
+use kvmpilot::config::{Plain, TcpConfig};
 use kvmpilot::store::{self, Store};
 use kvmpilot_core::ledger::{RestoreOutcome, RestoredValue};
 use kvmpilot_core::order::{OrderState, WorkOrder};
@@ -38,6 +39,7 @@ pub(crate) fn views() -> Views {
     silent.row.agent.message = Some("the agent does not answer".into());
     Views {
         status: example("status"),
+        host: example("host"),
         domains: vec![web, silent],
         processes: vec![example("processes")],
         steal: example("steal"),
@@ -57,6 +59,10 @@ pub(crate) type Changes = Arc<Mutex<Vec<(String, Change, u32)>>>;
 /// The server and what its made-up daemon was asked.
 pub(crate) struct Face {
     pub(crate) socket: PathBuf,
+    /// The socket of those who may only look.
+    pub(crate) reader: PathBuf,
+    /// For a second server.
+    pub(crate) context: ApiContext,
     pub(crate) store: Store,
     pub(crate) commands: Arc<Mutex<Vec<(Command, u32)>>>,
     /// Changes of domains' own policies that were asked for.
@@ -100,10 +106,19 @@ impl Face {
         runtime.spawn(explainer(questions, Arc::clone(&asked_for)));
         let context =
             ApiContext { views: shown, commands: sender, watches, recorders, asks, store: store.clone() };
+        let tcp = TcpConfig {
+            address: Some("127.0.0.1:0".parse().unwrap()),
+            plain: Plain::Loopback,
+            ..TcpConfig::default()
+        };
+        let reader = directory.path().join("run/read.sock");
         let listen = Listen::new(&socket, "no-such-group").with_limits(limits);
-        let server = Some(runtime.block_on(serve(listen, context)).unwrap());
+        let listen = listen.with_reader(Some(reader.clone())).with_tcp(tcp);
+        let server = Some(runtime.block_on(serve(listen, context.clone())).unwrap());
         Self {
             socket,
+            reader,
+            context,
             store,
             commands,
             changes: asked_for,
@@ -165,9 +180,9 @@ async fn explainer(mut asks: mpsc::Receiver<Ask>, changes: Changes) {
             Ask::Policy { domain, change, reply } => {
                 let mut view: PolicyView = example("policy");
                 view.domain.clone_from(&domain);
-                if let Some((change, by_uid)) = change {
+                if let Some((change, by)) = change {
                     view.message = Some(format!("{domain}: wrote it"));
-                    changes.lock().unwrap().push((domain, change, by_uid));
+                    changes.lock().unwrap().push((domain, change, by.uid.unwrap_or(u32::MAX)));
                 }
                 reply.send(Ok(view)).map_err(|_| "nobody waits").unwrap();
             }
@@ -182,8 +197,8 @@ async fn daemon(
     commands: Arc<Mutex<Vec<(Command, u32)>>>,
 ) {
     let mut asleep = Vec::new();
-    while let Some(CommandRequest { command, by_uid, reply }) = requests.recv().await {
-        commands.lock().unwrap().push((command, by_uid));
+    while let Some(CommandRequest { command, by, reply }) = requests.recv().await {
+        commands.lock().unwrap().push((command, by.uid.unwrap_or(u32::MAX)));
         let answer = match command {
             Command::Approve(99) => {
                 asleep.push(reply);

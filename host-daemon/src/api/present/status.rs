@@ -1,5 +1,6 @@
 //! [`StatusView`].
 
+use kvmpilot_core::model::HostModel;
 use kvmpilot_core::policy::{Actuator, Mode};
 use kvmpilot_core::sample::DomainState;
 use kvmpilot_core::units::{KiB, Ratio};
@@ -19,7 +20,6 @@ pub(super) fn status(scene: &Scene<'_>) -> StatusView {
             Actuator::ALL.iter().any(|of| settings.mode(*of).value > Mode::Observe)
         })
         .count();
-    let percent = |pressure: Option<Ratio>| pressure.map(|pressure| pressure.0 * 100.0);
     let host = &scene.model.host;
     StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -29,11 +29,7 @@ pub(super) fn status(scene: &Scene<'_>) -> StatusView {
             pcpus: count(scene.model.topology.pcpus.len()),
             memory_total_kib: host.memory_total.map(|KiB(kib)| kib),
             memory_available_kib: host.memory_available.map(|KiB(kib)| kib),
-            pressure: PressureView {
-                cpu_some_avg10_percent: percent(host.cpu_pressure_avg10),
-                memory_some_avg10_percent: percent(host.memory_pressure_avg10),
-                io_some_avg10_percent: percent(host.io_pressure_avg10),
-            },
+            pressure: pressure(host),
         },
         uptime_s: scene.now.as_secs(),
         mode: scene.policy.mode,
@@ -55,6 +51,15 @@ pub(super) fn status(scene: &Scene<'_>) -> StatusView {
             total: scene.orders.map_or(0, |orders| orders.total),
         },
         findings: scene.findings.clone(),
+    }
+}
+
+pub(super) fn pressure(host: &HostModel) -> PressureView {
+    let percent = |pressure: Option<Ratio>| pressure.map(|pressure| pressure.0 * 100.0);
+    PressureView {
+        cpu_some_avg10_percent: percent(host.cpu_pressure_avg10),
+        memory_some_avg10_percent: percent(host.memory_pressure_avg10),
+        io_some_avg10_percent: percent(host.io_pressure_avg10),
     }
 }
 

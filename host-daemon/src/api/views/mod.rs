@@ -10,12 +10,14 @@ mod detail;
 mod domain;
 mod explain;
 mod flow;
+mod host;
 mod process;
 mod replay;
 mod rules;
 mod service;
 mod status;
 mod steal;
+mod token;
 mod watch;
 
 pub use command::{
@@ -31,6 +33,10 @@ pub use explain::{
     RuleSaysView, SettingOrigin, SettingView,
 };
 pub use flow::{DeviceView, Direction, EndedView, FlowView, FlowsView, OwnerView, RateView};
+pub use host::{
+    FindingsView, HistoryView, HostDetailView, OrderMovedEvent, PcpuView, PlacedVcpuView, TickDomain,
+    TickEvent, VcpusView,
+};
 pub use process::{ApplicationView, ConnectionView, LadderView, ListenView, ProcessView, ProcessesView};
 pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use rules::{RuleView, RulesTestView, RulesView, TestedRuleView};
@@ -40,6 +46,7 @@ pub use status::{
     PressureView, ProgramView, StatusView, TierView,
 };
 pub use steal::{DomainStealView, RunnerKind, StealPartView, StealView, VcpuStealView};
+pub use token::{NewTokenView, TokenAsk, TokenView, TokensView, WhoAmIView};
 pub use watch::{
     ExitReasonView, ExitsView, LatencyBucketView, LatencyView, ThreadLatencyView, VcpuExitsView,
     WakeLatencyView, WatchAsk, WatchView,
@@ -50,6 +57,8 @@ pub use watch::{
 pub struct Views {
     /// The daemon and its host.
     pub status: StatusView,
+    /// The host in detail.
+    pub host: HostDetailView,
     /// The domains, by name.
     pub domains: Vec<DomainDetailView>,
     /// The inside of those domains whose guests were polled.

@@ -108,7 +108,11 @@ fn events(order: &WorkOrder) -> Vec<String> {
 fn said(order: &WorkOrder, event: &OrderEvent, before: Option<&OrderEvent>) -> String {
     let advice = order.proposal.action.actuator() == Actuator::Resize;
     let judged = before.is_some_and(|before| before.state == OrderState::Verified);
-    let person = || order.decided_by_uid.map_or_else(|| "a person".to_owned(), name_of);
+    let person = || match (order.decided_by_uid, &order.decided_by_token) {
+        (Some(uid), _) => name_of(uid),
+        (None, Some(token)) => format!("the holder of the token {token}"),
+        (None, None) => "a person".to_owned(),
+    };
     let outcome = sentence(&event.outcome);
     match event.state {
         OrderState::Proposed => "It was proposed.".to_owned(),

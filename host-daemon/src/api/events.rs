@@ -1,0 +1,222 @@
+//! Those who follow what happens: one text for all of them, made once a tick.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream::unfold;
+use kvmpilot_core::order::{OrderState, WorkOrder};
+use serde::Serialize;
+use tokio::sync::{broadcast, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::Instant;
+
+use super::problem::Failure;
+use super::record::HangUp;
+use super::routes::Api;
+use super::serve::Followers;
+use super::trend::Trends;
+use super::views::{OrderMovedEvent, TickDomain, TickEvent, Views};
+use crate::store::{OrderFilter, Store};
+
+/// Events that a slow follower may be behind before it misses some.
+const BEHIND: usize = 32;
+/// Orders that are looked at for news at a time.
+const NEWS: u32 = 200;
+/// Between two signs of life.
+const SIGN: Duration = Duration::from_secs(15);
+/// A follower is served for so long, and then has to come again, which browsers do by themselves.
+const LONGEST: Duration = Duration::from_secs(12 * 3600);
+
+/// What is told, and how figures went.
+#[derive(Clone, Debug)]
+pub(super) struct Telling {
+    news: broadcast::Sender<News>,
+    trends: Arc<Mutex<Trends>>,
+    /// Ends when nobody holds it any more.
+    _teller: Arc<JoinSet<()>>,
+}
+
+/// Name and data of an event.
+#[derive(Clone, Debug)]
+struct News(&'static str, Arc<str>);
+
+impl Telling {
+    /// Starts to tell what `views` show and what becomes of orders.
+    pub(super) fn start(views: watch::Receiver<Arc<Views>>, store: Store) -> Self {
+        let (news, _) = broadcast::channel(BEHIND);
+        let trends = Arc::<Mutex<Trends>>::default();
+        let mut teller = JoinSet::new();
+        teller.spawn(tell(views, store, news.clone(), Arc::clone(&trends)));
+        Self { news, trends, _teller: Arc::new(teller) }
+    }
+
+    /// Looks at the trends.
+    pub(super) fn trends<T>(&self, look: impl FnOnce(&Trends) -> T) -> T {
+        look(&self.trends.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn tell(
+    mut views: watch::Receiver<Arc<Views>>,
+    store: Store,
+    news: broadcast::Sender<News>,
+    trends: Arc<Mutex<Trends>>,
+) {
+    let mut orders = Orders::default();
+    while views.changed().await.is_ok() {
+        let now = Arc::clone(&views.borrow_and_update());
+        let unix_ms = unix_ms();
+        trends.lock().unwrap_or_else(PoisonError::into_inner).add(&now, unix_ms);
+        let (filter, store) = (orders.filter(), store.clone());
+        let moved = match spawn_blocking(move || store.orders(&filter)).await {
+            Ok(Ok(found)) => orders.moved(found),
+            // The store's trouble is in the health.
+            _ => Vec::new(),
+        };
+        if news.receiver_count() == 0 {
+            continue;
+        }
+        let send = |name, text: Option<Arc<str>>| {
+            if let Some(text) = text {
+                // Nobody may follow by now.
+                let _ = news.send(News(name, text));
+            }
+        };
+        moved.iter().for_each(|order| send("order", text(order)));
+        send("tick", text(&tick(&now, unix_ms)));
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn text(value: &impl Serialize) -> Option<Arc<str>> {
+    serde_json::to_string(value).ok().map(Arc::from)
+}
+
+/// The states of orders as they were told last.
+#[derive(Debug, Default)]
+struct Orders {
+    told: BTreeMap<u64, (u64, OrderState)>,
+    since: Option<u64>,
+}
+
+impl Orders {
+    fn filter(&self) -> OrderFilter {
+        OrderFilter {
+            moved_since_unix_ms: Some(self.since.unwrap_or_else(unix_ms)),
+            limit: Some(NEWS),
+            ..OrderFilter::default()
+        }
+    }
+
+    /// Those that came into another state, oldest first.
+    fn moved(&mut self, mut found: Vec<WorkOrder>) -> Vec<OrderMovedEvent> {
+        let mut moved = Vec::new();
+        found.sort_by_key(|order| order.changed_unix_ms);
+        for order in found {
+            let now = (order.changed_unix_ms, order.state);
+            if self.told.insert(order.id, now) != Some(now) {
+                moved.push(OrderMovedEvent {
+                    id: order.id,
+                    domain_name: order.proposal.domain_name,
+                    state: order.state,
+                    outcome: order.outcome,
+                });
+            }
+        }
+        let latest = self.told.values().map(|(changed, _)| *changed).max();
+        self.since = latest.or(self.since).or_else(|| Some(unix_ms()));
+        self.told.retain(|_, (changed, _)| latest.is_none_or(|latest| *changed >= latest));
+        moved
+    }
+}
+
+fn tick(views: &Views, unix_ms: u64) -> TickEvent {
+    let status = &views.status;
+    let domain = |domain: &super::views::DomainDetailView| TickDomain {
+        name: domain.row.name.clone(),
+        cpu_use_ratio: domain.row.cpu_use_ratio,
+        wait_ratio: domain.row.wait_ratio,
+        need: domain.row.need,
+        memory_current_kib: domain.row.memory_current_kib,
+        cpu_shares: domain.row.cpu_shares.current,
+        received_bytes_per_s: domain.row.network.received_bytes_per_s,
+        sent_bytes_per_s: domain.row.network.sent_bytes_per_s,
+    };
+    TickEvent {
+        unix_ms,
+        cycle: status.cycle.number,
+        health_ok: status.health.ok,
+        pressure: status.host.pressure.clone(),
+        proposed: status.orders.proposed,
+        findings: u64::try_from(status.findings.len()).unwrap_or(u64::MAX),
+        domains: views.domains.iter().map(domain).collect(),
+    }
+}
+
+/// Answers with events as they come. The first is what is known now.
+pub(super) async fn events(
+    State(api): Api,
+    Extension(followers): Extension<Followers>,
+    Extension(hang_up): Extension<HangUp>,
+) -> Result<Response, Failure> {
+    let slot = followers.0.try_acquire_owned().map_err(|_| {
+        let detail = "as many clients follow events as there may be; ask for /api/v1/status now and then";
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    })?;
+    hang_up.0.send_replace(Instant::now() + LONGEST);
+    let news = api.telling.news.subscribe();
+    let first = text(&tick(&api.views(), unix_ms())).map(|text| News("tick", text));
+    let stream = unfold((first, news, slot), |(mut first, mut news, slot)| async move {
+        let News(name, data) = match first.take() {
+            Some(first) => first,
+            None => loop {
+                match news.recv().await {
+                    Ok(next) => break next,
+                    // It missed some; what counts now comes with the next tick.
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            },
+        };
+        let event = Event::default().event(name).data(&*data);
+        Some((Ok::<_, Infallible>(event), (None, news, slot)))
+    });
+    let sign = KeepAlive::new().interval(SIGN).event(Event::default().event("ping").data("{}"));
+    Ok(([(CACHE_CONTROL, "no-store")], Sse::new(stream).keep_alive(sign)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state_of_an_order_is_told_once() {
+        let mut order: WorkOrder =
+            serde_json::from_str(include_str!("../cli/golden/orders.jsonl").lines().next().unwrap()).unwrap();
+        let mut orders = Orders::default();
+        assert_eq!(orders.moved(vec![order.clone()]).len(), 1);
+        assert_eq!(
+            orders.filter().moved_since_unix_ms,
+            Some(order.changed_unix_ms),
+            "the same moment once more"
+        );
+        assert_eq!(orders.moved(vec![order.clone()]), []);
+        order.state = OrderState::RolledBack;
+        order.changed_unix_ms += 7;
+        let moved = orders.moved(vec![order.clone()]);
+        assert_eq!((moved.len(), moved[0].state), (1, OrderState::RolledBack));
+        assert_eq!(orders.filter().moved_since_unix_ms, Some(order.changed_unix_ms));
+    }
+}
