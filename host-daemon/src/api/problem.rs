@@ -48,8 +48,8 @@ impl From<CommandError> for Failure {
         let status = match error {
             CommandError::NoSuchOrder(_) | CommandError::NoSuchDomain(_) => StatusCode::NOT_FOUND,
             CommandError::Bad(_) => StatusCode::BAD_REQUEST,
-            CommandError::WrongState { .. } => StatusCode::CONFLICT,
-            CommandError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            // The domain or libvirt is not as it would have to be; the daemon itself is well.
+            CommandError::WrongState { .. } | CommandError::Failed(_) => StatusCode::CONFLICT,
         };
         Self::new(status, error.to_string())
     }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cli;
+mod fuzz;
 mod hostile;
 mod policy;
 mod record;
