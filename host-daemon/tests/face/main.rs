@@ -8,6 +8,7 @@ mod fuzz;
 mod hostile;
 mod policy;
 mod record;
+mod scale;
 mod schema;
 mod server;
 mod service;
