@@ -151,6 +151,12 @@ impl Daemon<'_> {
         serde_json::from_str(&text).with_context(|| format!("kvmpilot {args:?} --json printed:\n{text}"))
     }
 
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("sock")
+    }
+
     /// All work orders, newest first.
     ///
     /// # Errors

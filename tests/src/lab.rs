@@ -174,6 +174,10 @@ impl Lab {
         command
     }
 
+    pub(crate) const fn keeper_pid(&self) -> u32 {
+        self.keeper.pid
+    }
+
     /// Runs `virsh` on the lab's libvirtd and returns what it printed.
     ///
     /// # Errors

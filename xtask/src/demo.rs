@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use kvmpilot_tests::daemon::Daemon;
 use kvmpilot_tests::{HttpLoad, HttpReport, Lab, LabOptions, Witness, guests};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::command::{cargo, run_shown, say};
 use crate::{build_ebpf, setup};
@@ -32,16 +34,18 @@ const ADAPT: Duration = Duration::from_secs(150);
 const BOOT: Duration = Duration::from_secs(90);
 
 /// The demo's configuration: carries out what it decides, and has a short cycle. The rest is the default.
-const CONFIG: &str =
-    "[modes]\ndefault = \"auto\"\n\n[loops]\ncycle = \"5s\"\nguest = \"5s\"\n\n[agent]\ntimeout = \"10s\"\n";
+const CONFIG: &str = "[modes]\ndefault = \"auto\"\n\n[loops]\ncycle = \"5s\"\nguest = \"5s\"\n\n[agent]\ntimeout = \"10s\"\n\n\
+     [tcp]\naddress = \"127.0.0.1:8765\"\nplain = \"loopback\"\naccess = \"write\"\n";
+/// Where the console is on the lab's own loopback: nobody but the lab gets there.
+const CONSOLE_PORT: u16 = 8765;
 
 /// Sets up, builds, and tells the story.
-pub(crate) fn demo(json: Option<&Path>) -> Result<()> {
+pub(crate) fn demo(json: Option<&Path>, keep: bool) -> Result<()> {
     setup::setup()?;
     build_ebpf::build_ebpf()?;
     say("building the daemon");
     run_shown(cargo().args(["build", "--quiet", "--package", "kvmpilot"]))?;
-    let report = play()?;
+    let report = play(keep)?;
     if let Some(file) = json {
         let text = serde_json::to_string_pretty(&report)?;
         fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
@@ -50,7 +54,7 @@ pub(crate) fn demo(json: Option<&Path>) -> Result<()> {
     report.check()
 }
 
-fn play() -> Result<Report> {
+fn play(keep: bool) -> Result<Report> {
     let started = Instant::now();
     say("starting a private libvirtd and three guests");
     let lab = Lab::start(&LabOptions { guests: guests::standard() })?;
@@ -82,6 +86,9 @@ fn play() -> Result<Report> {
     let after = look_at_rest(&daemon, &lab)?;
     let processes = daemon.json(&["processes", SERVER])?;
     let orders = daemon.orders()?;
+    if keep {
+        leave_running(&lab, &daemon)?;
+    }
 
     say("kvmpilotd is stopped");
     let status = daemon.stop()?;
@@ -91,6 +98,25 @@ fn play() -> Result<Report> {
         Report::new(&lab, &before, &after, &restored, [http_before, http_after], &processes, &orders)?;
     lab.stop()?;
     Ok(report)
+}
+
+/// Puts it back to work, with load, until somebody presses Ctrl-C.
+fn leave_running(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
+    daemon.reload(CONFIG)?;
+    let way = lab.forward(CONSOLE_PORT)?;
+    say(&format!(
+        "the web console is at http://{}/ (anybody on this machine may look and change)",
+        way.address()
+    ));
+    println!(
+        "    `cargo xtask lab` and `kvmpilot --socket {}` work, too; Ctrl-C ends all of it",
+        daemon.socket().display()
+    );
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    // Ctrl-C at a terminal reaches the load, too.
+    let _ = under_load(lab, || signals.forever().next());
+    println!();
+    Ok(())
 }
 
 fn measure(lab: &Lab) -> Result<HttpReport> {

@@ -44,6 +44,9 @@ enum Task {
         /// Also write the result to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Leave it running when the story is told, with the web console on a loopback address, until Ctrl-C
+        #[arg(long)]
+        keep: bool,
     },
     /// Check the probes on older and newer kernels, each booted in QEMU, and on the one that runs
     Matrix(matrix::MatrixOptions),
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => setup::setup().and_then(|()| build_ebpf::build_ebpf()).map(drop),
         Task::Test { quick } => return test::test(quick),
         Task::Tidy => tidy::tidy(),
-        Task::Demo { json } => demo::demo(json.as_deref()),
+        Task::Demo { json, keep } => demo::demo(json.as_deref(), keep),
         Task::Matrix(options) => setup::setup().and_then(|()| matrix::matrix(&options)),
         Task::Bench(task) => bench::bench(&task),
         Task::Fuzz { target, minutes } => fuzz::fuzz(target.as_deref(), minutes),
