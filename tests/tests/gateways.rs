@@ -109,6 +109,17 @@ async fn reads_and_changes_a_domain() -> Result<()> {
     libvirt.pin_vcpu(uuid, 1, &host).await?;
     libvirt.pin_emulator(uuid, &host).await?;
 
+    let image = lab.state_dir().join("disk.raw");
+    File::create(&image)?.set_len(64 << 20)?;
+    let image = image.display().to_string();
+    lab.virsh(&["attach-disk", "web", &image, "vdb", "--targetbus", "virtio", "--live"])?;
+    wait_event(&mut events, |event| event == DomainEvent::DevicesChanged { domain: uuid }).await?;
+    let disks = libvirt.read_disks(uuid).await?;
+    let [disk] = &disks[..] else { anyhow::bail!("{disks:?}") };
+    ensure!(disk.target == "vdb" && disk.source.as_deref() == Some(&*image), "{disk:?}");
+    ensure!(disk.capacity_bytes == 64 << 20 && disk.allocation_bytes == 0, "{disk:?}");
+    ensure!(disk.counters.is_some(), "{disk:?}");
+
     let maximum = before.memory_maximum_kib;
     libvirt.set_balloon(uuid, maximum - 64 * 1024).await?;
     let smaller =

@@ -35,6 +35,8 @@ pub(super) struct Facts {
     pub(super) agent_connected: Option<bool>,
     /// Host names of the tap devices.
     pub(super) taps: Vec<String>,
+    /// Targets of the disks that have an image, and the images.
+    pub(super) disks: Vec<(String, Option<String>)>,
     /// Whether it has an interface of `type='user'` that QEMU itself drives (no passt).
     pub(super) user_networking: bool,
     /// Numbers of the vcpus that are online.
@@ -72,6 +74,14 @@ impl Facts {
             taps: device("interface")
                 .filter_map(|interface| child(interface, "target")?.attribute("dev"))
                 .map(str::to_owned)
+                .collect(),
+            disks: device("disk")
+                .filter_map(|disk| {
+                    let source = child(disk, "source")?;
+                    let image = ["file", "dev", "name", "volume", "dir"];
+                    let image = image.iter().find_map(|name| source.attribute(*name)).map(str::to_owned);
+                    Some((child(disk, "target")?.attribute("dev")?.to_owned(), image))
+                })
                 .collect(),
             user_networking: device("interface").any(|interface| {
                 let backend = child(interface, "backend").and_then(|backend| backend.attribute("type"));
@@ -185,6 +195,8 @@ mod tests {
             <iothreads>2</iothreads><vcpu placement='static' current='2'>4</vcpu><devices>\
             <interface type='bridge'><source bridge='br0'/><target dev='vnet7'/></interface>\
             <interface type='user'/>\
+            <disk type='file'><source file='/i/a.qcow2'/><target dev='vda'/></disk>\
+            <disk type='file' device='cdrom'><target dev='sda'/></disk>\
             <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>\
             <memballoon model='virtio'><stats period='1'/><alias name='balloon0'/></memballoon></devices></domain>";
         let facts = Facts::parse(xml).unwrap();
@@ -196,6 +208,7 @@ mod tests {
             os: Some("http://openbsd.org/openbsd/7.4".to_owned()),
             agent_connected: Some(true),
             taps: vec!["vnet7".to_owned()],
+            disks: vec![("vda".to_owned(), Some("/i/a.qcow2".to_owned()))],
             user_networking: true,
             vcpus: vec![0, 1],
             iothreads: 2,

@@ -1,5 +1,6 @@
-//! The calls that the binding lacks, wrapped safely: pins, job state, number of pcpus.
+//! The calls that the binding lacks, wrapped safely: pins, job state, number of pcpus, size of disks.
 
+use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::raw::c_int;
 
@@ -154,6 +155,20 @@ fn job_operation(domain: &Domain) -> Job {
         Ok(sys::VIR_DOMAIN_JOB_OPERATION_BACKUP) if found == 1 => Job::Backup,
         _ => Job::Other,
     }
+}
+
+/// Bytes that a guest sees of a disk, and that it takes on the host.
+pub(super) fn disk_size(domain: &Domain, target: &str) -> Result<(u64, u64), ErrorKind> {
+    let target =
+        CString::new(target).map_err(|_| ErrorKind::Invalid("a disk with a zero in it".to_owned()))?;
+    let mut info = MaybeUninit::<sys::virDomainBlockInfo>::zeroed();
+    // SAFETY: `target` ends with a zero, and `info` is a writable virDomainBlockInfo.
+    if unsafe { sys::virDomainGetBlockInfo(domain.as_ptr(), target.as_ptr(), info.as_mut_ptr(), 0) } < 0 {
+        return Err(Error::last_error().into());
+    }
+    // SAFETY: zeroed is valid for this struct of integers, and libvirt has filled it.
+    let info = unsafe { info.assume_init() };
+    Ok((info.capacity, info.allocation))
 }
 
 fn to_int(number: u32) -> Result<c_int, ErrorKind> {

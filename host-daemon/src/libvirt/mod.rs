@@ -11,6 +11,7 @@
 
 mod agent;
 mod balloon;
+mod disks;
 mod error;
 mod events;
 mod facts;

@@ -29,7 +29,7 @@ pub struct ActiveDomain {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DomainReading {
     /// The reading. Empty here, the kernel gateway's to fill: `qemu_pid`, `threads`, the counters of `interfaces`; and
-    /// `balloon`, which [`Libvirt::read_balloon`] reads.
+    /// `balloon` and `disks`, which [`Libvirt::read_balloon`] and [`Libvirt::read_disks`] read.
     pub sample: DomainSample,
     /// What failed; the fields concerned are empty.
     pub missing: Vec<Error>,
@@ -204,6 +204,7 @@ fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
             .map(|tap| InterfaceSample { device: tap.clone(), ..InterfaceSample::default() })
             .collect(),
         user_networking: facts.user_networking,
+        disks: Vec::new(),
         policy: facts.policy.clone(),
         threads: Vec::new(),
         detail: None,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{BalloonSample, DomainSample, DomainState, Job};
+use kvmpilot_core::sample::{BalloonSample, DiskSample, DomainSample, DomainState, Job};
 use kvmpilot_core::units::doubled;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -19,6 +19,8 @@ use crate::libvirt::{ActiveDomain, DomainEvent, ErrorKind, Libvirt};
 const BALLOON_LOOK: Duration = Duration::from_millis(500);
 /// Reports that may wait for the loop; it looks at all balloons by itself soon enough.
 const REPORTS: usize = 64;
+/// Between two readings of a domain's disks: QEMU has to be asked twice for each.
+const DISKS: Duration = Duration::from_secs(60);
 /// First pause after a domain could not be read; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause.
@@ -60,6 +62,8 @@ pub struct InventoryEntry {
     pub read_at: Option<Instant>,
     /// The same of its balloon, which is read more often where it is lean.
     pub balloon_read_at: Option<Instant>,
+    /// The same of its disks, which are read more rarely.
+    disks_read_at: Option<Instant>,
     /// What could not be read, in words; empty if all went well.
     pub trouble: Vec<String>,
     /// Readings in a row that failed.
@@ -82,6 +86,7 @@ struct Told {
     trouble: Vec<String>,
     /// A call hangs, which says that QEMU does.
     hangs: bool,
+    disks_read_at: Option<Instant>,
 }
 
 struct Look {
@@ -262,9 +267,10 @@ impl Keeper {
             return;
         }
         let libvirt = self.libvirt.clone();
+        let known = lock(&self.entries).get(&uuid).cloned();
         readings.spawn(async move {
             let began = Instant::now();
-            Reading { uuid, began, result: read(&libvirt, uuid).await }
+            Reading { uuid, began, result: read(&libvirt, uuid, known.as_deref()).await }
         });
     }
 
@@ -273,8 +279,9 @@ impl Keeper {
         self.reading.remove(&uuid);
         let mut entries = lock(&self.entries);
         match result {
-            Ok(Told { domain, trouble, hangs }) => {
+            Ok(Told { domain, trouble, hangs, disks_read_at }) => {
                 let mut entry = InventoryEntry::read(domain, began, trouble);
+                entry.disks_read_at = disks_read_at;
                 if hangs {
                     entry.failures = entries.get(&uuid).map_or(0, |entry| entry.failures);
                     entry.fail(true);
@@ -314,6 +321,7 @@ impl InventoryEntry {
             name,
             read_at: None,
             balloon_read_at: None,
+            disks_read_at: None,
             trouble: Vec::new(),
             failures: 0,
             retry_at: None,
@@ -330,6 +338,7 @@ impl InventoryEntry {
             name,
             read_at: Some(began),
             balloon_read_at: Some(began),
+            disks_read_at: None,
             trouble,
             failures: 0,
             retry_at: None,
@@ -381,12 +390,19 @@ const fn is_hang(kind: &ErrorKind) -> bool {
     matches!(kind, ErrorKind::Deadline { started: true, .. } | ErrorKind::Quarantined(_))
 }
 
-/// One domain with its balloon. A balloon that cannot be read is no reason to lose the rest.
-async fn read(libvirt: &Libvirt, uuid: Uuid) -> Result<Told, crate::libvirt::Error> {
+/// One domain with its balloon and its disks. If these cannot be read that is no reason to lose the rest.
+async fn read(
+    libvirt: &Libvirt,
+    uuid: Uuid,
+    known: Option<&InventoryEntry>,
+) -> Result<Told, crate::libvirt::Error> {
     let reading = libvirt.read_domain(uuid).await?;
     let mut domain = reading.sample;
     let mut trouble: Vec<String> = reading.missing.iter().map(ToString::to_string).collect();
     let mut hangs = false;
+    let mut disks_read_at = known.and_then(|known| known.disks_read_at);
+    let earlier = known.and_then(|known| known.domain.as_ref()).map(|domain| domain.disks.clone());
+    domain.disks = earlier.unwrap_or_default();
     // A paused QEMU answers, but its guest reports nothing new.
     if answers(domain.job) && domain.state == DomainState::Running {
         match libvirt.read_balloon(uuid).await {
@@ -397,7 +413,29 @@ async fn read(libvirt: &Libvirt, uuid: Uuid) -> Result<Told, crate::libvirt::Err
             }
         }
     }
-    Ok(Told { domain, trouble, hangs })
+    if answers(domain.job) && !hangs && disks_read_at.is_none_or(|at| at.elapsed() >= DISKS) {
+        let now = Instant::now();
+        match libvirt.read_disks(uuid).await {
+            Ok(disks) => domain.disks = since(&domain.disks, disks_read_at.map(|at| now - at), disks),
+            Err(error) => {
+                hangs = is_hang(&error.kind);
+                trouble.push(error.to_string());
+            }
+        }
+        // One that cannot be read is asked again as rarely.
+        disks_read_at = Some(now);
+    }
+    Ok(Told { domain, trouble, hangs, disks_read_at })
+}
+
+/// Disks as they are now, with what went through them before.
+fn since(earlier: &[DiskSample], window: Option<Duration>, mut now: Vec<DiskSample>) -> Vec<DiskSample> {
+    for disk in &mut now {
+        let before = earlier.iter().find(|other| other.target == disk.target && other.source == disk.source);
+        let window = window.and_then(|window| u64::try_from(window.as_millis()).ok());
+        disk.before = before.and_then(|before| before.counters).zip(window);
+    }
+    now
 }
 
 const fn domain_of(event: DomainEvent) -> Option<Uuid> {

@@ -71,6 +71,7 @@ pub(super) fn domain(id: u128, vcpus: u32, run: f64, wait: f64, packets: f64, pc
         job_active: false,
         job: None,
         quarantine: None,
+        disks: Vec::new(),
         interfaces: vec![InterfaceModel {
             device: "vnet0".into(),
             received_bytes_per_s: Some(packets * 100.0),

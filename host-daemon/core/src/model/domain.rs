@@ -6,7 +6,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{
-    BalloonModel, DetailModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise, rise_of,
+    BalloonModel, DetailModel, DiskModel, FlowsModel, GuestModel, part_of, per_second, quantile, rise,
+    rise_of,
 };
 use crate::CpuSet;
 use crate::policy::{Metadata, Subject};
@@ -65,6 +66,8 @@ pub struct DomainModel {
     pub quarantine: Option<String>,
     /// Taps.
     pub interfaces: Vec<InterfaceModel>,
+    /// Disks.
+    pub disks: Vec<DiskModel>,
     /// Where the vcpus' time went; `None` unless the window ended with a detailed reading.
     pub detail: Option<DetailModel>,
     /// What the guest's agent told last, if it is fresh enough to count.
@@ -212,6 +215,7 @@ impl DomainModel {
             quarantine: end.quarantine.clone(),
             threads,
             interfaces,
+            disks: end.disks.iter().map(DiskModel::from).collect(),
             detail: end.detail.as_ref().map(|detail| {
                 DetailModel::new(begin.and_then(|begin| begin.detail.as_ref()), detail, end.accel == "kvm")
             }),

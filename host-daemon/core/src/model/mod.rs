@@ -5,6 +5,7 @@
 
 mod balloon;
 mod detail;
+mod disk;
 mod domain;
 mod exit_reason;
 mod flow;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 pub use balloon::{BalloonModel, Doubt, is_bad_news};
 pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
+pub use disk::DiskModel;
 pub use domain::{DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation, incarnation_of};
 pub use exit_reason::{Isa, exit_reason};
 pub use flow::{DeviceModel, EndedModel, FlowModel, FlowsModel, TrafficRate};

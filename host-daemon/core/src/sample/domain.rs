@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DetailSample, PolicySample, ThreadSample};
+use super::{DetailSample, DiskSample, PolicySample, ThreadSample};
 use crate::CpuSet;
 
 /// libvirt's domain states.
@@ -114,6 +114,9 @@ pub struct DomainSample {
     /// Why nothing is asked of it and nothing is changed on it: a call for it hangs, or its reading is too old. In words.
     #[serde(default)]
     pub quarantine: Option<String>,
+    /// Disks; read each minute.
+    #[serde(default)]
+    pub disks: Vec<DiskSample>,
     /// Tap devices with their counters.
     pub interfaces: Vec<InterfaceSample>,
     /// Whether it has an interface whose network is QEMU's own (`type='user'`): then QEMU's sockets stand for the guest.

@@ -4,6 +4,7 @@
 //! (de)serialize and keep the source's unit as a suffix.
 
 mod detail;
+mod disk;
 mod domain;
 mod file;
 mod flow;
@@ -19,6 +20,7 @@ pub use detail::{
     BandwidthSample, CgroupSample, DetailSample, GroupPressureSample, KvmVcpuSample, TimesSample,
     VcpuDetailSample,
 };
+pub use disk::{DiskCounters, DiskSample};
 pub use domain::{
     BalloonSample, DomainSample, DomainState, InterfaceSample, IothreadSample, Job, NodeMemorySample,
     VcpuSample, WINDOWS,

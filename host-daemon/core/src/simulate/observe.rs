@@ -117,6 +117,7 @@ impl Domain {
                 sent_packets: packets,
             }],
             user_networking: false,
+            disks: Vec::new(),
             threads: std::iter::once(thread(pid, ThreadRole::Emulator)).chain(vcpus.map(of_vcpu)).collect(),
             detail: None,
         }

@@ -25,8 +25,8 @@ pub use command::{
 };
 pub use detail::{GroupPressureView, RoleView, VcpuTimeView};
 pub use domain::{
-    AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
-    ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
+    AgentView, BalloonView, ClassSource, DiskView, DomainDetailView, DomainView, DomainsView, GuestView,
+    InterfaceView, ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
 };
 pub use explain::{
     ClassView, ExplainView, HeldView, MeansState, MeansView, OwnWordView, PolicyAsk, PolicyView,

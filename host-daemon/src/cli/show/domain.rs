@@ -88,6 +88,21 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
         });
         page.table(&["DEVICE", ">IN", ">OUT", ">PACKETS IN", ">PACKETS OUT"], rows.collect());
     }
+    if !view.disks.is_empty() {
+        page.heading("DISKS (over the last minute)");
+        let kib = |bytes: u64| memory(Some(bytes / 1024));
+        let rows = view.disks.iter().map(|disk| {
+            vec![
+                disk.target.clone(),
+                kib(disk.capacity_bytes),
+                kib(disk.allocation_bytes),
+                rate(disk.read_bytes_per_s),
+                rate(disk.written_bytes_per_s),
+                disk.source.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
+            ]
+        });
+        page.table(&["DISK", ">SIZE", ">ON HOST", ">READ", ">WRITTEN", "~IMAGE"], rows.collect());
+    }
     super::baseline::baseline(&mut page, view);
     if let Some(system) = view.guest.as_ref().and_then(|guest| guest.system.as_deref()) {
         super::guest::tables(&mut page, system);
