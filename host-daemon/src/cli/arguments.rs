@@ -10,6 +10,7 @@ use kvmpilot_core::policy::{Key, Wishes, key_names};
 
 use super::client::encode;
 use super::orders::since;
+use super::top::TopOptions;
 use crate::config::parse_duration;
 use crate::watch;
 
@@ -32,6 +33,10 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The domains by need, live: what they run, wait and lose to others, and what kvmpilot changed
+    ///
+    /// Keys sort, filter and look into a domain; `?` explains them. Goes on when the daemon goes away and comes back.
+    Top(TopOptions),
     /// All domains: what they are for, what they use, how long they wait
     Domains {
         /// Print JSON (docs/schema/domains.schema.json)

@@ -15,6 +15,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod token;
+mod top;
 #[cfg(test)]
 mod why_tests;
 mod words;
@@ -89,6 +90,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let view: StatusView = client(None).get("/status").await?;
             answer(json, &view, || show::status(&view, screen))
         }
+        Command::Top(options) => top::top(client(None), options, screen).await,
         Command::Domains { json } => {
             let view: DomainsView = client(None).get("/domains").await?;
             answer(json, &view, || show::domains(&view, screen))
