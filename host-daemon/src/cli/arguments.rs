@@ -9,6 +9,7 @@ use kvmpilot_core::order::OrderState;
 use kvmpilot_core::policy::{Key, Wishes, key_names};
 
 use super::client::encode;
+use super::generate::{GenerateCommand, Shell};
 use super::orders::since;
 use super::top::TopOptions;
 use crate::config::parse_duration;
@@ -210,6 +211,18 @@ pub(super) enum Command {
     Token {
         #[command(subcommand)]
         command: TokenCommand,
+    },
+    /// Print completions of the command line for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write man pages and completions, for packages
+    #[command(hide = true)]
+    Generate {
+        #[command(subcommand)]
+        command: GenerateCommand,
     },
     /// Version of this program and of the API
     Version {

@@ -25,6 +25,7 @@ use theme::Theme;
 use super::Failure;
 use super::client::Client;
 use super::page::Screen;
+use super::progress;
 
 /// How long the daemon may take; it is asked again all the time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,8 +36,11 @@ const COLUMNS: u16 = 80;
 pub(super) async fn top(client: Client, options: TopOptions, screen: Screen) -> Result<ExitCode, Failure> {
     let TopOptions { domain, interval, sort, filter, once, columns } = options;
     let mut state = State::new(sort, &filter, domain);
+    // Several answers come at a time.
+    let client = Client { shows_progress: false, ..client };
     if once {
-        let moment = Moment::ask(&client, state.open.as_deref()).await?;
+        let ask = Moment::ask(&client, state.open.as_deref());
+        let moment = progress::waiting("waiting for kvmpilotd", ask).await?;
         state.now_unix_ms = moment.taken_unix_ms;
         state.take(Ok(moment));
         if let Some(why) = state.focus().and_then(|focus| focus.found.as_ref().err()) {
