@@ -180,7 +180,10 @@ fn another_size(terminal: &Terminal<'_>) -> Result<()> {
         has(screen, "LAST CHANGE") && has(screen, "VCPUS") && has(screen, "class latency")
     })?;
     fits(&screen, 200, 50)?;
-    ensure!(row(&screen, "web")?[1] == "running" && has(&screen, "cpu_shares "), "{screen:?}");
+    // DOMAIN STATE CLASS VCPUS, like "2 on 0,1"
+    let web = row(&screen, "web")?;
+    ensure!(web[1] == "running" && web[3..5] == ["2", "on"] && has(&screen, "cpu_shares "), "{screen:?}");
+    ensure!(web[5].split(',').filter(|pcpu| pcpu.parse::<u32>().is_ok()).count() == 2, "{web:?}");
     terminal.press("Enter")?;
     let screen = terminal.shows("a wide page", |screen| has(screen, "Esc back") && has(screen, "MEMORY"))?;
     fits(&screen, 200, 50)?;

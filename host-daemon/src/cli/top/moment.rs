@@ -9,7 +9,7 @@ use kvmpilot_core::order::{OrderState, WorkOrder};
 use super::super::client::{Client, ClientError, encode};
 use crate::api::views::{
     DomainDetailView, DomainStealView, DomainView, DomainsView, OrdersView, ProcessesView, RunnerKind,
-    StatusView, StealView,
+    StatusView, StealView, VcpusView,
 };
 
 /// Orders of all domains that are looked at for what was changed last.
@@ -24,6 +24,8 @@ pub(super) struct Moment {
     pub(super) status: StatusView,
     pub(super) domains: Vec<DomainView>,
     pub(super) steal: HashMap<Uuid, DomainStealView>,
+    /// The pcpus that each domain's vcpus ran on last, in the order of the vcpus.
+    pub(super) pcpus: HashMap<Uuid, Vec<Option<u32>>>,
     /// The newest change of each domain that was carried out.
     pub(super) changes: HashMap<Uuid, WorkOrder>,
     /// The domain that was asked about.
@@ -50,17 +52,19 @@ impl Moment {
     /// Asks the daemon, also about one domain if it is named.
     pub(super) async fn ask(client: &Client, focus: Option<&str>) -> Result<Self, ClientError> {
         let orders = format!("/orders?limit={ORDERS}");
-        let (status, domains, steal, orders) = tokio::try_join!(
+        let (status, domains, steal, orders, vcpus) = tokio::try_join!(
             client.get::<StatusView>("/status"),
             client.get::<DomainsView>("/domains"),
             client.get::<StealView>("/steal"),
             client.get::<OrdersView>(&orders),
+            vcpus(client),
         )?;
         let focus = match focus {
             Some(name) => Some(Focus::ask(client, name).await?),
             None => None,
         };
         let mut moment = Self::of(status, domains, steal, orders);
+        moment.place(vcpus);
         moment.taken_unix_ms = now_unix_ms();
         moment.focus = focus;
         Ok(moment)
@@ -75,7 +79,14 @@ impl Moment {
                 changes.insert(order.proposal.domain, order);
             }
         }
-        Self { taken_unix_ms: 0, status, domains: domains.domains, steal, changes, focus: None }
+        Self { status, domains: domains.domains, steal, changes, ..Self::default() }
+    }
+
+    pub(super) fn place(&mut self, mut view: VcpusView) {
+        view.vcpus.sort_by_key(|vcpu| vcpu.number);
+        for vcpu in view.vcpus {
+            self.pcpus.entry(vcpu.uuid).or_default().push(vcpu.pcpu);
+        }
     }
 
     /// Share of the window in which others ran while the domain's vcpus waited, for each vcpu; `None` without the probe.
@@ -95,6 +106,14 @@ impl Moment {
             RunnerKind::Domain => most.domain.clone().unwrap_or_else(|| "a gone domain".to_owned()),
             RunnerKind::Unknown => "unknown".to_owned(),
         })
+    }
+}
+
+/// Where all vcpus are; a daemon that is older than this question knows no answer.
+async fn vcpus(client: &Client) -> Result<VcpusView, ClientError> {
+    match client.get("/vcpus").await {
+        Err(ClientError::Refused(_)) => Ok(VcpusView::default()),
+        answered => answered,
     }
 }
 

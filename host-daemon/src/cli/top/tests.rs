@@ -13,7 +13,7 @@ use super::options::Sort;
 use super::state::{Effect, Key, State};
 use super::text::{clean, cut};
 use super::theme::Theme;
-use crate::api::views::{DomainDetailView, DomainsView, OrdersView};
+use crate::api::views::{DomainDetailView, DomainsView, OrdersView, PlacedVcpuView, VcpusView};
 
 const PLAIN: Theme = Theme { colour: false };
 /// A minute after the newest of the example's orders.
@@ -41,6 +41,8 @@ fn moment() -> Moment {
     let mut moment =
         Moment::of(example("status"), DomainsView { domains }, example("steal"), example("orders"));
     moment.taken_unix_ms = NOW;
+    let vcpu = |number, pcpu| PlacedVcpuView { uuid: web.uuid, number, pcpu, ..PlacedVcpuView::default() };
+    moment.place(VcpusView { vcpus: vec![vcpu(1, Some(5)), vcpu(0, Some(3)), vcpu(2, None)] });
     moment
 }
 
@@ -116,7 +118,8 @@ fn the_list_at_200_by_50_has_more_columns_and_the_selected_domain_below() {
     for title in ["STATE", "VCPUS", "TAKEN BY", "BEFORE", "SENT", "AGENT", "LAST CHANGE"] {
         assert!(shown[4].contains(title), "{title}: {}", shown[4]);
     }
-    for part in ["running", "batch", "1024", "64s", "level of httpd above_normal (was normal)"] {
+    for part in ["running", "2 on 3,5,- ", "batch", "1024", "64s", "level of httpd above_normal (was normal)"]
+    {
         assert!(shown[5].contains(part), "{part}: {}", shown[5]);
     }
     assert_eq!(shown[11], "-".repeat(200));

@@ -4,8 +4,8 @@ use ratatui::text::Line;
 
 use super::super::theme::Theme;
 
-/// Fits 80 columns and 18 lines.
-const HELP: [&str; 18] = [
+/// Fits 80 columns and 20 lines.
+const HELP: [&str; 19] = [
     "KEYS",
     "Up Down PgUp PgDn Home End (k j g G)  move        Enter  look into the domain",
     "Esc    one step back, at last out    q  quit      Space  ask the daemon now",
@@ -18,6 +18,7 @@ const HELP: [&str; 18] = [
     "STEAL  share of the time in which others ran while its vcpus waited",
     "NET    bytes a second, both directions            WEIGHT cpu_shares of libvirt",
     "MEMORY what it has now (the balloon)              OF     what it can have at most",
+    "VCPUS  how many, and on which pcpus they were last, in their order",
     "CHG    when kvmpilot changed something last, and what",
     "LEVEL  of a guest's process on the ladder (low, below_normal, normal,",
     "       above_normal, high), and by how many steps it was moved",

@@ -31,7 +31,7 @@ const KINDS: [Kind; 18] = [
     Kind { column: Column::left("DOMAIN", 14), from_width: 0, sort: Some(Sort::Name), cell: name },
     Kind { column: Column::left("STATE", 10), from_width: 120, sort: None, cell: state },
     Kind { column: Column::left("CLASS", 8), from_width: 0, sort: None, cell: class },
-    Kind { column: Column::right("VCPUS", 5), from_width: 140, sort: None, cell: vcpus },
+    Kind { column: Column::left("VCPUS", 10), from_width: 140, sort: None, cell: vcpus },
     Kind { column: Column::right("NEED", 5), from_width: 0, sort: Some(Sort::Need), cell: need },
     Kind { column: Column::right("RUN", 5), from_width: 0, sort: Some(Sort::Run), cell: run },
     Kind { column: Column::right("WAIT", 5), from_width: 0, sort: Some(Sort::Wait), cell: wait },
@@ -56,7 +56,7 @@ fn kinds(width: u16) -> Vec<&'static Kind> {
 fn columns(kinds: &[&Kind], width: u16) -> Vec<Column> {
     let mut columns: Vec<Column> = kinds.iter().map(|kind| kind.column).collect();
     if let Some(name) = columns.first_mut().filter(|_| width > 90) {
-        name.width += (width / 10).min(16) - 5;
+        name.width += (width / 10).min(11) - 5;
     }
     columns
 }
@@ -145,8 +145,13 @@ fn class(domain: &DomainView, _: &Moment, _: u64, _: Theme) -> Cell {
     Cell::plain(domain.class.to_string())
 }
 
-fn vcpus(domain: &DomainView, _: &Moment, _: u64, _: Theme) -> Cell {
-    Cell::plain(domain.vcpu_count.to_string())
+/// How many, and on which pcpus they were last.
+fn vcpus(domain: &DomainView, moment: &Moment, _: u64, _: Theme) -> Cell {
+    let pcpus = moment.pcpus.get(&domain.uuid).map(|pcpus| {
+        let pcpus: Vec<String> = pcpus.iter().map(|pcpu| plain(*pcpu)).collect();
+        format!(" on {}", pcpus.join(","))
+    });
+    Cell::plain(format!("{}{}", domain.vcpu_count, pcpus.unwrap_or_default()))
 }
 
 fn need(domain: &DomainView, _: &Moment, _: u64, _: Theme) -> Cell {
