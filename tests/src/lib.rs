@@ -23,6 +23,7 @@ mod paths;
 pub mod probe_report;
 mod run;
 pub mod tap;
+pub mod terminal;
 mod tracefs;
 pub mod witness;
 
@@ -36,5 +37,6 @@ pub use lab::{Lab, LabOptions};
 pub use load::{HttpLoad, HttpReport};
 pub use paths::{lab_cache, target_dir, workspace};
 pub use run::{output_of, run, wait_for};
+pub use terminal::Terminal;
 pub use tracefs::with_tracefs;
 pub use witness::Witness;

@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod lab;
 mod matrix;
+mod package;
 mod setup;
 mod test;
 mod tidy;
@@ -62,6 +63,8 @@ enum Task {
         #[arg(long, default_value_t = 10.0)]
         minutes: f64,
     },
+    /// Make man pages and completions in target/package; the .deb that holds them is not built yet
+    Package,
     /// A private libvirtd with real guests
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Task::Matrix(options) => setup::setup().and_then(|()| matrix::matrix(&options)),
         Task::Bench(task) => bench::bench(&task),
         Task::Fuzz { target, minutes } => fuzz::fuzz(target.as_deref(), minutes),
+        Task::Package => setup::setup().and_then(|()| package::package()),
         Task::Lab(task) => lab::lab(&task),
     };
     match outcome {

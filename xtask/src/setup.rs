@@ -21,8 +21,8 @@ const HYPERVISOR: [&str; 6] = [
     "qemu-utils",
 ];
 /// To compile and link, to unpack guest kernels, to make the lab's network and its load, to check the probes by, to step
-/// a daemon's clock.
-const TOOLS: [&str; 9] = [
+/// a daemon's clock, to look at what is drawn in a terminal, to render man pages.
+const TOOLS: [&str; 11] = [
     "gcc",
     "libc6-dev",
     "pkg-config",
@@ -32,6 +32,8 @@ const TOOLS: [&str; 9] = [
     "wrk",
     "linux-perf",
     "faketime",
+    "tmux",
+    "groff-base",
 ];
 /// A Rust with its library source, for the eBPF programs, where rustup has none. Same in both releases.
 const RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];

@@ -1,31 +1,15 @@
 //! `kvmpilotd`, the daemon: arguments, configuration, logging, and off into [`kvmpilot::daemon`].
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use kvmpilot::cli::DaemonArguments;
 use kvmpilot::{config, daemon};
 use tracing_subscriber::EnvFilter;
 
-/// Autopilot for libvirt/KVM hosts.
-///
-/// Watches how every vcpu is really scheduled and adjusts CPU weights, pins, balloons and the priorities of guest
-/// processes. Puts every value back when it stops. In mode `recommend`, the default, it changes nothing that nobody
-/// approved (`kvmpilot orders`).
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    /// Configuration file; `conf.d/*.toml` beside it is read too [default: /etc/kvmpilot/kvmpilot.toml]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Look for one cycle, print what would be done, change nothing
-    #[arg(long)]
-    once: bool,
-}
-
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = DaemonArguments::parse();
     let config = match config::load(arguments.config.as_deref()) {
         Ok(config) => config,
         Err(error) => {

@@ -9,7 +9,9 @@ use kvmpilot_core::order::OrderState;
 use kvmpilot_core::policy::{Key, Wishes, key_names};
 
 use super::client::encode;
+use super::generate::{GenerateCommand, Shell};
 use super::orders::since;
+use super::top::TopOptions;
 use crate::config::parse_duration;
 use crate::watch;
 
@@ -32,6 +34,10 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The domains by need, live: what they run, wait and lose to others, and what kvmpilot changed
+    ///
+    /// Keys sort, filter and look into a domain; `?` explains them. Goes on when the daemon goes away and comes back.
+    Top(TopOptions),
     /// All domains: what they are for, what they use, how long they wait
     Domains {
         /// Print JSON (docs/schema/domains.schema.json)
@@ -205,6 +211,18 @@ pub(super) enum Command {
     Token {
         #[command(subcommand)]
         command: TokenCommand,
+    },
+    /// Print completions of the command line for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write man pages and completions, for packages
+    #[command(hide = true)]
+    Generate {
+        #[command(subcommand)]
+        command: GenerateCommand,
     },
     /// Version of this program and of the API
     Version {

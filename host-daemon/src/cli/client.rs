@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::progress;
 use crate::api::views::Problem;
 
 /// Most bytes of an answer: the processes of a guest that has many, with room to spare.
@@ -29,6 +30,8 @@ pub(super) struct Client {
     pub(super) patience: Duration,
     /// For commands; longer than the server's own limit, whose message says more.
     pub(super) command_patience: Duration,
+    /// Whether a terminal is told that an answer takes its time.
+    pub(super) shows_progress: bool,
 }
 
 /// Why there is no answer.
@@ -63,6 +66,7 @@ impl Client {
             socket: socket.to_owned(),
             patience: Duration::from_secs(10),
             command_patience: Duration::from_secs(70),
+            shows_progress: true,
         }
     }
 
@@ -114,7 +118,13 @@ impl Client {
         patience: Duration,
     ) -> Result<T, ClientError> {
         let slow = |_| ClientError::Slow { socket: self.socket.clone(), patience };
-        let (status, body) = timeout(patience, self.exchange(method, path, json)).await.map_err(slow)??;
+        let exchange = timeout(patience, self.exchange(method, path, json));
+        let exchanged = if self.shows_progress {
+            progress::waiting("waiting for kvmpilotd", exchange).await
+        } else {
+            exchange.await
+        };
+        let (status, body) = exchanged.map_err(slow)??;
         if !status.is_success() {
             let problem: Problem = self.parse(&body)?;
             return Err(ClientError::Refused(problem.detail));

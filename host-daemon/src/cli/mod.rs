@@ -2,6 +2,9 @@
 
 mod arguments;
 mod client;
+mod examples;
+mod generate;
+mod kvmpilotd;
 pub mod offline;
 mod orders;
 mod page;
@@ -15,6 +18,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod token;
+mod top;
 #[cfg(test)]
 mod why_tests;
 mod words;
@@ -28,7 +32,9 @@ use serde::Serialize;
 
 pub use arguments::Arguments;
 use arguments::Command;
+use clap::{CommandFactory, FromArgMatches};
 use client::{Client, ClientError, encode};
+pub use kvmpilotd::DaemonArguments;
 use page::Screen;
 
 use crate::api::API_VERSION;
@@ -62,6 +68,18 @@ enum Failure {
     Json(#[from] serde_json::Error),
 }
 
+/// The command line, with examples and exit codes in the help of every command.
+#[must_use]
+pub fn command() -> clap::Command {
+    examples::add(Arguments::command(), "")
+}
+
+/// Reads the command line. After `--help`, and with a word on what is wrong after wrong usage, it ends the process.
+#[must_use]
+pub fn parse() -> Arguments {
+    Arguments::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
+}
+
 /// Carries out a subcommand. Answers go to standard output, errors to standard error.
 pub async fn run(arguments: Arguments) -> ExitCode {
     match execute(arguments).await {
@@ -89,6 +107,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let view: StatusView = client(None).get("/status").await?;
             answer(json, &view, || show::status(&view, screen))
         }
+        Command::Top(options) => top::top(client(None), options, screen).await,
         Command::Domains { json } => {
             let view: DomainsView = client(None).get("/domains").await?;
             answer(json, &view, || show::domains(&view, screen))
@@ -97,7 +116,8 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let ask = WatchAsk { what: what.into(), for_s: for_s.unwrap_or(WATCH_S) };
             let path = format!("/domains/{}/watch", encode(&name));
             let length = Duration::from_secs(ask.for_s.into());
-            let client = client(None);
+            // It shows its own progress, of a known length.
+            let client = Client { shows_progress: false, ..client(None) };
             let asked = client.post_json::<_, WatchView>(&path, &ask, length + WATCH_GRACE);
             let view = progress::shown(&format!("watching {name}"), length, asked).await?;
             answer(json, &view, || show::watch(&view, screen))
@@ -141,7 +161,8 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             }
             let reply = match client(Some(&config)).post::<CommandReply>("/restore").await {
                 Err(ClientError::NotRunning { .. }) => {
-                    offline::restore(&config).await.map_err(Failure::Offline)?
+                    let restored = offline::restore(&config);
+                    progress::waiting("putting back", restored).await.map_err(Failure::Offline)?
                 }
                 answered => answered?,
             };
@@ -167,8 +188,11 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let named = |error| Failure::Offline(format!("{}: {error}", file.display()));
             let input = io::BufReader::new(std::fs::File::open(&file).map_err(named)?);
             let policy = policy.map(|config| config.policy);
-            let view = crate::record::replay(input, &file, policy)
-                .map_err(|error| Failure::Offline(error.to_string()))?;
+            let view = progress::computing("replaying", move || {
+                crate::record::replay(input, &file, policy)
+                    .map_err(|error| Failure::Offline(error.to_string()))
+            })
+            .await?;
             answer(json, &view, || show::replay(&view, screen))
         }
         Command::Simulate { file, hours, config, json } => {
@@ -193,6 +217,14 @@ async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Service { command } => service::run(&client(None), command).await,
         Command::Token { command } => token::run(&client(None), command, screen).await,
         Command::Rules { command } => rules::run(command, client, screen).await,
+        Command::Completions { shell } => {
+            generate::completions(shell)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Generate { command } => {
+            generate::run(command)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Version { json } => {
             let view =
                 VersionView { version: env!("CARGO_PKG_VERSION").to_owned(), api_version: API_VERSION };

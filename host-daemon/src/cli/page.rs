@@ -146,7 +146,7 @@ impl Page {
 }
 
 /// Names and command lines come from guests: no character of theirs may steer the terminal or reverse the text.
-fn printable(c: char) -> char {
+pub(super) fn printable(c: char) -> char {
     match c {
         RED | YELLOW | GREEN | PLAIN | NO_BREAK => c,
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {

@@ -13,7 +13,7 @@ use kvmpilot_core::rules::{RuleSet, SHIPPED, SHIPPED_NAME};
 use super::arguments::RulesCommand;
 use super::client::{Client, ClientError};
 use super::page::Screen;
-use super::{Failure, answer, show};
+use super::{Failure, answer, progress, show};
 use crate::api::present;
 use crate::api::views::{PlannedView, RulesTestView, RulesView, TestedRuleView};
 use crate::config::{self, Config};
@@ -43,7 +43,7 @@ pub(super) async fn run(
             Ok(ExitCode::SUCCESS)
         }
         RulesCommand::Test { file, against, json } => {
-            let view = test(&file, &against)?;
+            let view = progress::computing("replaying twice", move || test(&file, &against)).await?;
             answer(json, &view, || show::rules_test(&view, screen))
         }
     }

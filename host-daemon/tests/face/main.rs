@@ -5,8 +5,11 @@
 
 mod cli;
 mod fuzz;
+mod generate;
 mod hostile;
+mod json;
 mod policy;
+mod progress;
 mod record;
 mod scale;
 mod schema;
@@ -15,4 +18,5 @@ mod service;
 mod simulate;
 mod socket;
 mod tcp;
+mod top;
 mod watch;
