@@ -413,6 +413,7 @@ impl Daemon {
             overhead: &self.overhead,
             ledger_entries: self.executor.ledger().len(),
             orders: self.store.order_counts().ok(),
+            order_moves: self.store.order_moves(),
             doctor: DoctorView { checks: self.check_up(&guests, &tiers) },
         };
         show(&scene)

@@ -23,6 +23,7 @@ use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::{History, Overhead};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
+use kvmpilot_core::order::OrderState;
 use kvmpilot_core::policy::Policy;
 
 pub use explain::{Background, LastWishes, explain};
@@ -71,6 +72,7 @@ pub struct Scene<'a> {
     pub overhead: &'a Overhead,
     pub ledger_entries: usize,
     pub orders: Option<OrderCounts>,
+    pub order_moves: Vec<(OrderState, u64)>,
     pub doctor: DoctorView,
 }
 

@@ -30,6 +30,7 @@ use rusqlite::Connection;
 pub use error::StoreError;
 use health::{Health, SpareDirectory};
 pub use history::HistoryRange;
+use orders::OrderMoves;
 pub use orders::{OrderCounts, OrderFilter};
 pub use rows::{ConnectionRow, CycleRecord, Dated, DomainRow, ProcessRow};
 pub use services::Lesson;
@@ -64,6 +65,7 @@ pub struct Store {
 struct Shared {
     current: RwLock<Arc<Inner>>,
     health: Health,
+    moves: OrderMoves,
     /// The real database, whether it can be used or not.
     file: PathBuf,
     limits: Limits,

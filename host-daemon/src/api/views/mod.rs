@@ -42,8 +42,8 @@ pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use rules::{RuleView, RulesTestView, RulesView, TestedRuleView};
 pub use service::{LearnAsk, LearnedView, ServiceView, ServicesView};
 pub use status::{
-    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
-    PressureView, ProgramView, StatusView, TierView,
+    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OrderMovesView,
+    OwnCostView, PressureView, ProgramView, StatusView, TierView,
 };
 pub use steal::{DomainStealView, RunnerKind, StealPartView, StealView, VcpuStealView};
 pub use token::{NewTokenView, TokenAsk, TokenView, TokensView, WhoAmIView};

@@ -1,6 +1,7 @@
 //! [`StatusView`]: the daemon and its host.
 
 use kvmpilot_core::finding::Finding;
+use kvmpilot_core::order::OrderState;
 use kvmpilot_core::policy::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -171,4 +172,16 @@ pub struct OrderCountsView {
     pub proposed: u64,
     /// All that the store remembers.
     pub total: u64,
+    /// How often orders came into each state since the daemon started.
+    #[serde(default)]
+    pub since_start: Vec<OrderMovesView>,
+}
+
+/// How often orders came into one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderMovesView {
+    /// The state.
+    pub state: OrderState,
+    /// How often.
+    pub times: u64,
 }
