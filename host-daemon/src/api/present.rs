@@ -33,7 +33,7 @@ pub use rules::rules;
 pub use service::learned;
 pub use watch::watch;
 
-use super::views::{DoctorView, TierView, Views};
+use super::views::{DoctorView, OtlpView, TierView, Views};
 use crate::config::DaemonConfig;
 use crate::kernel::OwnUse;
 use crate::libvirt::Status;
@@ -73,6 +73,7 @@ pub struct Scene<'a> {
     pub ledger_entries: usize,
     pub orders: Option<OrderCounts>,
     pub order_moves: Vec<(OrderState, u64)>,
+    pub otlp: Option<OtlpView>,
     pub doctor: DoctorView,
 }
 

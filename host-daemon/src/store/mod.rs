@@ -6,6 +6,7 @@
 
 mod database;
 mod error;
+mod events;
 mod health;
 mod history;
 mod ledger;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use error::StoreError;
+pub use events::StoredOrderEvent;
 use health::{Health, SpareDirectory};
 pub use history::HistoryRange;
 use orders::OrderMoves;

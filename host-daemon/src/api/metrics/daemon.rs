@@ -101,6 +101,23 @@ pub(super) const FAMILIES: &[Family] = &[
                 some(sink, &[&program.name, &program.tier.to_string()], mean);
             }
         }),
+    counter("otlp_sent_total", "Requests that the OTLP collector took since the daemon started.", &["signal"], |views, sink| {
+        for signal in views.status.otlp.iter().flat_map(|otlp| &otlp.signals) {
+            some(sink, &[&signal.signal], number(signal.sent));
+        }
+    }),
+    counter("otlp_dropped_total",
+        "Requests to the OTLP collector that were dropped since the daemon started: there was no room, or it refused them.",
+        &["signal"], |views, sink| {
+            for signal in views.status.otlp.iter().flat_map(|otlp| &otlp.signals) {
+                some(sink, &[&signal.signal], number(signal.dropped));
+            }
+        }),
+    counter("otlp_failed_attempts_total", "Attempts to reach the OTLP collector that failed since the daemon started.", &[],
+        |views, sink| one(sink, views.status.otlp.as_ref().map(|otlp| number(otlp.failed_attempts)))),
+    gauge("otlp_queue_bytes", "Memory of what waits for the OTLP collector.", &[], |views, sink| {
+        one(sink, views.status.otlp.as_ref().map(|otlp| number(otlp.queued_bytes)));
+    }),
 ];
 
 fn length(length: usize) -> f64 {

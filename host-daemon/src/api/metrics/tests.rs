@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::*;
 use crate::api::views::{DomainDetailView, DomainStealView, StealView};
 
-fn example<T: DeserializeOwned>(name: &str) -> T {
+/// One of the documented examples.
+pub(crate) fn example<T: DeserializeOwned>(name: &str) -> T {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/examples/{name}.json"));
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }

@@ -56,6 +56,7 @@ pub(super) fn status(scene: &Scene<'_>) -> StatusView {
                 .map(|(state, times)| OrderMovesView { state: *state, times: *times })
                 .collect(),
         },
+        otlp: scene.otlp.clone(),
         findings: scene.findings.clone(),
     }
 }

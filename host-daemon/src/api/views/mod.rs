@@ -11,6 +11,7 @@ mod domain;
 mod explain;
 mod flow;
 mod host;
+mod otlp;
 mod process;
 mod replay;
 mod rules;
@@ -37,6 +38,7 @@ pub use host::{
     FindingsView, HistoryView, HostDetailView, OrderMovedEvent, PcpuView, PlacedVcpuView, TickDomain,
     TickEvent, VcpusView,
 };
+pub use otlp::{OtlpSignalView, OtlpView};
 pub use process::{ApplicationView, ConnectionView, LadderView, ListenView, ProcessView, ProcessesView};
 pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use rules::{RuleView, RulesTestView, RulesView, TestedRuleView};

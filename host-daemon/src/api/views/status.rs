@@ -6,6 +6,8 @@ use kvmpilot_core::policy::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::OtlpView;
+
 /// How the daemon and its host are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusView {
@@ -35,6 +37,9 @@ pub struct StatusView {
     pub ledger_entries: u64,
     /// Work orders.
     pub orders: OrderCountsView,
+    /// What is pushed to a collector; null if nothing is.
+    #[serde(default)]
+    pub otlp: Option<OtlpView>,
     /// Conditions of the host and of all domains.
     pub findings: Vec<Finding>,
 }
