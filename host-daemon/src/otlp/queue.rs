@@ -1,4 +1,5 @@
-//! What waits to be sent: bounded by its memory, the oldest goes first.
+//! What waits to be sent: bounded by its memory. The oldest metrics go first, because newer ones say more; order events go when
+//! nothing else is left, because nobody says them again.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -65,7 +66,8 @@ impl State {
     /// Drops the oldest until the rest fits.
     fn bound(&mut self, limit: usize) {
         while self.books.bytes > limit {
-            let Some(oldest) = self.waiting.pop_front() else { return };
+            let metrics = self.waiting.iter().position(|request| request.signal == Signal::Metrics);
+            let Some(oldest) = self.waiting.remove(metrics.unwrap_or(0)) else { return };
             self.books.bytes -= oldest.body.len();
             self.books.dropped[oldest.signal as usize] += 1;
         }

@@ -55,7 +55,6 @@ impl OrderMoves {
     }
 }
 
-
 const COLUMNS: &str =
     "id, state, created_unix_ms, changed_unix_ms, outcome, proposal, trial, decided_by_uid, decided_by_token";
 

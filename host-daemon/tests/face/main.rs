@@ -6,6 +6,7 @@
 mod cli;
 mod fuzz;
 mod hostile;
+mod metrics;
 mod policy;
 mod record;
 mod scale;
