@@ -16,7 +16,22 @@ use serde_json::Value;
 
 const BOOT: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(60);
-const CONFIG: &str = "[modes]\ndefault = \"observe\"\n[weight]\nperiod = \"3s\"\n[loops]\ncycle = \"5s\"\nguest = \"5s\"\n[agent]\ntimeout = \"20s\"\n";
+const CONFIG: &str = r#"
+[modes]
+default = "observe"
+[weight]
+period = "3s"
+[loops]
+cycle = "5s"
+guest = "5s"
+[agent]
+timeout = "20s"
+[tcp]
+address = "127.0.0.1:9178"
+plain = "loopback"
+access = "read"
+"#;
+/// As in `CONFIG`.
 const SCRAPED: &str = "127.0.0.1:9178";
 const PROMETHEUS: &str = "127.0.0.1:9190";
 
@@ -48,7 +63,6 @@ fn prometheus_shows_what_the_daemon_knows() -> Result<()> {
     let lab = Lab::start(&LabOptions { guests: vec![guests::idle(), guest] })?;
     let daemon = lab.start_daemon("m", CONFIG)?;
     let socket = lab.state_dir().join("m/sock");
-    let _forwarder = forward(&lab, &socket)?;
     let _prometheus = start_prometheus(&lab)?;
     lab.wait_agents(BOOT)?;
 
@@ -91,15 +105,6 @@ fn prometheus_shows_what_the_daemon_knows() -> Result<()> {
         Ok(())
     })?;
     lab.stop()
-}
-
-/// The daemon's socket on a port of the lab's loopback: Prometheus knows no unix sockets.
-fn forward(lab: &Lab, socket: &Path) -> Result<Program> {
-    let (_, port) = SCRAPED.split_once(':').context("no port")?;
-    let mut command = lab.command("socat");
-    command.arg(format!("TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"));
-    command.arg(format!("UNIX-CONNECT:{}", socket.display()));
-    Ok(Program(command.stdin(Stdio::null()).spawn()?))
 }
 
 /// The shipped configuration with a shorter interval and this target.

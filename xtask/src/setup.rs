@@ -22,7 +22,7 @@ const HYPERVISOR: [&str; 6] = [
 ];
 /// To compile and link, to unpack guest kernels, to make the lab's network and its load, to check the probes by, to step
 /// a daemon's clock, to scrape its metrics.
-const TOOLS: [&str; 11] = [
+const TOOLS: [&str; 10] = [
     "gcc",
     "libc6-dev",
     "pkg-config",
@@ -33,7 +33,6 @@ const TOOLS: [&str; 11] = [
     "linux-perf",
     "faketime",
     PROMETHEUS,
-    "socat",
 ];
 /// Debian's package starts it as a service of this machine, which nobody asked for: a test runs it for itself.
 const PROMETHEUS: &str = "prometheus";
