@@ -30,6 +30,9 @@ timeout = "20s"
 address = "127.0.0.1:9178"
 plain = "loopback"
 access = "read"
+[otlp]
+endpoint = "http://127.0.0.1:4318"
+period = "1s"
 "#;
 /// As in `CONFIG`.
 const SCRAPED: &str = "127.0.0.1:9178";
@@ -85,6 +88,9 @@ fn prometheus_shows_what_the_daemon_knows() -> Result<()> {
         ensure!(recorded == promised && promised > 0.0, "{recorded}, not {promised}");
         Ok(())
     })?;
+    // There is no collector, and all of this works all the same.
+    ensure!(value(&lab, "kvmpilot_otlp_failed_attempts_total")? > 0.0, "nothing was pushed");
+    ensure!(value(&lab, "kvmpilot_otlp_queue_bytes")? > 0.0, "nothing waits");
     let text = scrape(&socket)?;
     is_clean(&lab, &text).with_context(|| text.clone())?;
     ensure!(text.contains("domain=\"passing\""), "{text}");

@@ -41,7 +41,7 @@ impl Default for OtlpConfig {
             endpoint: None,
             period: Duration::from_secs(15),
             timeout: Duration::from_secs(10),
-            queue_bytes: 8 << 20,
+            queue_bytes: 16 << 20,
             headers: BTreeMap::new(),
         }
     }

@@ -8,6 +8,8 @@ use crate::api::views::Views;
 
 /// `AGGREGATION_TEMPORALITY_CUMULATIVE`.
 const CUMULATIVE: u8 = 2;
+/// Points in one request, unless a single metric has more: some 1 MiB of text, where collectors take 4 MiB or more.
+const MOST_POINTS: usize = 4000;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -63,11 +65,36 @@ enum PointValue {
     Counts { count: String, sum: f64, bucket_counts: Vec<String>, explicit_bounds: Vec<f64> },
 }
 
-/// All metrics as of now.
-pub(super) fn encode(views: &Views, unix_ms: u64) -> Vec<u8> {
-    let metrics = families().filter_map(|family| metric(family, views, unix_ms)).collect();
+/// All metrics as of now, in as many requests as it takes: collectors bound what they read.
+pub(super) fn encode(views: &Views, unix_ms: u64) -> Vec<Vec<u8>> {
+    let mut requests = Vec::new();
+    let (mut metrics, mut points) = (Vec::new(), 0);
+    for metric in families().filter_map(|family| metric(family, views, unix_ms)) {
+        let more = metric.data.points();
+        if points + more > MOST_POINTS && points > 0 {
+            requests.push(request(views, std::mem::take(&mut metrics)));
+            points = 0;
+        }
+        metrics.push(metric);
+        points += more;
+    }
+    requests.push(request(views, metrics));
+    requests
+}
+
+fn request(views: &Views, metrics: Vec<Metric>) -> Vec<u8> {
     let scope_metrics = [ScopeMetrics { scope: SCOPE, metrics }];
     text(&Request { resource_metrics: [ResourceMetrics { resource: Resource::of(views), scope_metrics }] })
+}
+
+impl Data {
+    fn points(&self) -> usize {
+        match self {
+            Self::Gauge { data_points }
+            | Self::Sum { data_points, .. }
+            | Self::Histogram { data_points, .. } => data_points.len(),
+        }
+    }
 }
 
 fn metric(family: &Family, views: &Views, unix_ms: u64) -> Option<Metric> {

@@ -89,7 +89,9 @@ async fn fill(queue: Arc<Queue>, period: Duration, views: watch::Receiver<Arc<Vi
         let (store, queue) = (store.clone(), Arc::clone(&queue));
         // Thousands of series take milliseconds, and the store reads a file.
         let filled = spawn_blocking(move || {
-            queue.push(Request::new(Signal::Metrics, metrics::encode(&views, unix_ms())));
+            for body in metrics::encode(&views, unix_ms()) {
+                queue.push(Request::new(Signal::Metrics, body));
+            }
             let (events, now_seen) = events(&store, seen);
             if !events.is_empty() {
                 queue.push(Request::new(Signal::Logs, logs::encode(&views, &events)));

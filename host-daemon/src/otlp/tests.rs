@@ -239,7 +239,7 @@ async fn a_collector_that_is_gone_costs_a_bounded_queue_and_gets_the_newest_when
     let gone = Collector::start("127.0.0.1:0", &[(200, "")]).await;
     let address = gone.address;
     drop(gone);
-    let one = metrics::encode(&host_with(2), unix_ms()).len();
+    let one: usize = metrics::encode(&host_with(2), unix_ms()).iter().map(Vec::len).sum();
     let config = OtlpConfig { queue_bytes: 3 * one + one / 2, ..config(address) };
     let host = host(&config);
     let report =
@@ -292,4 +292,26 @@ async fn a_collector_that_never_answers_is_given_up() {
     let report =
         until("a failure", || Some(host.otlp.report()).filter(|told| told.failed_attempts > 0)).await;
     assert_eq!(report.message.as_deref(), Some("no answer within 500 ms"));
+}
+
+#[test]
+fn a_large_host_is_pushed_in_requests_that_collectors_take_and_fits_into_the_queue() {
+    let requests = metrics::encode(&host_with(500), 1_700_000_000_000);
+    let mut points = 0;
+    for request in &requests {
+        assert!(request.len() < 4 << 20, "{} bytes", request.len());
+        let json: Value = serde_json::from_slice(request).unwrap();
+        for metric in json["resourceMetrics"][0]["scopeMetrics"][0]["metrics"].as_array().unwrap() {
+            let of = |kind: &str| metric[kind]["dataPoints"].as_array().map_or(0, Vec::len);
+            points += of("gauge") + of("sum") + of("histogram");
+        }
+    }
+    let mut wanted = 0;
+    let views = host_with(500);
+    families().for_each(|family| family.read(&views, &mut |_, _| wanted += 1));
+    let size: usize = requests.iter().map(Vec::len).sum();
+    println!("{} requests, {size} bytes, {points} points", requests.len());
+    assert_eq!(points, wanted);
+    // Twice, so that one waits while the next is written.
+    assert!(2 * size <= OtlpConfig::default().queue_bytes, "{size} bytes");
 }

@@ -36,5 +36,5 @@ fn who_may_look_may_scrape_in_the_format_that_was_asked_for() {
     });
     let (_, _, after) = tcp(&face, "GET", "/metrics", &reader);
     assert!(!after.contains("domain=\"web\"") && after.contains("domain=\"silent/1 ä\""), "{after}");
-    assert_eq!(tcp(&face, "POST", "/metrics", &reader).0, 405);
+    assert_eq!(tcp(&face, "POST", "/metrics", &format!("{reader}X-Kvmpilot: 1\r\n")).0, 405);
 }

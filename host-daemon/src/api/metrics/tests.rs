@@ -1,3 +1,5 @@
+//! What the metrics are held to: the conventions, both formats, their number, their documents, and what Prometheus and Grafana ask for.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
