@@ -46,6 +46,7 @@ use crate::doctor;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
+use crate::otlp::Otlp;
 use crate::sense::{
     BalloonReport, Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory, WatchedFiles,
 };
@@ -116,6 +117,8 @@ struct Daemon {
     last_cycle: Option<(Instant, Duration)>,
     views: watch::Sender<Arc<Views>>,
     recordings: Recordings,
+    /// Absent where no collector is configured.
+    otlp: Option<Otlp>,
 }
 
 impl Daemon {
@@ -413,6 +416,8 @@ impl Daemon {
             overhead: &self.overhead,
             ledger_entries: self.executor.ledger().len(),
             orders: self.store.order_counts().ok(),
+            order_moves: self.store.order_moves(),
+            otlp: self.otlp.as_ref().map(Otlp::report),
             doctor: DoctorView { checks: self.check_up(&guests, &tiers) },
         };
         show(&scene)

@@ -11,6 +11,7 @@ pub mod guest_channel;
 pub mod kernel;
 pub mod libvirt;
 pub mod orders;
+pub mod otlp;
 pub mod probes;
 pub mod record;
 pub mod sense;

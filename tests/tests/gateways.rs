@@ -110,7 +110,7 @@ async fn reads_and_changes_a_domain() -> Result<()> {
     libvirt.pin_emulator(uuid, &host).await?;
 
     let image = lab.state_dir().join("disk.raw");
-    File::create(&image)?.set_len(64 << 20)?;
+    fs::File::create(&image)?.set_len(64 << 20)?;
     let image = image.display().to_string();
     lab.virsh(&["attach-disk", "web", &image, "vdb", "--targetbus", "virtio", "--live"])?;
     wait_event(&mut events, |event| event == DomainEvent::DevicesChanged { domain: uuid }).await?;

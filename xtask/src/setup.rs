@@ -21,8 +21,8 @@ const HYPERVISOR: [&str; 6] = [
     "qemu-utils",
 ];
 /// To compile and link, to unpack guest kernels, to make the lab's network and its load, to check the probes by, to step
-/// a daemon's clock, to look at what is drawn in a terminal, to render man pages.
-const TOOLS: [&str; 11] = [
+/// a daemon's clock, to look at what is drawn in a terminal, to render man pages, to scrape its metrics.
+const TOOLS: [&str; 12] = [
     "gcc",
     "libc6-dev",
     "pkg-config",
@@ -34,7 +34,12 @@ const TOOLS: [&str; 11] = [
     "faketime",
     "tmux",
     "groff-base",
+    PROMETHEUS,
 ];
+/// Debian's package starts it as a service of this machine, which nobody asked for: a test runs it for itself.
+const PROMETHEUS: &str = "prometheus";
+/// Masks that service. A person who wants it takes the link away.
+const MASK: &str = "/etc/systemd/system/prometheus.service";
 /// A Rust with its library source, for the eBPF programs, where rustup has none. Same in both releases.
 const RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
 const BPF_LINKER: &str = "0.13.0";
@@ -109,7 +114,14 @@ fn missing() -> Result<Vec<Step>> {
         }
         steps.push(install(&options, &hypervisor));
     }
-    steps.extend(install_any(&lacks(&TOOLS)));
+    let tools = lacks(&TOOLS);
+    let systemd = Path::new(MASK).parent().is_some_and(Path::is_dir);
+    if systemd && tools.contains(&PROMETHEUS) && fs::symlink_metadata(MASK).is_err() {
+        let mut mask = Command::new("ln");
+        mask.args(["-s", "/dev/null", MASK]);
+        steps.push(Step::Run { command: mask, as_root: true });
+    }
+    steps.extend(install_any(&tools));
 
     match toolchain::find() {
         Some((compiler, _)) if compiler.sysroot != Path::new(DEBIAN) => {}

@@ -493,6 +493,19 @@ pub enum OrderState {
 }
 
 impl OrderState {
+    /// All states.
+    pub const ALL: [Self; 9] = [
+        Self::Proposed,
+        Self::Approved,
+        Self::Applied,
+        Self::Verified,
+        Self::Kept,
+        Self::Rejected,
+        Self::Expired,
+        Self::Failed,
+        Self::RolledBack,
+    ];
+
     /// Whether nothing more will happen to the order by itself.
     #[must_use]
     pub const fn is_final(self) -> bool {

@@ -10,6 +10,7 @@ mod command;
 mod events;
 mod host;
 mod listen;
+pub mod metrics;
 mod operations;
 pub mod present;
 mod problem;

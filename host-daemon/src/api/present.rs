@@ -23,6 +23,7 @@ use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::{History, Overhead};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::Model;
+use kvmpilot_core::order::OrderState;
 use kvmpilot_core::policy::Policy;
 
 pub use explain::{Background, LastWishes, explain};
@@ -32,7 +33,7 @@ pub use rules::rules;
 pub use service::learned;
 pub use watch::watch;
 
-use super::views::{DoctorView, TierView, Views};
+use super::views::{DoctorView, OtlpView, TierView, Views};
 use crate::config::DaemonConfig;
 use crate::kernel::OwnUse;
 use crate::libvirt::Status;
@@ -71,6 +72,8 @@ pub struct Scene<'a> {
     pub overhead: &'a Overhead,
     pub ledger_entries: usize,
     pub orders: Option<OrderCounts>,
+    pub order_moves: Vec<(OrderState, u64)>,
+    pub otlp: Option<OtlpView>,
     pub doctor: DoctorView,
 }
 

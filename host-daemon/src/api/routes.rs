@@ -55,6 +55,7 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits, to
         .fold(Router::new(), |router, operation| router.route(operation.path, operation.handler));
     Router::new()
         .nest(BASE, routes)
+        .route("/metrics", axum::routing::get(super::metrics::metrics))
         .fallback(|uri: Uri| async move {
             Failure::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
         })

@@ -4,6 +4,7 @@
 mod diagnostic;
 mod options;
 mod origins;
+mod otlp;
 mod read;
 mod rules;
 mod scenario;
@@ -24,6 +25,7 @@ use kvmpilot_core::policy::{Policy, matches_pattern};
 
 pub use diagnostic::Diagnostic;
 pub use origins::{Origins, Place};
+pub use otlp::{Endpoint, OtlpConfig};
 pub use rules::{load_rules, read_entries, read_rules};
 pub use scenario::{ScenarioError, load_scenario};
 pub use tcp::{Access, Plain, TcpConfig};
@@ -85,6 +87,8 @@ pub struct DaemonConfig {
     pub qemu_monitor: bool,
     /// How much history is kept.
     pub store: Limits,
+    /// What is pushed to a collector.
+    pub otlp: OtlpConfig,
 }
 
 /// Least severity that is logged.
@@ -200,6 +204,7 @@ impl Default for DaemonConfig {
             flows: FlowsConfig { enabled: true, max_per_domain: 1024 },
             qemu_monitor: false,
             store: Limits::default(),
+            otlp: OtlpConfig::default(),
         }
     }
 }

@@ -5,9 +5,8 @@ use std::time::Duration;
 use kvmpilot_core::policy::{Actuator, CPU_SHARES, DomainPolicy, FLOOR, MAX_FACTOR};
 use kvmpilot_core::units::KiB;
 
-use super::Config;
-use super::tcp;
 use super::value::{DAY, Read, SECOND, Value};
+use super::{Config, otlp, tcp};
 
 /// One option of a section, or of `[[domain]]`.
 pub(super) struct Choice<T> {
@@ -65,6 +64,12 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("store", "retention", sets!(daemon.store.retention, |v| v.duration(SECOND * 3600..=DAY * 3660))),
     option("store", "max_size", sets!(daemon.store.max_bytes,
         |v| v.size(KiB::from_mib(8)..=KiB::from_mib(1 << 20)).map(|size| size.0 * 1024))),
+
+    option("otlp", "endpoint", sets!(daemon.otlp.endpoint, |v| otlp::endpoint(v))),
+    option("otlp", "period", sets!(daemon.otlp.period, |v| v.duration(SECOND..=SECOND * 3600))),
+    option("otlp", "timeout", sets!(daemon.otlp.timeout, |v| v.duration(SECOND..=SECOND * 60))),
+    option("otlp", "queue", sets!(daemon.otlp.queue_bytes, |v| bytes(v, KiB(64)..=KiB::from_mib(1 << 10)))),
+    option("otlp", "headers", sets!(daemon.otlp.headers, |v| otlp::headers(v))),
 
     option("rules", "directory", sets!(rules_directory, |v| v.unless("default", Value::path))),
 
@@ -156,6 +161,10 @@ const WEIGHT: &[Choice<DomainPolicy>] = &[
     option("domain.weight", "min", sets!(wishes.weight.min, |v| v.whole(CPU_SHARES).map(Some))),
     option("domain.weight", "max", sets!(wishes.weight.max, |v| v.whole(CPU_SHARES).map(Some))),
 ];
+
+fn bytes(value: Value<'_>, range: std::ops::RangeInclusive<KiB>) -> Read<usize> {
+    value.size(range).map(|size| usize::try_from(size.0 * 1024).unwrap_or(usize::MAX))
+}
 
 fn own_mode(entry: &mut DomainPolicy, actuator: Actuator, value: Value<'_>) -> Read<()> {
     entry.wishes.set_mode_of(actuator, value.unless("default", Value::word)?);

@@ -63,8 +63,30 @@ fn the_shipped_file_is_the_defaults_and_leaves_nothing_out() {
 }
 
 #[test]
+fn a_collector_is_named_by_a_plain_address() {
+    let text = |value: &str| format!("[otlp]\nendpoint = {value}\n");
+    let read = |value: &str| load_text(&text(value)).unwrap().daemon.otlp.endpoint.map(|at| at.to_string());
+    assert_eq!(read("''"), None);
+    assert_eq!(read("'http://collector'").unwrap(), "http://collector:4318");
+    assert_eq!(read("'http://[::1]:1/otlp/'").unwrap(), "http://[::1]:1/otlp");
+    for (wrong, why) in [
+        ("'https://collector:4318'", "does not speak https"),
+        ("'collector:4318'", "is no address of a collector"),
+        ("'http://me:secret@collector'", "without a password"),
+        ("'http://collector:4318/v1/metrics'", "one signal"),
+        ("4318", "wants text"),
+    ] {
+        assert!(mistake(&text(wrong)).contains(why), "{wrong}: {}", mistake(&text(wrong)));
+    }
+    let header = mistake("[otlp]\nheaders = { authorization = \"Bearer\\nx\" }\n");
+    assert!(header.contains("cannot be a header"), "{header}");
+    let shown = format!("{:?}", load_text("[otlp]\nheaders = { a = 'hidden' }").unwrap().daemon);
+    assert!(!shown.contains("hidden"), "{shown}");
+}
+
+#[test]
 fn every_option_sets_something_of_its_own() {
-    const VALUES: [&str; 19] = [
+    const VALUES: [&str; 21] = [
         "'1'",
         "'9MiB'",
         "false",
@@ -84,6 +106,8 @@ fn every_option_sets_something_of_its_own() {
         "'127.0.0.1:1'",
         "'read'",
         "'loopback'",
+        "'http://x'",
+        "{ x = 'y' }",
     ];
     let mut seen: Vec<(String, Config)> = vec![("defaults".into(), Config::default())];
     for option in OPTIONS {

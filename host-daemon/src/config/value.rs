@@ -1,5 +1,6 @@
 //! How single values are written: durations, sizes, words, numbers in a range.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -211,6 +212,17 @@ impl Value<'_> {
                 .map_err(|fault| Fault { message: format!("{}: {}", choice.key, fault.message), ..fault })?;
         }
         Ok(())
+    }
+
+    /// A table of texts; `like` shows one.
+    pub(super) fn texts(&self, like: &str) -> Read<BTreeMap<String, String>> {
+        let help = || format!("write a table like {like}");
+        let Some(table) = self.0.get_ref().as_table() else { return Err(self.wants("a table", help())) };
+        let text = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+            let key: &std::borrow::Cow<'_, str> = key.get_ref();
+            Ok((key.clone().into_owned(), Value(value).text()?.to_owned()))
+        };
+        table.iter().map(text).collect()
     }
 
     pub(super) fn names(&self) -> Read<Vec<String>> {

@@ -28,6 +28,7 @@ use crate::guest_channel::GuestChannel;
 use crate::kernel::Kernel;
 use crate::libvirt::{self, Libvirt};
 use crate::orders::OrderBook;
+use crate::otlp::Otlp;
 use crate::probes::flows::{FlowOptions, FlowProbes, Hook};
 use crate::probes::{Capacity, Ground, Probes};
 use crate::sense::{Flows, Guests, HostSense, Inventory, WatchedFiles};
@@ -193,6 +194,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         last_cycle: None,
         views,
         recordings: Recordings::default(),
+        otlp: Otlp::start(&config.daemon.otlp, shown.clone(), store.clone()),
         libvirt,
         config,
     };

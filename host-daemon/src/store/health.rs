@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::orders::OrderMoves;
 use super::{FILE, Inner, Limits, Shared, Store, StoreError};
 
 /// A spare lives as long as the daemon at most, and shows the last hours.
@@ -91,6 +92,7 @@ impl Store {
         let shared = Shared {
             current: std::sync::RwLock::new(Arc::new(inner)),
             health: Health::default(),
+            moves: OrderMoves::default(),
             file: directory.join(FILE),
             limits,
         };

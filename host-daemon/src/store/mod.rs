@@ -6,6 +6,7 @@
 
 mod database;
 mod error;
+mod events;
 mod health;
 mod history;
 mod ledger;
@@ -28,8 +29,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use error::StoreError;
+pub use events::StoredOrderEvent;
 use health::{Health, SpareDirectory};
 pub use history::HistoryRange;
+use orders::OrderMoves;
 pub use orders::{OrderCounts, OrderFilter};
 pub use rows::{ConnectionRow, CycleRecord, Dated, DomainRow, ProcessRow};
 pub use services::Lesson;
@@ -64,6 +67,7 @@ pub struct Store {
 struct Shared {
     current: RwLock<Arc<Inner>>,
     health: Health,
+    moves: OrderMoves,
     /// The real database, whether it can be used or not.
     file: PathBuf,
     limits: Limits,

@@ -1,5 +1,7 @@
 //! Work orders.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use kvmpilot_core::Uuid;
 use kvmpilot_core::asker::Asker;
 use kvmpilot_core::order::{OrderEvent, OrderState, Proposal, Trial, WorkOrder};
@@ -36,6 +38,23 @@ pub struct OrderCounts {
     pub total: u64,
 }
 
+/// How often orders came into each state since the daemon started, in the order of [`OrderState::ALL`]. Unlike what is in the
+/// store, these never fall.
+#[derive(Debug, Default)]
+pub(super) struct OrderMoves([AtomicU64; OrderState::ALL.len()]);
+
+impl OrderMoves {
+    fn note(&self, state: OrderState, moved: bool) {
+        if !moved {
+            return;
+        }
+        let known = OrderState::ALL.iter().zip(&self.0).find(|(of, _)| **of == state);
+        if let Some((_, count)) = known {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 const COLUMNS: &str =
     "id, state, created_unix_ms, changed_unix_ms, outcome, proposal, trial, decided_by_uid, decided_by_token";
 
@@ -51,7 +70,7 @@ impl Store {
         unix_ms: u64,
     ) -> Result<WorkOrder, StoreError> {
         let proposal = proposal.clone();
-        self.write(move |connection| {
+        let made = self.write(move |connection| {
             let id: u64 = connection
                 .prepare_cached(
                     "insert into work_order
@@ -80,7 +99,9 @@ impl Store {
                 decided_by_token: None,
                 history: vec![OrderEvent { unix_ms, state, outcome: String::new() }],
             })
-        })
+        });
+        self.shared.moves.note(state, made.is_ok());
+        made
     }
 
     /// Moves an order to another state.
@@ -110,6 +131,7 @@ impl Store {
                 )?
                 .execute(params![clamp(id), clamp(unix_ms)])
         })?;
+        self.shared.moves.note(OrderState::Applied, changed > 0);
         Ok(changed > 0)
     }
 
@@ -172,6 +194,7 @@ impl Store {
                     token
                 ])
         })?;
+        self.shared.moves.note(state, changed > 0);
         if changed == 0 { Err(StoreError::NoSuchOrder(id)) } else { Ok(()) }
     }
 
@@ -226,6 +249,13 @@ impl Store {
             }
             Ok(orders)
         })
+    }
+
+    /// How often orders came into each state since the daemon started.
+    #[must_use]
+    pub fn order_moves(&self) -> Vec<(OrderState, u64)> {
+        let counts = self.shared.moves.0.iter().map(|count| count.load(Ordering::Relaxed));
+        OrderState::ALL.into_iter().zip(counts).collect()
     }
 
     /// How many orders there are.

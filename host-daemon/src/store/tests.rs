@@ -173,6 +173,9 @@ fn orders_are_numbered_found_and_moved_on() {
     store.order_judged(1, OrderState::Kept, "kept: it helped", Some(&trial), 400).unwrap();
     let kept = store.order(1).unwrap().unwrap();
     assert_eq!(kept.trial, Some(trial));
+    assert!(store.order_update(99, OrderState::Kept, "", 400).is_err(), "there is no such order");
+    let moves: Vec<_> = store.order_moves().into_iter().filter(|(_, times)| *times > 0).collect();
+    assert_eq!(moves, [(OrderState::Proposed, 2), (OrderState::Verified, 1), (OrderState::Kept, 1)]);
     let history: Vec<_> = kept.history.iter().map(|event| (event.state, event.unix_ms)).collect();
     let expected = [(OrderState::Proposed, 100), (OrderState::Verified, 300), (OrderState::Kept, 400)];
     assert_eq!(history, expected);

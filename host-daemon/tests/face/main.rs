@@ -8,6 +8,7 @@ mod fuzz;
 mod generate;
 mod hostile;
 mod json;
+mod metrics;
 mod policy;
 mod progress;
 mod record;

@@ -29,12 +29,12 @@ fn address(face: &Face) -> SocketAddr {
     face.server.as_ref().unwrap().tcp_address().unwrap()
 }
 
-fn tcp(face: &Face, method: &str, path: &str, headers: &str) -> (u16, String, String) {
+pub(crate) fn tcp(face: &Face, method: &str, path: &str, headers: &str) -> (u16, String, String) {
     exchange(TcpStream::connect(address(face)).unwrap(), method, path, headers)
 }
 
 /// Makes a token and returns the header that carries it.
-fn token(face: &Face, arguments: &[&str]) -> String {
+pub(crate) fn token(face: &Face, arguments: &[&str]) -> String {
     let made: Value =
         serde_json::from_str(&face.prints(&[&["token", "create", "--json"], arguments].concat())).unwrap();
     format!("Authorization: Bearer {}\r\n", made["token"].as_str().unwrap())

@@ -110,6 +110,13 @@ pub struct ThreadModel {
     pub runq_wait_p50: Option<Duration>,
     /// 99th percentile of the waits before running.
     pub runq_wait_p99: Option<Duration>,
+    /// On a pcpu since it was born.
+    pub run_total: Duration,
+    /// Runnable but not running since it was born.
+    pub wait_total: Duration,
+    /// Waits before running by length since it is watched, in the log2 buckets of
+    /// [`ThreadSample::runq_wait_histogram`].
+    pub waits: Option<Arc<[u64]>>,
     /// Switches away while runnable, a second.
     pub preempted_per_s: Option<f64>,
     /// Switches away to sleep, a second.
@@ -343,6 +350,9 @@ impl ThreadModel {
             wait: part(|thread| thread.runq_wait_ns),
             runq_wait_p50: wait_quantile(0.50),
             runq_wait_p99: wait_quantile(0.99),
+            run_total: Duration::from_nanos(end.on_cpu_ns),
+            wait_total: Duration::from_nanos(end.runq_wait_ns),
+            waits: end.runq_wait_histogram.clone(),
             preempted_per_s: rate(|thread| thread.switches_preempted),
             blocked_per_s: rate(|thread| thread.switches_blocked),
             migrations_per_s: rate(|thread| thread.migrations),

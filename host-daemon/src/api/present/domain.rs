@@ -171,10 +171,21 @@ fn vcpu(number: u32, pin: Option<kvmpilot_core::CpuSet>, thread: Option<&ThreadM
         wait_ratio: thread.and_then(|thread| thread.wait),
         runq_wait_p50_us: thread.and_then(|thread| thread.runq_wait_p50).map(micros),
         runq_wait_p99_us: thread.and_then(|thread| thread.runq_wait_p99).map(micros),
+        run_total_s: thread.map(|thread| seconds(thread.run_total)),
+        runq_wait_total_s: thread.map(|thread| seconds(thread.wait_total)),
+        runq_wait_counts: thread
+            .and_then(|thread| thread.waits.as_deref())
+            .map_or_else(Vec::new, until_zeros),
         preempted_per_s: thread.and_then(|thread| thread.preempted_per_s),
         blocked_per_s: thread.and_then(|thread| thread.blocked_per_s),
         migrations_per_s: thread.and_then(|thread| thread.migrations_per_s),
     }
+}
+
+/// The counts without the zeros at their end.
+fn until_zeros(counts: &[u64]) -> Vec<u64> {
+    let length = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+    counts.iter().take(length).copied().collect()
 }
 
 fn thread(thread: &ThreadModel) -> ThreadView {

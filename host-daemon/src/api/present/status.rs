@@ -7,7 +7,8 @@ use kvmpilot_core::units::{KiB, Ratio};
 
 use super::{Scene, own, seconds};
 use crate::api::views::{
-    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, PressureView, StatusView,
+    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OrderMovesView,
+    PressureView, StatusView,
 };
 use crate::libvirt::Status;
 
@@ -49,7 +50,13 @@ pub(super) fn status(scene: &Scene<'_>) -> StatusView {
         orders: OrderCountsView {
             proposed: scene.orders.map_or(0, |orders| orders.proposed),
             total: scene.orders.map_or(0, |orders| orders.total),
+            since_start: scene
+                .order_moves
+                .iter()
+                .map(|(state, times)| OrderMovesView { state: *state, times: *times })
+                .collect(),
         },
+        otlp: scene.otlp.clone(),
         findings: scene.findings.clone(),
     }
 }

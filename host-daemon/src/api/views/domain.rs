@@ -196,6 +196,16 @@ pub struct VcpuView {
     pub runq_wait_p50_us: Option<f64>,
     /// 99th percentile of its waits for a pcpu.
     pub runq_wait_p99_us: Option<f64>,
+    /// Time on a pcpu since its thread was born.
+    #[serde(default)]
+    pub run_total_s: Option<f64>,
+    /// Time runnable but not running since its thread was born.
+    #[serde(default)]
+    pub runq_wait_total_s: Option<f64>,
+    /// Its waits for a pcpu by length since the daemon watches it: entry `n` counts those of `2^n` up to `2^(n+1)` ns, entry 0
+    /// also shorter ones. Zeros at the end are left out. Empty without the scheduler probe.
+    #[serde(default)]
+    pub runq_wait_counts: Vec<u64>,
     /// Switches away while it wanted to run.
     pub preempted_per_s: Option<f64>,
     /// Switches away to sleep.

@@ -11,6 +11,7 @@ mod domain;
 mod explain;
 mod flow;
 mod host;
+mod otlp;
 mod process;
 mod replay;
 mod rules;
@@ -37,13 +38,14 @@ pub use host::{
     FindingsView, HistoryView, HostDetailView, OrderMovedEvent, PcpuView, PlacedVcpuView, TickDomain,
     TickEvent, VcpusView,
 };
+pub use otlp::{OtlpSignalView, OtlpView};
 pub use process::{ApplicationView, ConnectionView, LadderView, ListenView, ProcessView, ProcessesView};
 pub use replay::{AppliedView, FoundView, Pace, PlannedView, ReplayView};
 pub use rules::{RuleView, RulesTestView, RulesView, TestedRuleView};
 pub use service::{LearnAsk, LearnedView, ServiceView, ServicesView};
 pub use status::{
-    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OwnCostView,
-    PressureView, ProgramView, StatusView, TierView,
+    CycleView, DomainCountsView, HealthView, HostView, LibvirtView, OrderCountsView, OrderMovesView,
+    OwnCostView, PressureView, ProgramView, StatusView, TierView,
 };
 pub use steal::{DomainStealView, RunnerKind, StealPartView, StealView, VcpuStealView};
 pub use token::{NewTokenView, TokenAsk, TokenView, TokensView, WhoAmIView};

@@ -1,9 +1,12 @@
 //! [`StatusView`]: the daemon and its host.
 
 use kvmpilot_core::finding::Finding;
+use kvmpilot_core::order::OrderState;
 use kvmpilot_core::policy::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::OtlpView;
 
 /// How the daemon and its host are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +37,9 @@ pub struct StatusView {
     pub ledger_entries: u64,
     /// Work orders.
     pub orders: OrderCountsView,
+    /// What is pushed to a collector; null if nothing is.
+    #[serde(default)]
+    pub otlp: Option<OtlpView>,
     /// Conditions of the host and of all domains.
     pub findings: Vec<Finding>,
 }
@@ -171,4 +177,16 @@ pub struct OrderCountsView {
     pub proposed: u64,
     /// All that the store remembers.
     pub total: u64,
+    /// How often orders came into each state since the daemon started.
+    #[serde(default)]
+    pub since_start: Vec<OrderMovesView>,
+}
+
+/// How often orders came into one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderMovesView {
+    /// The state.
+    pub state: OrderState,
+    /// How often.
+    pub times: u64,
 }
