@@ -47,17 +47,17 @@ export function choices(order) {
 
 /**
  * @param {any[]} orders newest first
- * @param {boolean} full with time and reason
+ * @param {{full?: boolean, domain?: boolean}} what `full` with time and reason, `domain` with the domain
  * @param {((order: any) => any)|null} [buttons] what stands in the last column
  */
-export function orderTable(orders, full, buttons = null) {
+export function orderTable(orders, { full = false, domain = true } = {}, buttons = null) {
   return table("Work orders, newest first", orders, (order) => order.id, [
     { label: "Order", kind: "num", cell: (order) => h("a", { href: `#/orders/${order.id}` }, String(order.id)) },
     full && { label: "Changed", kind: "mid nowrap", cell: (order) => time(order.changed_unix_ms) },
-    { label: "Domain", cell: (order) => domainLink(order.domain_name) },
+    domain && { label: "Domain", cell: (order) => domainLink(order.domain_name) },
     { label: "Change", cell: (order) => actionText(order.action) },
     { label: "State", cell: (order) => badge(order.state, order.outcome || null) },
     full && { label: "Reason", kind: "wide", cell: (order) => order.reason.summary },
-    buttons && { label: "Decide", hidden: true, cell: buttons },
+    buttons && { label: "Decide", hidden: true, kind: "nowrap mid", cell: buttons },
   ], "There are no orders.");
 }

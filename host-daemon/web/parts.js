@@ -11,7 +11,7 @@ import { known, percent, words } from "./format.js";
  */
 export function section(title, ...children) {
   const id = `s-${title.toLowerCase().replace(/[^a-z0-9]+/g, "-")}`;
-  return h("section.panel", { "aria-labelledby": id, "data-key": id }, h("h2", { id }, title), ...children);
+  return h("section.panel", { "data-key": id }, h("h2", null, title), ...children);
 }
 
 /**
@@ -42,7 +42,7 @@ export function table(caption, items, key, columns, empty = "None.") {
   const body = items.map((item) => h("tr", { "data-key": key(item) }, shown.map(cell(item))));
   return h(
     "div.scroll",
-    { role: "region", "aria-label": caption, tabindex: 0 },
+    { role: "group", "aria-label": caption, tabindex: 0 },
     h("table", null, h("caption.sr", null, caption), h("thead", null, h("tr", null, head)), h("tbody", null, body)),
   );
 }
@@ -73,20 +73,22 @@ const TONES = {
 /**
  * A word in a frame of its tone.
  * @param {string} word as the API writes it
- * @param {string} [title]
+ * @param {string|null} [title]
+ * @param {string} [text] what to say instead of the word alone
  */
-export function badge(word, title) {
+export function badge(word, title, text) {
   const tone = Object.keys(TONES).find((name) => TONES[name].includes(word)) ?? "plain";
-  return h(`span.badge.${tone}`, { title }, words(word));
+  return h(`span.badge.${tone}`, { title }, text ?? words(word));
 }
 
 /**
  * Names and values.
  * @param {[string, any][]} pairs
+ * @param {boolean} [single] one below the other: the values are long
  */
-export function facts(pairs) {
+export function facts(pairs, single = false) {
   return h(
-    "dl.facts",
+    single ? "dl.facts.single" : "dl.facts",
     null,
     pairs.map(([name, value]) => h("div", { "data-key": name }, h("dt", null, name), h("dd", null, value))),
   );
@@ -111,7 +113,7 @@ export function findingList(findings) {
           finding.domain_name ? [domainLink(finding.domain_name), ": "] : null,
           finding.summary,
           finding.evidence.length > 0
-            ? h("details", null, h("summary", null, `evidence for ${words(finding.name)}`), facts(finding.evidence))
+            ? h("details", null, h("summary", null, `evidence for ${words(finding.name)}`), facts(finding.evidence, true))
             : null,
         ),
       ),

@@ -44,7 +44,7 @@ export function page(context) {
           domainSection(domains, filter, shown),
           h("div.pair", { "data-key": "side" },
             section("Findings", findingList(status.findings)),
-            section("Last orders", orderTable(orders, false), h("p", null, h("a", { href: "#/orders" }, "All orders"))),
+            section("Last orders", orderTable(orders), h("p", null, h("a", { href: "#/orders" }, "All orders"))),
           ),
         ),
       ];
@@ -137,7 +137,7 @@ function states(domain) {
   if (domain.state !== "running") return badge(domain.state);
   const off = ["cpu", "memory"].filter((what) => ["over", "under"].includes(domain.states[what]));
   if (off.length === 0) return badge(domain.states.cpu === "unknown" ? "unknown" : "ok");
-  return off.map((what) => badge(domain.states[what], `${what} is ${words(domain.states[what])}`));
+  return off.map((what) => badge(domain.states[what], null, `${what} ${words(domain.states[what])}`));
 }
 
 function weight({ current, original }) {

@@ -150,3 +150,22 @@ fn it_is_small() {
     let longest = own().map(|asset| (text(asset).lines().count(), asset.path)).max().unwrap();
     assert!(longest.0 < 400, "{longest:?}");
 }
+
+/// Pages are imported by a name that is put together: each of them must be one of the list.
+#[test]
+fn every_page_is_there() {
+    let main = own().find(|asset| asset.path == "main.js").map(text).unwrap();
+    let list = main.split("const PAGES = {").nth(1).unwrap().split('}').next().unwrap();
+    let mut named: Vec<String> = list
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| !name.is_empty())
+        .map(|name| format!("pages/{name}.js"))
+        .collect();
+    let mut there: Vec<&str> =
+        own().map(|asset| asset.path).filter(|path| path.starts_with("pages/")).collect();
+    named.sort();
+    there.sort_unstable();
+    assert_eq!(named, there);
+}

@@ -1,0 +1,62 @@
+// Which charts a domain has, and of which series they are made.
+
+import { memory, micros, percent, rate } from "../format.js";
+
+export const SERIES = [
+  "cpu_use_ratio", "contention_ratio", "throttled_ratio", "halt_polling_ratio", "idle_ratio", "wait_ratio",
+  "runq_wait_p50_us", "runq_wait_p99_us", "memory_current_kib", "memory_usable_kib",
+  "received_bytes_per_s", "sent_bytes_per_s", "cpu_shares",
+];
+
+/** How far back, and how far apart the points are. */
+export const RANGES = [
+  { label: "15 min", seconds: 900, step: 5 },
+  { label: "1 h", seconds: 3600, step: 15 },
+  { label: "6 h", seconds: 21600, step: 90 },
+  { label: "24 h", seconds: 86400, step: 360 },
+];
+
+/** @param {string} name */
+const series = (name) => (history) => history.series[name] ?? history.unix_ms.map(() => null);
+
+/** Time on a pcpu without polling for work, which is a part of it. */
+function run(history) {
+  const use = series("cpu_use_ratio")(history);
+  const polling = series("halt_polling_ratio")(history);
+  return use.map((value, at) => (value === null ? null : Math.max(0, value - (polling[at] ?? 0))));
+}
+
+/** @type {import("../charts.js").Chart[]} */
+export const CHARTS = [
+  {
+    id: "cpu", title: "Where the time of its vcpus goes", stacked: true, top: 1, show: percent,
+    lines: [
+      { label: "run", colour: "--c1", values: run },
+      { label: "contention", colour: "--c2", values: series("contention_ratio") },
+      { label: "throttled", colour: "--c3", values: series("throttled_ratio") },
+      { label: "halt polling", colour: "--c4", values: series("halt_polling_ratio") },
+      { label: "idle", colour: "--idle", values: series("idle_ratio") },
+    ],
+  },
+  {
+    id: "wait", title: "How long its vcpus wait for a pcpu", show: micros,
+    lines: [
+      { label: "p50", colour: "--c1", values: series("runq_wait_p50_us") },
+      { label: "p99", colour: "--c2", values: series("runq_wait_p99_us"), dash: [6, 3] },
+    ],
+  },
+  {
+    id: "memory", title: "Memory and balloon", show: memory, incrs: Array.from({ length: 40 }, (_, power) => 2 ** power),
+    lines: [
+      { label: "it has", colour: "--c1", values: series("memory_current_kib") },
+      { label: "usable inside", colour: "--c4", values: series("memory_usable_kib"), dash: [6, 3] },
+    ],
+  },
+  {
+    id: "traffic", title: "Traffic of the guest", show: rate,
+    lines: [
+      { label: "received", colour: "--c1", values: series("received_bytes_per_s") },
+      { label: "sent", colour: "--c5", values: series("sent_bytes_per_s"), dash: [6, 3] },
+    ],
+  },
+];
