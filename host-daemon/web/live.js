@@ -43,6 +43,10 @@ function become(state) {
   tell("state", state);
 }
 
+let abort = new AbortController();
+// The browser knows it at once; silence alone would tell after a while.
+addEventListener("offline", () => abort.abort());
+
 async function run() {
   let pause = 1000;
   for (;;) {
@@ -60,10 +64,11 @@ async function run() {
 
 /** @returns {Promise<"absent"|"ended"|"failed">} */
 async function stream() {
-  const abort = new AbortController();
+  abort = new AbortController();
+  const { signal } = abort;
   let watchdog = setTimeout(() => abort.abort(), SILENCE_MS);
   try {
-    const answer = await fetch("api/v1/events", { headers: headers(), signal: abort.signal, credentials: "omit" });
+    const answer = await fetch("api/v1/events", { headers: headers(), signal, credentials: "omit" });
     if (answer.status === 404) return "absent";
     if (!answer.ok || !answer.body) return "failed";
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();

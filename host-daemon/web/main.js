@@ -26,6 +26,10 @@ const PAGES = { "": "overview", map: "map", domain: "domain", steal: "steal", se
 /** @type {Page|null} */
 let page = null;
 let busy = false;
+let silence = 0;
+let lost = false;
+/** How long it shows what was said last. */
+const SAID_MS = 8000;
 
 /** @type {Context} */
 const context = {
@@ -43,11 +47,15 @@ const context = {
     if (current === page) context.redraw();
   },
   say(text) {
-    document.getElementById("said").textContent = text;
+    const said = document.getElementById("said");
+    said.textContent = text;
+    clearTimeout(silence);
+    silence = setTimeout(() => said.replaceChildren(), SAID_MS);
   },
 };
 
-async function open() {
+/** @param {boolean} moved whether another page was shown before */
+async function open(moved) {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
   page?.close?.();
@@ -63,8 +71,11 @@ async function open() {
     page = next;
     main.replaceChildren(h("h1", null, next.title));
     main.dataset.page = PAGES[name];
-    main.focus({ preventScroll: true });
-    scrollTo(0, 0);
+    if (moved) {
+      // Who came by keyboard or listens goes on at the new content, not at the link.
+      main.focus({ preventScroll: true });
+      scrollTo(0, 0);
+    }
     document.title = `${next.title} · kvmpilot`;
     await next.load(null);
     if (page === next) context.redraw();
@@ -110,6 +121,16 @@ function showState() {
   document.body.classList.toggle("stale", live.state === "lost");
 }
 
+/** After a silence the daemon may be another one, and what it lets us do, too. */
+async function comeBack(state) {
+  const back = lost && state !== "lost";
+  lost = state === "lost";
+  if (!back) return;
+  await whoami();
+  if (page) await refresh(null);
+  else await open(false);
+}
+
 async function whoami() {
   const who = await get("whoami").catch((error) => ({ error }));
   context.mayChange = who.may_change === true;
@@ -123,7 +144,7 @@ async function whoami() {
 async function enterToken() {
   if (!(await askToken())) return;
   await whoami();
-  await open();
+  await open(true);
 }
 
 /** Buttons act on clicks, fields when their value changes. */
@@ -141,13 +162,14 @@ main.addEventListener("click", (event) => void act(event, "click"));
 main.addEventListener("input", (event) => void act(event, "input"));
 document.getElementById("token").addEventListener("click", () => void enterToken());
 theme(document.getElementById("theme"), () => context.redraw());
-addEventListener("hashchange", () => void open());
+addEventListener("hashchange", () => void open(true));
 live.on("state", showState);
+live.on("state", (state) => void comeBack(state));
 live.on("tick", (tick) => void refresh(tick));
 live.on("order", (order) => {
   context.say(`Order ${order.id} for ${order.domain_name} is ${order.state.replaceAll("_", " ")}.`);
   void refresh(null);
 });
 await whoami();
-void open();
+void open(false);
 live.start();

@@ -2,7 +2,7 @@
 // same words as `kvmpilot why`.
 
 import { h } from "./dom.js";
-import { memory, number, percent, time, words } from "./format.js";
+import { known, memory, number, percent, time, words } from "./format.js";
 import { isAdvice } from "./orders.js";
 import { facts, table } from "./parts.js";
 
@@ -50,10 +50,10 @@ function promise({ metric, of_name, before, expected }) {
 function events(order) {
   const first = { unix_ms: order.created_unix_ms, state: "proposed", outcome: "" };
   const last = { unix_ms: order.changed_unix_ms, state: order.state, outcome: order.outcome };
-  const known = order.history.length > 0 ? order.history : [first, last];
+  const all = order.history.length > 0 ? order.history : [first, last];
   const lines = [];
   let before = null;
-  for (const event of known) {
+  for (const event of all) {
     if (before && before.state === event.state && before.outcome === event.outcome) continue;
     lines.push([event.unix_ms, said(order, event, before)]);
     before = event;
@@ -64,23 +64,28 @@ function events(order) {
 function said(order, event, before) {
   const advice = isAdvice(order);
   const judged = before?.state === "verified";
-  const uid = order.decided_by_uid;
-  const person = uid === null ? "A person" : `uid ${uid}`;
+  const person = decider(order);
   const outcome = sentence(event.outcome);
   switch (event.state) {
     case "proposed": return "It was proposed.";
     case "approved":
-      if (before || uid !== null) return `${person} approved it.`;
+      if (before || person) return `${person ?? "A person"} approved it.`;
       return order.release ? "It was approved without asking, as all that leads back is." : "It was approved by mode auto.";
     case "applied": return "The original value is in the ledger; the change is begun.";
     case "verified": return `${judged ? "Its trial is over." : "It is in force."} ${outcome}`;
     case "kept": return `${advice ? "It has come true." : judged ? "It stays." : "It is in force, and stays."} ${outcome}`;
-    case "rejected": return `${person} said no.`;
+    case "rejected": return `${person ?? "A person"} said no.`;
     case "expired": return `It was closed without being carried out. ${outcome}`;
     case "failed": return `It did not work out. ${outcome}`;
     case "rolled_back": return `It was taken back. ${outcome}`;
     default: return `It is ${words(event.state)}. ${outcome}`;
   }
+}
+
+/** Whoever approved or rejected it, if a person did who is known. @returns {string|null} */
+function decider({ decided_by_uid: uid, decided_by_token: token }) {
+  if (known(uid)) return `uid ${uid}`;
+  return token ? `The holder of token ${token}` : null;
 }
 
 /** What changes inside the guest, process by process. */

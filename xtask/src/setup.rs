@@ -21,8 +21,8 @@ const HYPERVISOR: [&str; 6] = [
     "qemu-utils",
 ];
 /// To compile and link, to unpack guest kernels, to make the lab's network and its load, to check the probes by, to step
-/// a daemon's clock.
-const TOOLS: [&str; 9] = [
+/// a daemon's clock, to look at the web console.
+const TOOLS: [&str; 10] = [
     "gcc",
     "libc6-dev",
     "pkg-config",
@@ -32,7 +32,10 @@ const TOOLS: [&str; 9] = [
     "wrk",
     "linux-perf",
     "faketime",
+    "chromium",
 ];
+/// What drives the browser: programs, and Debian's packages of them. Others' node (with its own npm) excludes Debian's npm.
+const NODE: [(&str, &str); 2] = [("node", "nodejs"), ("npm", "npm")];
 /// A Rust with its library source, for the eBPF programs, where rustup has none. Same in both releases.
 const RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
 const BPF_LINKER: &str = "0.13.0";
@@ -108,6 +111,9 @@ fn missing() -> Result<Vec<Step>> {
         steps.push(install(&options, &hypervisor));
     }
     steps.extend(install_any(&lacks(&TOOLS)));
+    let node: Vec<&str> =
+        NODE.into_iter().filter(|(program, _)| !in_path(program)).map(|(_, package)| package).collect();
+    steps.extend(install_any(&node));
 
     match toolchain::find() {
         Some((compiler, _)) if compiler.sysroot != Path::new(DEBIAN) => {}
@@ -121,6 +127,11 @@ fn missing() -> Result<Vec<Step>> {
         }
     }
     Ok(steps)
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
 /// Debian's rustup and rustc-web exclude each other; the person chose rustup.

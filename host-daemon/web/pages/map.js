@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { h } from "../dom.js";
 import { known, percent } from "../format.js";
-import { domainLink, section, table } from "../parts.js";
+import { badge, domainLink, section, table } from "../parts.js";
 
 /** @param {import("../main.js").Context} context */
 export function page(context) {
@@ -56,11 +56,10 @@ function groups(pcpus, what) {
 }
 
 function caches(pcpus, on, marked) {
-  const all = groups(pcpus, "llc");
-  return all.map(([number, members]) => {
-    const nodes = [...new Set(members.map((pcpu) => pcpu.node))].join(", ");
+  return groups(pcpus, "llc").map(([number, members]) => {
+    const nodes = [...new Set(members.map((pcpu) => pcpu.node).filter(known))].join(", ");
     return h("div.llc", { "data-key": number },
-      h("h3", null, `Last-level cache ${number}`, h("span.muted", null, `, NUMA node ${nodes}`)),
+      h("h3", null, `Last-level cache of pcpu ${number}`, nodes ? h("span.muted", null, `, NUMA node ${nodes}`) : null),
       h("ul.cores", null, groups(members, "core").map(([core, siblings]) =>
         h("li.core", { "data-key": core },
           h("span.muted", null, `core ${core}${siblings.length > 1 ? `, ${siblings.length} threads` : ""}`),
@@ -71,8 +70,11 @@ function caches(pcpus, on, marked) {
 function place(pcpu, vcpus, marked) {
   const run = vcpus.reduce((sum, vcpu) => sum + (vcpu.run_ratio ?? 0), 0);
   const sorted = [...vcpus].sort((a, b) => (b.run_ratio ?? 0) - (a.run_ratio ?? 0));
-  return h("li.pcpu", { "data-key": pcpu.number, class: pcpu.online ? "pcpu" : "pcpu offline" },
-    h("div.name", null, h("strong", null, `pcpu ${pcpu.number}`), h("span.muted", null, pcpu.online ? `vcpus run ${percent(run)}` : "offline")),
+  return h("li.pcpu", { "data-key": pcpu.number },
+    h("div.name", null,
+      h("span", null, h("strong", null, `pcpu ${pcpu.number}`), pcpu.set_aside ? [" ", badge("set_aside", "By the administrator")] : null),
+      h("span.muted", null, known(pcpu.busy_ratio) ? `busy ${percent(pcpu.busy_ratio)}` : `vcpus run ${percent(run)}`)),
+    known(pcpu.busy_ratio) ? h("span.split", { "aria-hidden": "true", vars: { "--ran": part(pcpu.busy_ratio), "--waited": 0 } }) : null,
     vcpus.length > 0 ? h("ul.vcpus", null, sorted.map((vcpu) => chip(vcpu, marked))) : null,
   );
 }
