@@ -1,3 +1,5 @@
+//! What is served, with which headers, and what must not be in the sources.
+
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use hyper::service::Service;
