@@ -35,8 +35,14 @@ export function frame(chart) {
       "ul.legend",
       null,
       chart.lines.map((line) =>
-        h("li", { "data-key": line.label }, h("span.swatch", { "aria-hidden": "true", vars: { "--swatch": `var(${line.colour})` } }),
-          line.label, " ", h("output", { "data-own": true, "data-line": line.label }, "–")),
+        h(
+          "li",
+          { "data-key": line.label },
+          h("span.swatch", { "aria-hidden": "true", vars: { "--swatch": `var(${line.colour})` } }),
+          line.label,
+          " ",
+          h("output", { "data-own": true, "data-line": line.label }, "–"),
+        ),
       ),
     ),
   );
@@ -131,16 +137,21 @@ function options(chart, place) {
     legend: { show: false },
     cursor: { drag: { x: false, y: false } },
     scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), chart.top ?? Math.max(high ?? 0, 1e-9) * 1.1] } },
-    axes: [{ ...axis, space: 60, size: 28, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 64, incrs: chart.incrs, values: (_, ticks) => ticks.map((tick) => chart.show(tick)) }],
+    axes: [
+      { ...axis, space: 70, size: 28, values: (_, ticks) => clock(ticks) },
+      { ...axis, size: 64, incrs: chart.incrs, values: (_, ticks) => ticks.map((tick) => chart.show(tick)) },
+    ],
     series: [{}, ...series],
     bands: chart.stacked ? series.slice(1).map((line, at) => ({ series: [at + 2, at + 1], fill: line.fill })) : [],
     hooks: { setCursor: [(plot) => tellAt(place, chart, plot)] },
   };
 }
 
-/** @param {number} seconds since 1970 */
-function clock(seconds) {
-  return new Date(seconds * 1000).toLocaleTimeString("sv-SE", { hour: "2-digit", minute: "2-digit" });
+/** Times of day, no finer than the marks are apart. @param {number[]} ticks seconds since 1970 */
+function clock(ticks) {
+  const shown = { hour: "2-digit", minute: "2-digit" };
+  if (ticks.length > 1 && ticks[1] - ticks[0] < 60) shown.second = "2-digit";
+  return ticks.map((seconds) => new Date(seconds * 1000).toLocaleTimeString("sv-SE", shown));
 }
 
 /** The values below the pointer; without one, the last. */

@@ -28,6 +28,8 @@ let page = null;
 let busy = false;
 let silence = 0;
 let lost = false;
+/** States of orders that are worth a word. */
+const NEWS = ["proposed", "failed", "rolled_back"];
 /** How long it shows what was said last. */
 const SAID_MS = 8000;
 
@@ -167,7 +169,7 @@ live.on("state", showState);
 live.on("state", (state) => void comeBack(state));
 live.on("tick", (tick) => void refresh(tick));
 live.on("order", (order) => {
-  context.say(`Order ${order.id} for ${order.domain_name} is ${order.state.replaceAll("_", " ")}.`);
+  if (NEWS.includes(order.state)) context.say(`Order ${order.id} for ${order.domain_name} is ${order.state.replaceAll("_", " ")}.`);
   void refresh(null);
 });
 await whoami();

@@ -7,16 +7,26 @@ import { badge, domainLink, table } from "./parts.js";
 /** What an order changes. @param {any} action */
 export function target(action) {
   switch (action.kind) {
-    case "set_cpu_shares": return "CPU weight";
-    case "pin_vcpu": return `pin of vcpu ${action.vcpu}`;
-    case "pin_emulator": return "pin of the emulator";
-    case "pin_iothread": return `pin of iothread ${action.iothread}`;
-    case "set_balloon": return "balloon";
-    case "set_level": return `level of ${action.application}`;
-    case "more_vcpus": return "vcpus";
-    case "more_memory": return "memory maximum";
-    case "move_away": return "host";
-    default: return words(action.kind);
+    case "set_cpu_shares":
+      return "CPU weight";
+    case "pin_vcpu":
+      return `pin of vcpu ${action.vcpu}`;
+    case "pin_emulator":
+      return "pin of the emulator";
+    case "pin_iothread":
+      return `pin of iothread ${action.iothread}`;
+    case "set_balloon":
+      return "balloon";
+    case "set_level":
+      return `level of ${action.application}`;
+    case "more_vcpus":
+      return "vcpus";
+    case "more_memory":
+      return "memory maximum";
+    case "move_away":
+      return "host";
+    default:
+      return words(action.kind);
   }
 }
 
@@ -51,13 +61,19 @@ export function choices(order) {
  * @param {((order: any) => any)|null} [buttons] what stands in the last column
  */
 export function orderTable(orders, { full = false, domain = true } = {}, buttons = null) {
-  return table("Work orders, newest first", orders, (order) => order.id, [
-    { label: "Order", kind: "num", cell: (order) => h("a", { href: `#/orders/${order.id}` }, String(order.id)) },
-    full && { label: "Changed", kind: "mid nowrap", cell: (order) => time(order.changed_unix_ms) },
-    domain && { label: "Domain", cell: (order) => domainLink(order.domain_name) },
-    { label: "Change", cell: (order) => actionText(order.action) },
-    { label: "State", cell: (order) => badge(order.state, order.outcome || null) },
-    full && { label: "Reason", kind: "wide", cell: (order) => order.reason.summary },
-    buttons && { label: "Decide", hidden: true, kind: "nowrap mid", cell: buttons },
-  ], "There are no orders.");
+  return table(
+    "Work orders, newest first",
+    orders,
+    (order) => order.id,
+    [
+      { label: "Order", kind: "num", cell: (order) => h("a", { href: `#/orders/${order.id}` }, String(order.id)) },
+      full && { label: "Changed", kind: "mid nowrap", cell: (order) => time(order.changed_unix_ms) },
+      domain && { label: "Domain", cell: (order) => domainLink(order.domain_name) },
+      { label: "Change", cell: (order) => actionText(order.action) },
+      { label: "State", cell: (order) => badge(order.state, order.outcome || null) },
+      full && { label: "Reason", kind: "wide", cell: (order) => order.reason.summary },
+      buttons && { label: "Decide", hidden: true, kind: "nowrap mid", cell: buttons },
+    ],
+    "There are no orders.",
+  );
 }

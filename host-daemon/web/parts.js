@@ -37,8 +37,10 @@ export function table(caption, items, key, columns, empty = "None.") {
   const head = shown.map(({ label, kind, title, hidden }) =>
     h("th", { scope: "col", class: kind, title }, hidden ? h("span.sr", null, label) : label),
   );
-  const cell = (item) => ({ kind, cell }, at) =>
-    h(at === 0 ? "th" : "td", { class: kind, scope: at === 0 ? "row" : null }, cell(item));
+  const cell =
+    (item) =>
+    ({ kind, cell }, at) =>
+      h(at === 0 ? "th" : "td", { class: kind, scope: at === 0 ? "row" : null }, cell(item));
   const body = items.map((item) => h("tr", { "data-key": key(item) }, shown.map(cell(item))));
   return h(
     "div.scroll",
@@ -132,5 +134,9 @@ export function domainLink(name) {
  * @param {string} [about] what tells it from its like
  */
 export function button(action, value, label, about) {
-  return h("button", { type: "button", "data-action": action, "data-value": value, "aria-label": about ? `${label} ${about}` : null }, label);
+  return h(
+    "button",
+    { type: "button", "data-action": action, "data-value": value, "aria-label": about ? `${label} ${about}` : null },
+    label,
+  );
 }

@@ -3,9 +3,19 @@
 import { memory, micros, percent, rate } from "../format.js";
 
 export const SERIES = [
-  "cpu_use_ratio", "contention_ratio", "throttled_ratio", "halt_polling_ratio", "idle_ratio", "wait_ratio",
-  "runq_wait_p50_us", "runq_wait_p99_us", "memory_current_kib", "memory_usable_kib",
-  "received_bytes_per_s", "sent_bytes_per_s", "cpu_shares",
+  "cpu_use_ratio",
+  "contention_ratio",
+  "throttled_ratio",
+  "halt_polling_ratio",
+  "idle_ratio",
+  "wait_ratio",
+  "runq_wait_p50_us",
+  "runq_wait_p99_us",
+  "memory_current_kib",
+  "memory_usable_kib",
+  "received_bytes_per_s",
+  "sent_bytes_per_s",
+  "cpu_shares",
 ];
 
 /** How far back, and how far apart the points are. */
@@ -29,7 +39,11 @@ function run(history) {
 /** @type {import("../charts.js").Chart[]} */
 export const CHARTS = [
   {
-    id: "cpu", title: "Where the time of its vcpus goes", stacked: true, top: 1, show: percent,
+    id: "cpu",
+    title: "Where the time of its vcpus goes",
+    stacked: true,
+    top: 1,
+    show: percent,
     lines: [
       { label: "run", colour: "--c1", values: run },
       { label: "contention", colour: "--c2", values: series("contention_ratio") },
@@ -39,21 +53,28 @@ export const CHARTS = [
     ],
   },
   {
-    id: "wait", title: "How long its vcpus wait for a pcpu", show: micros,
+    id: "wait",
+    title: "How long its vcpus wait for a pcpu",
+    show: micros,
     lines: [
       { label: "p50", colour: "--c1", values: series("runq_wait_p50_us") },
       { label: "p99", colour: "--c2", values: series("runq_wait_p99_us"), dash: [6, 3] },
     ],
   },
   {
-    id: "memory", title: "Memory and balloon", show: memory, incrs: Array.from({ length: 40 }, (_, power) => 2 ** power),
+    id: "memory",
+    title: "Memory and balloon",
+    show: memory,
+    incrs: Array.from({ length: 40 }, (_, power) => 2 ** power),
     lines: [
       { label: "it has", colour: "--c1", values: series("memory_current_kib") },
       { label: "usable inside", colour: "--c4", values: series("memory_usable_kib"), dash: [6, 3] },
     ],
   },
   {
-    id: "traffic", title: "Traffic of the guest", show: rate,
+    id: "traffic",
+    title: "Traffic of the guest",
+    show: rate,
     lines: [
       { label: "received", colour: "--c1", values: series("received_bytes_per_s") },
       { label: "sent", colour: "--c5", values: series("sent_bytes_per_s"), dash: [6, 3] },

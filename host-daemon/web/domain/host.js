@@ -8,7 +8,9 @@ import { bar, facts, section, table } from "../parts.js";
 export function hostTables(domain) {
   return [
     section("vcpus", vcpuTable(domain), missing(domain)),
-    h("div.pair", { "data-key": "host-pair" },
+    h(
+      "div.pair",
+      { "data-key": "host-pair" },
       section("Threads of QEMU", roleTable(domain.roles)),
       section("Interfaces and memory", interfaceTable(domain.interfaces), balloon(domain.balloon)),
     ),
@@ -51,13 +53,19 @@ function roleTable(roles) {
 const fine = (value) => (known(value) ? value.toFixed(2) : "–");
 
 function interfaceTable(interfaces) {
-  return table("Interfaces, from the guest's point of view", interfaces, (one) => one.device, [
-    { label: "Interface", cell: (one) => one.device },
-    { label: "In", kind: "num", cell: (one) => rate(one.received_bytes_per_s) },
-    { label: "Out", kind: "num", cell: (one) => rate(one.sent_bytes_per_s) },
-    { label: "Packets in/s", kind: "num mid", cell: (one) => number(one.received_packets_per_s) },
-    { label: "Packets out/s", kind: "num mid", cell: (one) => number(one.sent_packets_per_s) },
-  ], "It has no tap devices.");
+  return table(
+    "Interfaces, from the guest's point of view",
+    interfaces,
+    (one) => one.device,
+    [
+      { label: "Interface", cell: (one) => one.device },
+      { label: "In", kind: "num", cell: (one) => rate(one.received_bytes_per_s) },
+      { label: "Out", kind: "num", cell: (one) => rate(one.sent_bytes_per_s) },
+      { label: "Packets in/s", kind: "num mid", cell: (one) => number(one.received_packets_per_s) },
+      { label: "Packets out/s", kind: "num mid", cell: (one) => number(one.sent_packets_per_s) },
+    ],
+    "It has no tap devices.",
+  );
 }
 
 function balloon(balloon) {

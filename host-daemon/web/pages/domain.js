@@ -41,22 +41,40 @@ export function page(context, path) {
       [domain, processes, flows] = await Promise.all([get(url), get(`${url}/processes`), get(`${url}/flows`)]);
       const rest = [due ? readHistory() : null];
       if (slow) {
-        rest.push(get(`${url}/explain`).then((answer) => { explain = answer; }));
-        rest.push(get(`orders?domain=${part(name)}&limit=20`).then((answer) => { orders = answer.orders; }));
+        rest.push(
+          get(`${url}/explain`).then((answer) => {
+            explain = answer;
+          }),
+        );
+        rest.push(
+          get(`orders?domain=${part(name)}&limit=20`).then((answer) => {
+            orders = answer.orders;
+          }),
+        );
       }
       await Promise.all(rest);
     },
     view() {
       return [
         head(domain),
-        section("Over time",
-          h("p.filter", null, h("label", { for: "range" }, "Last"),
-            h("select", { id: "range", "data-action": "range" }, RANGES.map((one) => h("option", { value: one.label }, one.label)))),
-          history.missing ? h("p.muted", null, `There is no history: ${history.missing}.`)
-            : h("div.charts", null, CHARTS.map(frame)),
+        section(
+          "Over time",
+          h(
+            "p.filter",
+            null,
+            h("label", { for: "range" }, "Last"),
+            h(
+              "select",
+              { id: "range", "data-action": "range" },
+              RANGES.map((one) => h("option", { value: one.label }, one.label)),
+            ),
+          ),
+          history.missing ? h("p.muted", null, `There is no history: ${history.missing}.`) : h("div.charts", null, CHARTS.map(frame)),
         ),
         section("Processes", processTables(processes)),
-        h("div.pair", { "data-key": "pair" },
+        h(
+          "div.pair",
+          { "data-key": "pair" },
           section("Findings", findingList(domain.findings)),
           section("Orders", orderTable(orders, { domain: false })),
         ),
@@ -88,23 +106,46 @@ export function page(context, path) {
 
 function head(domain) {
   const fact = (name, value, note) =>
-    h("div.tile", { "data-key": name }, h("dt", null, name), h("dd", null, h("strong", null, value), note ? [" ", h("span.muted", null, note)] : null));
+    h(
+      "div.tile",
+      { "data-key": name },
+      h("dt", null, name),
+      h("dd", null, h("strong", null, value), note ? [" ", h("span.muted", null, note)] : null),
+    );
   const { current, original } = domain.cpu_shares;
   return [
     domain.quarantine ? h("div.alert", { "data-key": "quarantine" }, domain.quarantine) : null,
-    h("dl.tiles", { "aria-label": "Domain", "data-key": "tiles" },
-      fact("State", badge(domain.state), domain.job ? `${words(String(domain.job.kind ?? domain.job))} under way` : `${domain.vcpu_count} vcpus, ${domain.accel}`),
+    h(
+      "dl.tiles",
+      { "aria-label": "Domain", "data-key": "tiles" },
+      fact(
+        "State",
+        badge(domain.state),
+        domain.job ? `${words(String(domain.job.kind ?? domain.job))} under way` : `${domain.vcpu_count} vcpus, ${domain.accel}`,
+      ),
       fact("Class", badge(domain.class), words(domain.class_source)),
       fact("CPU use", bar(domain.cpu_use_ratio, "use")),
       fact("Wait", bar(domain.wait_ratio, "wait")),
       fact("Need", number(domain.need), `${domain.cycles_off_optimum} cycles off its optimum`),
       fact("Memory", memory(domain.memory_current_kib), `of ${memory(domain.memory_maximum_kib)}`),
       fact("Weight", known(current) ? String(current) : "–", current !== original && known(original) ? `from ${original}` : null),
-      fact("Agent", badge(domain.agent.usable ? "ok" : "off", domain.agent.message), known(domain.agent.last_poll_age_s) ? `${Math.round(domain.agent.last_poll_age_s)} s ago` : null),
+      fact(
+        "Agent",
+        badge(domain.agent.usable ? "ok" : "off", domain.agent.message),
+        known(domain.agent.last_poll_age_s) ? `${Math.round(domain.agent.last_poll_age_s)} s ago` : null,
+      ),
       fact("Communicates", known(domain.communicating) ? (domain.communicating ? "yes" : "no") : "–"),
-      fact("Quota", known(domain.quota_pcpus) ? `${number(domain.quota_pcpus)} pcpus` : "none", domain.pressure ? `pressure ${percent(domain.pressure.cpu_ratio)}` : null),
+      fact(
+        "Quota",
+        known(domain.quota_pcpus) ? `${number(domain.quota_pcpus)} pcpus` : "none",
+        domain.pressure ? `pressure ${percent(domain.pressure.cpu_ratio)}` : null,
+      ),
     ),
-    h("p.modes", { "data-key": "modes" }, "Modes: ",
-      Object.entries(domain.modes).map(([means, mode]) => h("span", { "data-key": means }, `${means} `, badge(mode)))),
+    h(
+      "p.modes",
+      { "data-key": "modes" },
+      "Modes: ",
+      Object.entries(domain.modes).map(([means, mode]) => h("span", { "data-key": means }, `${means} `, badge(mode))),
+    ),
   ];
 }

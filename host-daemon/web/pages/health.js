@@ -16,14 +16,18 @@ export function page(context) {
     },
     view() {
       return [
-        h("div.pair", { "data-key": "pair" },
-          section("Health", health(status)),
-          section("Own cost", cost(status.own_cost)),
-        ),
+        h("div.pair", { "data-key": "pair" }, section("Health", health(status)), section("Own cost", cost(status.own_cost))),
         section("Doctor", checks(doctor.checks)),
-        section("Rules",
-          h("p.filter", null, h("label", { for: "rule" }, "Name or text contains"), h("input", { id: "rule", type: "search", "data-action": "rule" })),
-          ruleTable(rules.rules.filter((rule) => `${rule.name} ${rule.when} ${rule.then} ${rule.source}`.toLowerCase().includes(filter)))),
+        section(
+          "Rules",
+          h(
+            "p.filter",
+            null,
+            h("label", { for: "rule" }, "Name or text contains"),
+            h("input", { id: "rule", type: "search", "data-action": "rule" }),
+          ),
+          ruleTable(rules.rules.filter((rule) => `${rule.name} ${rule.when} ${rule.then} ${rule.source}`.toLowerCase().includes(filter))),
+        ),
       ];
     },
     actions: {
@@ -38,13 +42,18 @@ export function page(context) {
 function health(status) {
   const { libvirt, cycle } = status;
   return [
-    status.health.ok ? h("p", null, badge("ok"), " Nothing is wrong.") : h("ul.findings", null,
-      status.health.problems.map((problem) => h("li", { "data-key": problem }, badge("problem"), h("div", null, problem)))),
+    status.health.ok
+      ? h("p", null, badge("ok"), " Nothing is wrong.")
+      : h(
+          "ul.findings",
+          null,
+          status.health.problems.map((problem) => h("li", { "data-key": problem }, badge("problem"), h("div", null, problem))),
+        ),
     facts([
       ["Version", status.version],
       ["Kernel", status.host.kernel],
       ["Runs for", span(status.uptime_s)],
-      ["libvirt", libvirt.connected ? libvirt.version ?? "connected" : libvirt.message ?? "not connected"],
+      ["libvirt", libvirt.connected ? (libvirt.version ?? "connected") : (libvirt.message ?? "not connected")],
       ["Mode", status.paused ? "paused" : status.mode],
       ["Last cycle", known(cycle.last_duration_ms) ? `${number(cycle.last_duration_ms)} ms` : "–"],
       ["Values held", String(status.ledger_entries)],
@@ -67,20 +76,38 @@ function cost(own) {
       ["Memory", memory(own.rss_kib)],
     ]),
     own.shed.map((text) => h("p", null, badge("paused"), ` Given up to keep to the budget: ${text}`)),
-    table("eBPF programs and what they cost", own.programs, (program) => program.name, [
-      { label: "Program", cell: (program) => h("code", null, program.name) },
-      { label: "Attached", kind: "num mid", cell: (program) => String(program.attached) },
-      { label: "Runs/s", kind: "num", cell: (program) => number(program.runs_per_s) },
-      { label: "ns a run", kind: "num", cell: (program) => (known(program.ns_per_run) ? String(program.ns_per_run) : "–") },
-      { label: "CPU", kind: "num", cell: (program) => (known(program.cpu_percent) ? `${program.cpu_percent.toFixed(2)} %` : "–") },
-    ], "No eBPF programs are attached."),
+    table(
+      "eBPF programs and what they cost",
+      own.programs,
+      (program) => program.name,
+      [
+        { label: "Program", cell: (program) => h("code", null, program.name) },
+        { label: "Attached", kind: "num mid", cell: (program) => String(program.attached) },
+        { label: "Runs/s", kind: "num", cell: (program) => number(program.runs_per_s) },
+        { label: "ns a run", kind: "num", cell: (program) => (known(program.ns_per_run) ? String(program.ns_per_run) : "–") },
+        { label: "CPU", kind: "num", cell: (program) => (known(program.cpu_percent) ? `${program.cpu_percent.toFixed(2)} %` : "–") },
+      ],
+      "No eBPF programs are attached.",
+    ),
   ];
 }
 
 function checks(all) {
-  const list = (verdicts) => h("ul.findings", null, verdicts.flatMap((verdict) => all.filter((check) => check.verdict === verdict)).map((check) =>
-    h("li", { "data-key": check.name }, badge(check.verdict),
-      h("div", null, h("strong", null, check.name), ` ${check.message}`, check.advice ? h("p", null, check.advice) : null))));
+  const list = (verdicts) =>
+    h(
+      "ul.findings",
+      null,
+      verdicts
+        .flatMap((verdict) => all.filter((check) => check.verdict === verdict))
+        .map((check) =>
+          h(
+            "li",
+            { "data-key": check.name },
+            badge(check.verdict),
+            h("div", null, h("strong", null, check.name), ` ${check.message}`, check.advice ? h("p", null, check.advice) : null),
+          ),
+        ),
+    );
   const fine = all.filter((check) => check.verdict === "ok").length;
   return [
     fine === all.length ? h("p", null, badge("ok"), " All is as it should be.") : list(["problem", "warning"]),
@@ -89,19 +116,29 @@ function checks(all) {
 }
 
 function ruleTable(rules) {
-  return table("Rules in the order in which they are asked", rules, (rule) => rule.name, [
-    { label: "Rule", cell: (rule) => h("code", null, rule.name) },
-    { label: "State", cell: state },
-    { label: "When", kind: "mid", cell: (rule) => h("code", null, rule.when) },
-    { label: "Then", kind: "wide", cell: (rule) => h("code", null, rule.then) },
-    { label: "Priority", kind: "num wide", cell: (rule) => String(rule.priority) },
-    { label: "From", kind: "wide", cell: (rule) => rule.source },
-  ], "No rule has that.");
+  return table(
+    "Rules in the order in which they are asked",
+    rules,
+    (rule) => rule.name,
+    [
+      { label: "Rule", cell: (rule) => h("code", null, rule.name) },
+      { label: "State", cell: state },
+      { label: "When", kind: "mid", cell: (rule) => h("code", null, rule.when) },
+      { label: "Then", kind: "wide", cell: (rule) => h("code", null, rule.then) },
+      { label: "Priority", kind: "num wide", cell: (rule) => String(rule.priority) },
+      { label: "From", kind: "wide", cell: (rule) => rule.source },
+    ],
+    "No rule has that.",
+  );
 }
 
 function state({ result }) {
   if (!result) return badge("unknown", "It has not been asked yet");
   const title = `asked of ${result.asked}, unknown for ${result.unknown}, held ${result.held_total} times in all`;
   if (result.failed > 0) return badge("failed", result.last_error);
-  return h("span", { title }, result.held > 0 ? [badge("on"), ` holds for ${result.held}`] : h("span.muted", null, `holds for none of ${result.asked}`));
+  return h(
+    "span",
+    { title },
+    result.held > 0 ? [badge("on"), ` holds for ${result.held}`] : h("span.muted", null, `holds for none of ${result.asked}`),
+  );
 }

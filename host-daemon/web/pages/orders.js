@@ -55,12 +55,33 @@ function list(context, query) {
     view() {
       const option = (value, chosen, label) => h("option", { value, selected: value === chosen }, label);
       const all = [...new Set([...names, ...(domain ? [domain] : [])])];
-      return section("Work orders",
-        h("p.filter", null,
-          h("span", null, h("label", { for: "state" }, "State "),
-            h("select", { id: "state", "data-action": "state" }, option("", state, "all"), STATES.map((name) => option(name, state, words(name))))),
-          h("span", null, h("label", { for: "domain" }, "Domain "),
-            h("select", { id: "domain", "data-action": "domain" }, option("", domain, "all"), all.map((name) => option(name, domain, name)))),
+      return section(
+        "Work orders",
+        h(
+          "p.filter",
+          null,
+          h(
+            "span",
+            null,
+            h("label", { for: "state" }, "State "),
+            h(
+              "select",
+              { id: "state", "data-action": "state" },
+              option("", state, "all"),
+              STATES.map((name) => option(name, state, words(name))),
+            ),
+          ),
+          h(
+            "span",
+            null,
+            h("label", { for: "domain" }, "Domain "),
+            h(
+              "select",
+              { id: "domain", "data-action": "domain" },
+              option("", domain, "all"),
+              all.map((name) => option(name, domain, name)),
+            ),
+          ),
         ),
         orderTable(orders, { full: true }, context.mayChange ? buttons : null),
         next === null ? null : h("button", { type: "button", "data-action": "older" }, "Show older orders"),
@@ -120,7 +141,8 @@ function decisions(context) {
   const decide = (choice) => async (element) => {
     const id = element.getAttribute("data-value");
     const order = await get(`orders/${part(id)}`);
-    const meaning = choice === "approve" && isAdvice(order) ? "Somebody else does it: kvmpilot only notes that it will be done." : MEANING[choice];
+    const meaning =
+      choice === "approve" && isAdvice(order) ? "Somebody else does it: kvmpilot only notes that it will be done." : MEANING[choice];
     const text = [`${order.domain_name}: ${actionText(order.action)}`, order.reason.summary, meaning];
     if (!(await confirm(`${LABELS[choice]} order ${id}?`, text.filter(Boolean), LABELS[choice]))) return;
     const reply = await post(`orders/${part(id)}/${choice}`);

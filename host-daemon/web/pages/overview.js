@@ -40,9 +40,13 @@ export function page(context) {
     view() {
       return [
         tiles(status),
-        h("div.columns", null,
+        h(
+          "div.columns",
+          null,
           domainSection(domains, filter, shown),
-          h("div.pair", { "data-key": "side" },
+          h(
+            "div.pair",
+            { "data-key": "side" },
             section("Findings", findingList(status.findings)),
             section("Last orders", orderTable(orders), h("p", null, h("a", { href: "#/orders" }, "All orders"))),
           ),
@@ -67,21 +71,42 @@ function merged(domain, news) {
   if (!news) return domain;
   const { cpu_use_ratio, wait_ratio, need, memory_current_kib } = news;
   return {
-    ...domain, cpu_use_ratio, wait_ratio, need, memory_current_kib,
+    ...domain,
+    cpu_use_ratio,
+    wait_ratio,
+    need,
+    memory_current_kib,
     cpu_shares: { ...domain.cpu_shares, current: news.cpu_shares },
     network: { received_bytes_per_s: news.received_bytes_per_s, sent_bytes_per_s: news.sent_bytes_per_s },
   };
 }
 
 function tiles({ host, health, domains, cycle, orders, own_cost, mode, paused, libvirt, ledger_entries }) {
-  const free = known(host.memory_available_kib) && known(host.memory_total_kib)
-    ? `of ${memory(host.memory_total_kib)}` : null;
+  const free = known(host.memory_available_kib) && known(host.memory_total_kib) ? `of ${memory(host.memory_total_kib)}` : null;
   const tile = (name, value, note) =>
-    h("div.tile", { "data-key": name }, h("dt", null, name), h("dd", null, h("strong", null, value), note ? [" ", h("span.muted", null, note)] : null));
+    h(
+      "div.tile",
+      { "data-key": name },
+      h("dt", null, name),
+      h("dd", null, h("strong", null, value), note ? [" ", h("span.muted", null, note)] : null),
+    );
   const own = (own_cost.daemon_percent ?? 0) + (own_cost.programs_percent ?? 0);
   return [
-    health.ok ? null : h("div.alert", { role: "alert", "data-key": "alert" }, h("h2", null, "Not healthy"), h("ul", null, health.problems.map((problem) => h("li", null, problem)))),
-    h("dl.tiles", { "aria-label": "Host", "data-key": "tiles" },
+    health.ok
+      ? null
+      : h(
+          "div.alert",
+          { role: "alert", "data-key": "alert" },
+          h("h2", null, "Not healthy"),
+          h(
+            "ul",
+            null,
+            health.problems.map((problem) => h("li", null, problem)),
+          ),
+        ),
+    h(
+      "dl.tiles",
+      { "aria-label": "Host", "data-key": "tiles" },
       tile("Health", health.ok ? badge("ok") : badge("problem"), libvirt.connected ? null : "no libvirt"),
       tile("CPU pressure", percentage(host.pressure.cpu_some_avg10_percent), `${host.pcpus} pcpus`),
       tile("Memory pressure", percentage(host.pressure.memory_some_avg10_percent)),
@@ -101,15 +126,19 @@ const COLUMNS = [
   { label: "State", kind: "mid", cell: states },
   { label: "Class", kind: "wide", cell: (domain) => badge(domain.class, domain.class_evidence) },
   {
-    label: "Mode", kind: "wide", title: "Of the CPU weight; all means are on the domain's page",
+    label: "Mode",
+    kind: "wide",
+    title: "Of the CPU weight; all means are on the domain's page",
     cell: (domain) => badge(domain.modes.weight),
   },
   {
-    label: "CPU use", title: "Time on a pcpu, of the time of all its vcpus",
+    label: "CPU use",
+    title: "Time on a pcpu, of the time of all its vcpus",
     cell: (domain) => bar(domain.cpu_use_ratio, "use"),
   },
   {
-    label: "Wait", title: "Of the time that its vcpus wanted to run, the share in which they had to wait for a pcpu",
+    label: "Wait",
+    title: "Of the time that its vcpus wanted to run, the share in which they had to wait for a pcpu",
     cell: (domain) => bar(domain.wait_ratio, "wait"),
   },
   { label: "Waits, last minutes", kind: "wide", cell: (domain) => waitTrace(domain.name) },
@@ -123,11 +152,23 @@ const COLUMNS = [
 function domainSection(domains, filter, shown) {
   const found = domains.filter((domain) => domain.name.toLowerCase().includes(filter));
   found.sort((a, b) => (b.need ?? -1) - (a.need ?? -1) || a.name.localeCompare(b.name));
-  return section("Domains by need",
+  return section(
+    "Domains by need",
     domains.length > 10
-      ? h("p.filter", null, h("label", { for: "filter" }, "Name contains"), h("input", { id: "filter", type: "search", "data-action": "filter" }))
+      ? h(
+          "p.filter",
+          null,
+          h("label", { for: "filter" }, "Name contains"),
+          h("input", { id: "filter", type: "search", "data-action": "filter" }),
+        )
       : null,
-    table("Domains by need, the neediest first", found.slice(0, shown), (domain) => domain.uuid, COLUMNS, filter ? "No domain is named like that." : "No domain runs."),
+    table(
+      "Domains by need, the neediest first",
+      found.slice(0, shown),
+      (domain) => domain.uuid,
+      COLUMNS,
+      filter ? "No domain is named like that." : "No domain runs.",
+    ),
     found.length > shown ? h("button", { type: "button", "data-action": "all" }, `Show all ${found.length}`) : null,
   );
 }

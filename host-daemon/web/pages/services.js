@@ -20,15 +20,29 @@ export function page(_context, path) {
     },
     view() {
       if (services.length === 0) {
-        return h("p", null, "No services are defined. ", h("code", null, "kvmpilot service learn NAME --from DOMAIN"), " writes one of what runs and talks now.");
+        return h(
+          "p",
+          null,
+          "No services are defined. ",
+          h("code", null, "kvmpilot service learn NAME --from DOMAIN"),
+          " writes one of what runs and talks now.",
+        );
       }
       const service = chosen();
       return [
         section("All services", list(services, service)),
-        section(service.name,
+        section(
+          service.name,
           h("p", null, badge(service.state), ` since ${time(service.since_unix_ms)}`),
-          service.reasons.length > 0 ? h("ul", null, service.reasons.map((reason) => h("li", null, reason))) : null,
-          graph(service)),
+          service.reasons.length > 0
+            ? h(
+                "ul",
+                null,
+                service.reasons.map((reason) => h("li", null, reason)),
+              )
+            : null,
+          graph(service),
+        ),
         section("Components", components(service)),
         section("Connections", connections(service)),
         service.files.length > 0 ? section("Watched files", files(service)) : null,
@@ -40,7 +54,11 @@ export function page(_context, path) {
 
 function list(services, chosen) {
   return table("All services", services, (service) => service.name, [
-    { label: "Service", cell: (service) => h("a", { href: `#/services/${part(service.name)}`, "aria-current": service === chosen ? "true" : null }, service.name) },
+    {
+      label: "Service",
+      cell: (service) =>
+        h("a", { href: `#/services/${part(service.name)}`, "aria-current": service === chosen ? "true" : null }, service.name),
+    },
     { label: "State", cell: (service) => badge(service.state) },
     { label: "Since", kind: "mid nowrap", cell: (service) => time(service.since_unix_ms) },
     { label: "Why", cell: (service) => service.reasons[0] ?? "everything is there" },
@@ -58,14 +76,20 @@ function components(service) {
 }
 
 function connections(service) {
-  return table(`Connections of ${service.name}`, service.connections, (one) => `${one.from} ${one.to} ${one.port}`, [
-    { label: "Connection", cell: (one) => `${one.from} → ${one.to}` },
-    { label: "State", cell: (one) => badge(one.state) },
-    { label: "Port", kind: "num mid", cell: (one) => `${one.protocol} ${one.port}` },
-    { label: "Up", kind: "num", title: "Of the time that it was watched", cell: (one) => percent(one.up_ratio) },
-    { label: "Watched", kind: "num mid", cell: (one) => span(one.watched_s) },
-    { label: "Why", cell: (one) => one.reason },
-  ], "It has no connections.");
+  return table(
+    `Connections of ${service.name}`,
+    service.connections,
+    (one) => `${one.from} ${one.to} ${one.port}`,
+    [
+      { label: "Connection", cell: (one) => `${one.from} → ${one.to}` },
+      { label: "State", cell: (one) => badge(one.state) },
+      { label: "Port", kind: "num mid", cell: (one) => `${one.protocol} ${one.port}` },
+      { label: "Up", kind: "num", title: "Of the time that it was watched", cell: (one) => percent(one.up_ratio) },
+      { label: "Watched", kind: "num mid", cell: (one) => span(one.watched_s) },
+      { label: "Why", cell: (one) => one.reason },
+    ],
+    "It has no connections.",
+  );
 }
 
 function files(service) {
@@ -78,10 +102,16 @@ function files(service) {
 }
 
 function history(transitions) {
-  return table("Transitions, newest first", transitions, (one) => `${one.unix_ms} ${one.to}`, [
-    { label: "When", kind: "nowrap", cell: (one) => time(one.unix_ms) },
-    { label: "To", cell: (one) => badge(one.to) },
-    { label: "From", kind: "mid", cell: (one) => words(one.from) },
-    { label: "Why", cell: (one) => one.reasons.join("; ") || "everything is there" },
-  ], "There were none yet.");
+  return table(
+    "Transitions, newest first",
+    transitions,
+    (one) => `${one.unix_ms} ${one.to}`,
+    [
+      { label: "When", kind: "nowrap", cell: (one) => time(one.unix_ms) },
+      { label: "To", cell: (one) => badge(one.to) },
+      { label: "From", kind: "mid", cell: (one) => words(one.from) },
+      { label: "Why", cell: (one) => one.reasons.join("; ") || "everything is there" },
+    ],
+    "There were none yet.",
+  );
 }
