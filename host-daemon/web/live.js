@@ -14,7 +14,7 @@ const POLLS = 12;
 const listeners = new Map();
 
 export const live = {
-  /** @type {"connecting"|"live"|"polling"|"lost"} */
+  /** @type {"connecting"|"live"|"polling"|"lost"|"denied"} `denied` without a good token */
   state: "connecting",
   /** When something was heard last, milliseconds. */
   heard: Date.now(),
@@ -30,6 +30,11 @@ export const live = {
   start() {
     void run();
   },
+  /** Tries again at once, because there is another token now. */
+  again() {
+    abort.abort();
+    wake();
+  },
 };
 
 function tell(event, data) {
@@ -37,13 +42,14 @@ function tell(event, data) {
 }
 
 function become(state) {
-  if (state !== "lost") live.heard = Date.now();
+  if (state === "live" || state === "polling") live.heard = Date.now();
   if (live.state === state) return;
   live.state = state;
   tell("state", state);
 }
 
 let abort = new AbortController();
+let wake = () => {};
 // The browser knows it at once; silence alone would tell after a while.
 addEventListener("offline", () => abort.abort());
 
@@ -54,22 +60,29 @@ async function run() {
     if (outcome === "absent") {
       await poll();
     } else {
-      become("lost");
+      become(outcome === "denied" ? "denied" : "lost");
       if (outcome === "ended") pause = 1000;
-      await sleep(pause);
+      await Promise.race([
+        sleep(pause),
+        new Promise((resolve) => {
+          wake = resolve;
+        }),
+      ]);
       pause = Math.min(pause * 2, 15000);
     }
   }
 }
 
-/** @returns {Promise<"absent"|"ended"|"failed">} */
+/** @returns {Promise<"absent"|"denied"|"ended"|"failed">} */
 async function stream() {
   abort = new AbortController();
   const { signal } = abort;
   let watchdog = setTimeout(() => abort.abort(), SILENCE_MS);
   try {
     const answer = await fetch("api/v1/events", { headers: headers(), signal, credentials: "omit" });
-    if (answer.status === 404) return "absent";
+    if (answer.status === 401) return "denied";
+    // There is none, or as many follow it as may.
+    if (answer.status === 404 || answer.status === 503) return "absent";
     if (!answer.ok || !answer.body) return "failed";
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
@@ -118,8 +131,8 @@ async function poll() {
           sent_bytes_per_s: domain.network.sent_bytes_per_s,
         })),
       });
-    } catch {
-      become("lost");
+    } catch (error) {
+      become(error.status === 401 ? "denied" : "lost");
     }
     await sleep(POLL_MS);
   }

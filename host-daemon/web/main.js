@@ -117,7 +117,13 @@ async function refresh(tick) {
 
 function showState() {
   const label = document.getElementById("live");
-  const words = { connecting: "connecting", live: "live", polling: "live, polling", lost: `disconnected since ${time(live.heard)}` };
+  const words = {
+    connecting: "connecting",
+    live: "live",
+    polling: "live, polling",
+    denied: "no access",
+    lost: `disconnected since ${time(live.heard)}`,
+  };
   label.dataset.state = live.state;
   label.textContent = words[live.state];
   document.body.classList.toggle("stale", live.state === "lost");
@@ -145,6 +151,7 @@ async function whoami() {
 
 async function enterToken() {
   if (!(await askToken())) return;
+  live.again();
   await whoami();
   await open(true);
 }

@@ -51,8 +51,23 @@ export class Browser {
     if (exceptionDetails) throw new Error(`axe-core does not run: ${JSON.stringify(exceptionDetails)}`);
     for (const { impact, id, nodes } of JSON.parse(result.value)) {
       if (impact !== "serious" && impact !== "critical") continue;
-      this.faults.push(`${what}: ${impact} ${id}: ${nodes.slice(0, 3).map((node) => `${node.html} ${node.any[0]?.message ?? ""}`).join(" | ")}`);
+      this.faults.push(
+        `${what}: ${impact} ${id}: ${nodes
+          .slice(0, 3)
+          .map((node) => `${node.html} ${node.any[0]?.message ?? ""}`)
+          .join(" | ")}`,
+      );
     }
+  }
+
+  /** Enters a token by the button for it. */
+  async enterToken(page, token) {
+    await page.getByRole("button", { name: "Token" }).click();
+    await page.getByLabel(/^Token/).fill(token);
+    await this.accessible(page, "the question for a token");
+    await page.getByRole("button", { name: "Use it" }).click();
+    await until("the token to count", async () => (await page.locator("#who").textContent()).includes("console-test"));
+    ensure(!page.url().includes(token), "the token is in the address");
   }
 
   async shot(page, name) {

@@ -9,15 +9,15 @@ const PHONE = { width: 360, height: 780, scheme: "light" };
 /** Most bytes that the first page may cost. */
 const BUDGET = 300_000;
 
-/** The pages, with what is on them when they show live data. */
+/** The pages, with what is on them when they show live data, and how many charts. */
 const PAGES = [
   ["overview", "#/", ["Domains by need", "web", "batch", "Findings", "CPU pressure"]],
   ["map", "#/map", ["Package 0", "pcpu 0", "web/0", "batch/1"]],
-  ["domain", "#/domain/web", ["Where the time of its vcpus goes", "httpd", "Processes", "What each means would do next"]],
+  ["domain", "#/domain/web", ["Where the time of its vcpus goes", "httpd", "Processes", "What each means would do next"], 4],
   ["steal", "#/steal", ["Who ran while whose vcpus waited", "the host", "Largest takers"]],
   ["services", "#/services/shop", ["Components", "httpd runs", "Transitions"]],
   ["orders", "#/orders", ["Work orders", "CPU weight: 1024"]],
-  ["health", "#/health", ["Nothing is wrong", "Own cost", "weight.protect"]],
+  ["health", "#/health", ["Nothing is wrong", "Own cost", "weight.protect", "Pressure: share"], 2],
 ];
 
 const browser = await Browser.start(base, shots);
@@ -52,9 +52,13 @@ async function firstPage(page) {
 }
 
 async function everyPage(page, size, name) {
-  for (const [title, hash, words] of PAGES) {
+  for (const [title, hash, words, charts] of PAGES) {
     await visit(page, hash, words);
-    if (title === "domain") await page.locator(".plot canvas").nth(3).waitFor();
+    if (charts)
+      await page
+        .locator(".plot canvas")
+        .nth(charts - 1)
+        .waitFor();
     await browser.fits(page, `${title} at ${size.width}`);
     await browser.accessible(page, `${title} at ${size.width}`);
     await browser.shot(page, `${title}-${name}`);
@@ -66,10 +70,19 @@ async function everyPage(page, size, name) {
 async function itMoves(page) {
   await visit(page, "#/domain/web", []);
   const plot = page.locator("[data-chart=cpu]");
-  const look = async () => ({ at: Number(await plot.getAttribute("data-last")), drawn: await plot.locator("canvas").evaluate((canvas) => canvas.toDataURL()) });
+  const look = async () => ({
+    at: Number(await plot.getAttribute("data-last")),
+    drawn: await plot.locator("canvas").evaluate((canvas) => canvas.toDataURL()),
+  });
   await plot.locator("canvas").waitFor();
-  const before = await until("the chart to be drawn", async () => { const now = await look(); return now.at > 0 && now; });
-  const after = await until("the chart to move", async () => { const now = await look(); return now.at > before.at && now.drawn !== before.drawn && now; });
+  const before = await until("the chart to be drawn", async () => {
+    const now = await look();
+    return now.at > 0 && now;
+  });
+  const after = await until("the chart to move", async () => {
+    const now = await look();
+    return now.at > before.at && now.drawn !== before.drawn && now;
+  });
   step(`a chart moved on by ${(after.at - before.at) / 1000} s`);
 }
 
@@ -86,7 +99,9 @@ async function readOnly(page) {
   browser.expected.add(`403 /api/v1/orders/${id}/approve`);
   for (const headers of [{ "X-Kvmpilot": "1" }, {}]) {
     const status = await page.evaluate(
-      ([url, headers]) => fetch(url, { method: "POST", headers }).then((answer) => answer.status), [`api/v1/orders/${id}/approve`, headers]);
+      ([url, headers]) => fetch(url, { method: "POST", headers }).then((answer) => answer.status),
+      [`api/v1/orders/${id}/approve`, headers],
+    );
     ensure(status === 403, `the API answered ${status}`);
   }
   await visit(page, `#/orders/${id}`, ["What was seen", "weight.protect", "It waits for a decision"]);
@@ -98,7 +113,9 @@ async function readOnly(page) {
 
 /** The number of web's proposed weight, from the list that is shown. */
 function weightOrder(page) {
-  const row = page.locator("main tr", { hasText: "CPU weight: 1024" }).filter({ has: page.getByRole("link", { name: "web", exact: true }) });
+  const row = page
+    .locator("main tr", { hasText: "CPU weight: 1024" })
+    .filter({ has: page.getByRole("link", { name: "web", exact: true }) });
   return row.first().locator("th").textContent();
 }
 
@@ -120,12 +137,7 @@ async function hostileNames(page) {
 
 /** With the token that is entered, buttons are there; one of them approves. */
 async function approve(page) {
-  await page.getByRole("button", { name: "Token" }).click();
-  await page.getByLabel(/^Token/).fill(token);
-  await browser.accessible(page, "the question for a token");
-  await page.getByRole("button", { name: "Use it" }).click();
-  await until("the token to count", async () => (await page.locator("#who").textContent()).includes("console-test"));
-  ensure(!page.url().includes(token), "the token is in the address");
+  await browser.enterToken(page, token);
 
   await visit(page, "#/orders?state=proposed&domain=web", ["CPU weight"]);
   const id = await weightOrder(page);
@@ -139,12 +151,36 @@ async function approve(page) {
   ensure((await (await page.request.get(`${base}/api/v1/orders/${id}`)).json()).state === "proposed", "cancelled and yet approved");
   await button.click();
   await dialog.getByRole("button", { name: "Approve" }).click();
-  await until("the order to leave the list", async () => (await page.getByRole("button", { name: `Approve order ${id}`, exact: true }).count()) === 0);
+  await until(
+    "the order to leave the list",
+    async () => (await page.getByRole("button", { name: `Approve order ${id}`, exact: true }).count()) === 0,
+  );
   await visit(page, `#/orders/${id}`, ["The original value is in the ledger", "token console-test"]);
   await browser.shot(page, "order-approved");
   step(`order ${id} is approved`);
   const { action } = await (await page.request.get(`${base}/api/v1/orders/${id}`)).json();
   return { order: Number(id), to: action.to };
+}
+
+/** Where nobody may even look without a token, the console asks for it by itself. Played by the browser: one daemon has one rule. */
+async function tokenFirst(page) {
+  await page.route("**/api/v1/**", (route) => {
+    if (route.request().headers().authorization === `Bearer ${token}`) return route.continue();
+    const json = { type: "about:blank", title: "Unauthorized", status: 401, detail: "clients need a token" };
+    browser.expected.add(`401 ${new URL(route.request().url()).pathname}`);
+    return route.fulfill({ status: 401, contentType: "application/problem+json", json });
+  });
+  await page.goto(`${base}/#/steal`);
+  await page
+    .getByRole("dialog")
+    .getByLabel(/^Token/)
+    .fill(token);
+  ensure((await page.locator("#live").textContent()) === "no access", "it does not say that it has no access");
+  await page.keyboard.press("Enter");
+  await page.locator("main").getByText("Largest takers").waitFor();
+  await until("the stream of events", async () => (await page.locator("#live").textContent()) === "live");
+  await page.unrouteAll({ behavior: "ignoreErrors" });
+  step("it asks for a token where none may do without");
 }
 
 /** When the daemon cannot be reached, the console says so and since when, and comes back by itself. */
@@ -170,6 +206,7 @@ await hostileNames(desktop);
 const phone = await browser.page(PHONE);
 await everyPage(phone, PHONE, "phone");
 await silence(desktop);
+await tokenFirst(await browser.page(PHONE));
 const outcome = await approve(desktop);
 await browser.end();
 console.log(JSON.stringify(outcome));

@@ -58,7 +58,8 @@ fn it_shows_everything_and_changes_what_a_token_may_change() -> Result<()> {
         ensure!(Witness::look(&lab)?.is_as(&before).is_ok(), "something changed before anybody approved");
 
         let shots = target_dir().join("console");
-        let arguments = [&format!("http://{ADDRESS}"), &*shots.to_string_lossy(), token];
+        let (address, shots) = (format!("http://{ADDRESS}"), shots.to_string_lossy());
+        let arguments = [&*address, &*shots, token];
         let last = lab.browse("console.mjs", &arguments, VISIT_S).with_context(|| daemon.log())?;
         let outcome: Value = serde_json::from_str(&last).with_context(|| last.clone())?;
         ensure!(!daemon.log().contains(token), "the token is in the log");
@@ -75,7 +76,17 @@ fn it_shows_everything_and_changes_what_a_token_may_change() -> Result<()> {
         ensure!(verified, "{order}");
         println!("order {id}: web has {} shares, and had {}", after.shares["web"], before.shares["web"]);
         let others = Witness { shares: before.shares.clone(), ..after };
-        others.is_as(&before).context("more than the approved value changed")
+        others.is_as(&before).context("more than the approved value changed")?;
+
+        // Rolled back in the browser before its trial is over: all is as it was.
+        let last = lab
+            .browse("undo.mjs", &[&*address, &*shots, token, &id], VISIT_S)
+            .with_context(|| daemon.log())?;
+        Witness::look(&lab)?.is_as(&before).context("after the rollback")?;
+        let rejected = serde_json::from_str::<Value>(&last)?["rejected"].to_string();
+        let order = daemon.json(&["orders", "show", &rejected])?;
+        ensure!(order["state"] == "rejected" && order["decided_by_token"] == "console-test", "{order}");
+        Ok(())
     })
     .with_context(|| daemon.log())?;
     ensure!(daemon.stop()?.success());

@@ -1,15 +1,15 @@
 // One domain: where its time goes, its memory and traffic, its processes, vcpus and orders, and why things are as they are.
 
 import { get, part } from "../api.js";
-import { Plots, frame } from "../charts.js";
 import { h } from "../dom.js";
-import { CHARTS, RANGES, SERIES } from "../domain/charts.js";
 import { explanation } from "../domain/explain.js";
 import { flowTable, guestFacts, processTables } from "../domain/guest.js";
 import { hostTables } from "../domain/host.js";
 import { known, memory, number, percent, words } from "../format.js";
 import { orderTable } from "../orders.js";
+import { OverTime } from "../overtime.js";
 import { badge, bar, findingList, section } from "../parts.js";
+import { DOMAIN_CHARTS, OF_DOMAIN } from "../series.js";
 
 /** Ticks after which what changes rarely is read again. */
 const SLOW = 3;
@@ -18,59 +18,25 @@ const SLOW = 3;
 export function page(context, path) {
   const name = path[0] ?? "";
   const url = `domains/${part(name)}`;
-  const plots = new Plots(CHARTS);
-  let domain, processes, flows, orders, explain, history;
-  let range = RANGES[0];
+  const overTime = new OverTime(name, OF_DOMAIN, DOMAIN_CHARTS, context.redraw);
+  let domain, processes, flows, orders, explain;
   let everyFlow = false;
   let turn = 0;
-  let drawn = 0;
-
-  async function readHistory() {
-    const from = Date.now() - range.seconds * 1000;
-    const query = `domain=${part(name)}&series=${SERIES.join(",")}&from_unix_ms=${from}&to_unix_ms=${Date.now()}&step_s=${range.step}`;
-    history = await get(`history?${query}`).catch((error) => ({ missing: error.message }));
-    drawn = Date.now();
-  }
 
   return {
     title: name,
     async load(tick) {
-      const slow = turn % SLOW === 0 || !tick;
+      const rarely = [];
+      if (turn % SLOW === 0 || !tick) rarely.push(get(`${url}/explain`), get(`orders?domain=${part(name)}&limit=20`));
       turn += 1;
-      const due = !history || Date.now() - drawn >= range.step * 1000 - 500;
-      [domain, processes, flows] = await Promise.all([get(url), get(`${url}/processes`), get(`${url}/flows`)]);
-      const rest = [due ? readHistory() : null];
-      if (slow) {
-        rest.push(
-          get(`${url}/explain`).then((answer) => {
-            explain = answer;
-          }),
-        );
-        rest.push(
-          get(`orders?domain=${part(name)}&limit=20`).then((answer) => {
-            orders = answer.orders;
-          }),
-        );
-      }
-      await Promise.all(rest);
+      const often = [get(url), get(`${url}/processes`), get(`${url}/flows`), overTime.load()];
+      [domain, processes, flows] = await Promise.all(often);
+      if (rarely.length > 0) [explain, { orders }] = await Promise.all(rarely);
     },
     view() {
       return [
         head(domain),
-        section(
-          "Over time",
-          h(
-            "p.filter",
-            null,
-            h("label", { for: "range" }, "Last"),
-            h(
-              "select",
-              { id: "range", "data-action": "range" },
-              RANGES.map((one) => h("option", { value: one.label }, one.label)),
-            ),
-          ),
-          history.missing ? h("p.muted", null, `There is no history: ${history.missing}.`) : h("div.charts", null, CHARTS.map(frame)),
-        ),
+        overTime.view(),
         section("Processes", processTables(processes)),
         h(
           "div.pair",
@@ -85,22 +51,14 @@ export function page(context, path) {
       ];
     },
     actions: {
+      ...overTime.actions,
       flows() {
         everyFlow = true;
         context.redraw();
       },
-      async range(element) {
-        range = RANGES.find((one) => one.label === element.value) ?? range;
-        await readHistory();
-        context.redraw();
-      },
     },
-    drawn(root) {
-      if (!history.missing && history.unix_ms.length > 0) void plots.draw(root, history);
-    },
-    close() {
-      plots.close();
-    },
+    drawn: (root) => overTime.draw(root),
+    close: () => overTime.close(),
   };
 }
 

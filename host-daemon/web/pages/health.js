@@ -3,20 +3,24 @@
 import { get } from "../api.js";
 import { h } from "../dom.js";
 import { known, memory, number, percentage, span } from "../format.js";
+import { OverTime } from "../overtime.js";
 import { badge, facts, section, table } from "../parts.js";
+import { HOST_CHARTS, OF_HOST } from "../series.js";
 
 /** @param {import("../main.js").Context} context */
 export function page(context) {
+  const overTime = new OverTime(null, OF_HOST, HOST_CHARTS, context.redraw);
   let status, doctor, rules;
   let filter = "";
   return {
     title: "Health and rules",
     async load() {
-      [status, doctor, rules] = await Promise.all([get("status"), get("doctor"), get("rules")]);
+      [status, doctor, rules] = await Promise.all([get("status"), get("doctor"), get("rules"), overTime.load()]);
     },
     view() {
       return [
         h("div.pair", { "data-key": "pair" }, section("Health", health(status)), section("Own cost", cost(status.own_cost))),
+        overTime.view(),
         section("Doctor", checks(doctor.checks)),
         section(
           "Rules",
@@ -31,11 +35,14 @@ export function page(context) {
       ];
     },
     actions: {
+      ...overTime.actions,
       rule(element) {
         filter = element.value.trim().toLowerCase();
         context.redraw();
       },
     },
+    drawn: (root) => overTime.draw(root),
+    close: () => overTime.close(),
   };
 }
 

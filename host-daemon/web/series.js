@@ -1,8 +1,8 @@
-// Which charts a domain has, and of which series they are made.
+// Which charts there are of a domain and of the host, and of which series they are made.
 
-import { memory, micros, percent, rate } from "../format.js";
+import { memory, micros, percent, percentage, rate } from "./format.js";
 
-export const SERIES = [
+export const OF_DOMAIN = [
   "cpu_use_ratio",
   "contention_ratio",
   "throttled_ratio",
@@ -18,14 +18,6 @@ export const SERIES = [
   "cpu_shares",
 ];
 
-/** How far back, and how far apart the points are. */
-export const RANGES = [
-  { label: "15 min", seconds: 900, step: 5 },
-  { label: "1 h", seconds: 3600, step: 15 },
-  { label: "6 h", seconds: 21600, step: 90 },
-  { label: "24 h", seconds: 86400, step: 360 },
-];
-
 /** @param {string} name */
 const series = (name) => (history) => history.series[name] ?? history.unix_ms.map(() => null);
 
@@ -36,8 +28,8 @@ function run(history) {
   return use.map((value, at) => (value === null ? null : Math.max(0, value - (polling[at] ?? 0))));
 }
 
-/** @type {import("../charts.js").Chart[]} */
-export const CHARTS = [
+/** @type {import("./charts.js").Chart[]} */
+export const DOMAIN_CHARTS = [
   {
     id: "cpu",
     title: "Where the time of its vcpus goes",
@@ -79,5 +71,33 @@ export const CHARTS = [
       { label: "received", colour: "--c1", values: series("received_bytes_per_s") },
       { label: "sent", colour: "--c5", values: series("sent_bytes_per_s"), dash: [6, 3] },
     ],
+  },
+];
+
+export const OF_HOST = [
+  "cpu_some_avg10_percent",
+  "memory_some_avg10_percent",
+  "io_some_avg10_percent",
+  "memory_available_kib",
+  "own_percent",
+];
+
+/** @type {import("./charts.js").Chart[]} */
+export const HOST_CHARTS = [
+  {
+    id: "pressure",
+    title: "Pressure: share of the time in which some task waited",
+    show: percentage,
+    lines: [
+      { label: "CPU", colour: "--c1", values: series("cpu_some_avg10_percent") },
+      { label: "memory", colour: "--c2", values: series("memory_some_avg10_percent"), dash: [6, 3] },
+      { label: "I/O", colour: "--c4", values: series("io_some_avg10_percent"), dash: [2, 3] },
+    ],
+  },
+  {
+    id: "own",
+    title: "CPU of kvmpilot itself, of one CPU",
+    show: percentage,
+    lines: [{ label: "own", colour: "--c3", values: series("own_percent") }],
   },
 ];
