@@ -21,7 +21,7 @@ function uplot() {
 /**
  * @typedef {{label: string, colour: string, values: (data: any) => (number|null)[], dash?: number[]}} Line `colour` is the name
  *   of a custom property; `dash` tells lines apart without colour
- * @typedef {{id: string, title: string, lines: Line[], show: (value: number|null) => string, stacked?: boolean, top?: number, incrs?: number[]}} Chart
+ * @typedef {{id: string, title: string, lines: Line[], show: (value: number|null) => string, stacked?: boolean, top?: number, decades?: boolean, incrs?: number[]}} Chart
  */
 
 /** The frame of a chart; its inside is uPlot's. @param {Chart} chart */
@@ -136,16 +136,38 @@ function options(chart, place) {
     height: 170,
     legend: { show: false },
     cursor: { drag: { x: false, y: false } },
-    scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), chart.top ?? Math.max(high ?? 0, 1e-9) * 1.1] } },
+    scales: {
+      y: chart.decades
+        ? { distr: 3, range: (_, low, high) => decades(low, high) }
+        : { range: (_, low, high) => fromZero(chart, low, high) },
+    },
     axes: [
       { ...axis, space: 70, size: 28, values: (_, ticks) => clock(ticks) },
-      { ...axis, size: 64, incrs: chart.incrs, values: (_, ticks) => ticks.map((tick) => chart.show(tick)) },
+      {
+        ...axis,
+        size: 64,
+        incrs: chart.incrs,
+        values: (_, ticks) => ticks.map((tick) => (chart.decades && !isDecade(tick) ? "" : chart.show(tick))),
+      },
     ],
     series: [{}, ...series],
     bands: chart.stacked ? series.slice(1).map((line, at) => ({ series: [at + 2, at + 1], fill: line.fill })) : [],
     hooks: { setCursor: [(plot) => tellAt(place, chart, plot)] },
   };
 }
+
+/** From nothing to a little above the largest value. */
+function fromZero(chart, low, high) {
+  return [Math.min(0, low ?? 0), chart.top ?? Math.max(high ?? 0, 1e-9) * 1.1];
+}
+
+/** Whole decades around the values, which are at least 1. */
+function decades(low, high) {
+  const from = Math.floor(Math.log10(Math.max(low ?? 1, 1)));
+  return [10 ** from, 10 ** Math.max(Math.ceil(Math.log10(Math.max(high ?? 1, 1))), from + 1)];
+}
+
+const isDecade = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9;
 
 /** Times of day, no finer than the marks are apart. @param {number[]} ticks seconds since 1970 */
 function clock(ticks) {

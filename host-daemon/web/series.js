@@ -21,6 +21,9 @@ export const OF_DOMAIN = [
 /** @param {string} name */
 const series = (name) => (history) => history.series[name] ?? history.unix_ms.map(() => null);
 
+/** For charts in decades, which have no zero. @param {string} name */
+const atLeastOne = (name) => (history) => series(name)(history).map((value) => (value === null ? null : Math.max(1, value)));
+
 /** Time on a pcpu without polling for work, which is a part of it. */
 function run(history) {
   const use = series("cpu_use_ratio")(history);
@@ -46,11 +49,12 @@ export const DOMAIN_CHARTS = [
   },
   {
     id: "wait",
-    title: "How long its vcpus wait for a pcpu",
+    title: "How long its vcpus wait for a pcpu, logarithmic",
     show: micros,
+    decades: true,
     lines: [
-      { label: "p50", colour: "--c1", values: series("runq_wait_p50_us") },
-      { label: "p99", colour: "--c2", values: series("runq_wait_p99_us"), dash: [6, 3] },
+      { label: "p50", colour: "--c1", values: atLeastOne("runq_wait_p50_us") },
+      { label: "p99", colour: "--c2", values: atLeastOne("runq_wait_p99_us"), dash: [6, 3] },
     ],
   },
   {
