@@ -171,6 +171,9 @@ main.addEventListener("click", (event) => void act(event, "click"));
 main.addEventListener("input", (event) => void act(event, "input"));
 document.getElementById("token").addEventListener("click", () => void enterToken());
 theme(document.getElementById("theme"), () => context.redraw());
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) void refresh(null);
+});
 addEventListener("hashchange", () => void open(true));
 live.on("state", showState);
 live.on("state", (state) => void comeBack(state));

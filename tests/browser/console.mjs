@@ -75,6 +75,10 @@ async function itMoves(page) {
     drawn: await plot.locator("canvas").evaluate((canvas) => canvas.toDataURL()),
   });
   await plot.locator("canvas").waitFor();
+  // What a person has unfolded and where they are stays, whatever is drawn anew.
+  const unfolded = page.locator("main details").first();
+  await unfolded.locator("summary").click();
+  ensure(await unfolded.evaluate((details) => details.open && details.contains(document.activeElement)), "nothing is unfolded");
   const before = await until("the chart to be drawn", async () => {
     const now = await look();
     return now.at > 0 && now;
@@ -83,7 +87,29 @@ async function itMoves(page) {
     const now = await look();
     return now.at > before.at && now.drawn !== before.drawn && now;
   });
+  ensure(
+    await unfolded.evaluate((details) => details.open && details.contains(document.activeElement)),
+    "it was folded, or lost the focus",
+  );
   step(`a chart moved on by ${(after.at - before.at) / 1000} s`);
+}
+
+/** Dark and light by the switch, remembered. */
+async function switchTheme(page) {
+  const ground = () => page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
+  const found = new Set([await ground()]);
+  const button = page.getByRole("button", { name: /^Theme/ });
+  await button.click();
+  ensure((await button.textContent()) === "Theme: light", "it is not light");
+  found.add(await ground());
+  await page.reload();
+  await page.locator("main h1").waitFor();
+  ensure((await button.textContent()) === "Theme: light", "it forgot the theme");
+  await button.click();
+  await button.click();
+  found.add(await ground());
+  ensure(found.size === 2, `colours of the ground: ${[...found]}`);
+  step("dark, light and back");
 }
 
 /** Without a token: no buttons for changes, and the API says no, with and without the console's own header. */
@@ -203,6 +229,7 @@ await readOnly(desktop);
 await everyPage(desktop, DESKTOP, "desktop");
 await itMoves(desktop);
 await hostileNames(desktop);
+await switchTheme(desktop);
 const phone = await browser.page(PHONE);
 await everyPage(phone, PHONE, "phone");
 await silence(desktop);

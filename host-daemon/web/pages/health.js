@@ -10,16 +10,21 @@ import { HOST_CHARTS, OF_HOST } from "../series.js";
 /** @param {import("../main.js").Context} context */
 export function page(context) {
   const overTime = new OverTime(null, OF_HOST, HOST_CHARTS, context.redraw);
-  let status, doctor, rules;
+  let status, doctor, rules, host;
   let filter = "";
   return {
     title: "Health and rules",
     async load() {
-      [status, doctor, rules] = await Promise.all([get("status"), get("doctor"), get("rules"), overTime.load()]);
+      [status, doctor, rules, host] = await Promise.all([get("status"), get("doctor"), get("rules"), get("host"), overTime.load()]);
     },
     view() {
       return [
-        h("div.pair", { "data-key": "pair" }, section("Health", health(status)), section("Own cost", cost(status.own_cost))),
+        h(
+          "div.pair",
+          { "data-key": "pair" },
+          section("Health", health(status, host.addresses)),
+          section("Own cost", cost(status.own_cost)),
+        ),
         overTime.view(),
         section("Doctor", checks(doctor.checks)),
         section(
@@ -46,7 +51,7 @@ export function page(context) {
   };
 }
 
-function health(status) {
+function health(status, addresses) {
   const { libvirt, cycle } = status;
   return [
     status.health.ok
@@ -59,6 +64,7 @@ function health(status) {
     facts([
       ["Version", status.version],
       ["Kernel", status.host.kernel],
+      ["Addresses", addresses.join(", ") || "–"],
       ["Runs for", span(status.uptime_s)],
       ["libvirt", libvirt.connected ? (libvirt.version ?? "connected") : (libvirt.message ?? "not connected")],
       ["Mode", status.paused ? "paused" : status.mode],
