@@ -13,7 +13,8 @@ export function confirm(title, text, yes) {
 
 /** Asks for a token. @returns {Promise<boolean>} whether there is another one now */
 export async function askToken() {
-  const field = h("input", { type: "password", id: "token-field", autocomplete: "off", spellcheck: "false" });
+  const input = h("input", { type: "password", id: "token-field", autocomplete: "off", spellcheck: "false" });
+  const field = /** @type {HTMLInputElement} */ (input);
   const text = [
     h("p", null, "A token says who you are and whether you may change something. It stays in this tab only."),
     h("label", { for: "token-field" }, "Token (empty to forget it)"),

@@ -171,6 +171,7 @@ const isDecade = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(v
 
 /** Times of day, no finer than the marks are apart. @param {number[]} ticks seconds since 1970 */
 function clock(ticks) {
+  /** @type {Intl.DateTimeFormatOptions} */
   const shown = { hour: "2-digit", minute: "2-digit" };
   if (ticks.length > 1 && ticks[1] - ticks[0] < 60) shown.second = "2-digit";
   return ticks.map((seconds) => new Date(seconds * 1000).toLocaleTimeString("sv-SE", shown));

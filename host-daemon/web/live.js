@@ -49,6 +49,7 @@ function become(state) {
 }
 
 let abort = new AbortController();
+/** Ends the pause before the next try. @type {(value?: any) => void} */
 let wake = () => {};
 // The browser knows it at once; silence alone would tell after a while.
 addEventListener("offline", () => abort.abort());

@@ -22,7 +22,17 @@ export class OverTime {
    * @param {() => void} redraw
    */
   constructor(domain, series, charts, redraw) {
-    Object.assign(this, { domain, series, charts, redraw, range: RANGES[0], history: null, missing: "", read: 0 });
+    this.domain = domain;
+    this.series = series;
+    this.charts = charts;
+    this.redraw = redraw;
+    this.range = RANGES[0];
+    /** @type {any} */
+    this.history = null;
+    /** Why there is none. */
+    this.missing = "";
+    /** When it was read last, milliseconds. */
+    this.read = 0;
     this.plots = new Plots(charts);
     /** For the page's actions. */
     this.actions = { range: (element) => this.choose(element.value) };

@@ -33,7 +33,7 @@ export function section(title, ...children) {
  */
 export function table(caption, items, key, columns, empty = "None.") {
   if (items.length === 0) return h("p.muted", null, empty);
-  const shown = columns.filter(Boolean);
+  const shown = /** @type {Column[]} */ (columns.filter(Boolean));
   const head = shown.map(({ label, kind, title, hidden }) =>
     h("th", { scope: "col", class: kind, title }, hidden ? h("span.sr", null, label) : label),
   );

@@ -137,16 +137,17 @@ export function flowTable(flows, every) {
 export function guestFacts(domain) {
   const guest = domain.guest;
   if (!guest) return h("p.muted", null, domain.agent.message ?? "The guest has not answered yet.");
-  const system = guest.system;
+  /** @type {[string, any][]} */
+  const system = Object.entries(guest.system ?? {})
+    .filter(([, value]) => typeof value === "string" && value)
+    .map(([name, value]) => [words(name), value]);
   return [
     guest.unread ? h("p", null, guest.unread) : null,
     facts([
       ["Load", number(guest.load1)],
       ["Runnable threads", known(guest.runnable) ? String(guest.runnable) : "–"],
       ["vcpus online", known(guest.vcpus_online) ? String(guest.vcpus_online) : "–"],
-      ...Object.entries(system ?? {})
-        .filter(([, value]) => typeof value === "string" && value)
-        .map(([name, value]) => [words(name), value]),
+      ...system,
     ]),
   ];
 }
