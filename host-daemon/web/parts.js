@@ -39,7 +39,7 @@ export function table(caption, items, key, columns, empty = "None.") {
   );
   const cell =
     (item) =>
-    ({ kind, cell }, at) =>
+    (/** @type {Column} */ { kind, cell }, /** @type {number} */ at) =>
       h(at === 0 ? "th" : "td", { class: kind, scope: at === 0 ? "row" : null }, cell(item));
   const body = items.map((item) => h("tr", { "data-key": key(item) }, shown.map(cell(item))));
   return h(

@@ -76,8 +76,8 @@ async function itMoves(page) {
   });
   await plot.locator("canvas").waitFor();
   // What a person has unfolded and where they are stays, whatever is drawn anew.
-  const unfolded = page.locator("main details").first();
-  await unfolded.locator("summary").click();
+  const unfolded = await page.locator("main details").first().elementHandle();
+  await (await unfolded.$("summary")).click();
   ensure(await unfolded.evaluate((details) => details.open && details.contains(document.activeElement)), "nothing is unfolded");
   const before = await until("the chart to be drawn", async () => {
     const now = await look();
