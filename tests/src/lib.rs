@@ -6,6 +6,7 @@
 pub mod accel;
 mod agent;
 pub mod bpf;
+mod browser;
 mod cgroups;
 pub mod cpio;
 pub mod daemon;

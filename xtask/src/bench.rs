@@ -51,7 +51,7 @@ pub(crate) enum BenchTask {
 }
 
 pub(crate) fn bench(task: &BenchTask) -> Result<()> {
-    setup::setup()?;
+    setup::setup(setup::Needs::Lab)?;
     build_ebpf::build_ebpf()?;
     match task {
         BenchTask::Probes { rounds, json } => {

@@ -41,7 +41,7 @@ const CONSOLE_PORT: u16 = 8765;
 
 /// Sets up, builds, and tells the story.
 pub(crate) fn demo(json: Option<&Path>, keep: bool) -> Result<()> {
-    setup::setup()?;
+    setup::setup(setup::Needs::Lab)?;
     build_ebpf::build_ebpf()?;
     say("building the daemon");
     run_shown(cargo().args(["build", "--quiet", "--package", "kvmpilot"]))?;

@@ -35,7 +35,7 @@ pub(crate) fn lab(task: &LabTask) -> Result<()> {
 }
 
 fn up() -> Result<()> {
-    setup::setup()?;
+    setup::setup(setup::Needs::Lab)?;
     let begin = Instant::now();
     let lab = Lab::start(&LabOptions { guests: guests::standard() })?;
     say(&format!("guests run under {}: {}", lab.accel(), lab.accel_reason()));

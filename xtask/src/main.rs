@@ -72,15 +72,15 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
-        Task::Setup => setup::setup(),
-        Task::BuildEbpf => setup::setup().and_then(|()| build_ebpf::build_ebpf()).map(drop),
+        Task::Setup => setup::setup(setup::Needs::Tests),
+        Task::BuildEbpf => setup::setup(setup::Needs::Lab).and_then(|()| build_ebpf::build_ebpf()).map(drop),
         Task::Test { quick } => return test::test(quick),
         Task::Tidy => tidy::tidy(),
         Task::Demo { json, keep } => demo::demo(json.as_deref(), keep),
-        Task::Matrix(options) => setup::setup().and_then(|()| matrix::matrix(&options)),
+        Task::Matrix(options) => setup::setup(setup::Needs::Lab).and_then(|()| matrix::matrix(&options)),
         Task::Bench(task) => bench::bench(&task),
         Task::Fuzz { target, minutes } => fuzz::fuzz(target.as_deref(), minutes),
-        Task::Package => setup::setup().and_then(|()| package::package()),
+        Task::Package => setup::setup(setup::Needs::Lab).and_then(|()| package::package()),
         Task::Lab(task) => lab::lab(&task),
     };
     match outcome {

@@ -21,8 +21,8 @@ const HYPERVISOR: [&str; 6] = [
     "qemu-utils",
 ];
 /// To compile and link, to unpack guest kernels, to make the lab's network and its load, to check the probes by, to step
-/// a daemon's clock, to look at what is drawn in a terminal, to render man pages, to scrape its metrics.
-const TOOLS: [&str; 12] = [
+/// a daemon's clock.
+const TOOLS: [&str; 9] = [
     "gcc",
     "libc6-dev",
     "pkg-config",
@@ -32,10 +32,11 @@ const TOOLS: [&str; 12] = [
     "wrk",
     "linux-perf",
     "faketime",
-    "tmux",
-    "groff-base",
-    PROMETHEUS,
 ];
+/// For tests alone: to look at what is drawn in a terminal and in a browser, to render man pages, to scrape metrics.
+const FACES: [&str; 4] = ["tmux", "groff-base", "chromium", PROMETHEUS];
+/// What drives the browser: programs, and Debian's packages of them. Others' node (with its own npm) excludes Debian's npm.
+const NODE: [(&str, &str); 2] = [("node", "nodejs"), ("npm", "npm")];
 /// Debian's package starts it as a service of this machine, which nobody asked for: a test runs it for itself.
 const PROMETHEUS: &str = "prometheus";
 /// Masks that service. A person who wants it takes the link away.
@@ -57,9 +58,18 @@ enum Step {
     Run { command: Command, as_root: bool },
 }
 
+/// What for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// To build, and for the lab.
+    Lab,
+    /// And for the tests of the faces: a browser, a Prometheus.
+    Tests,
+}
+
 /// Installs what is missing, or says how.
-pub(crate) fn setup() -> Result<()> {
-    let steps = missing()?;
+pub(crate) fn setup(needs: Needs) -> Result<()> {
+    let steps = missing(needs)?;
     if steps.is_empty() {
         return Ok(());
     }
@@ -86,7 +96,7 @@ pub(crate) fn setup() -> Result<()> {
                 run_shown(command)?;
             }
         }
-        steps = missing()?;
+        steps = missing(needs)?;
         if steps.first().is_some_and(|next| next.line() == line) {
             bail!("`{line}` succeeded, but what it should bring is still missing");
         }
@@ -95,9 +105,9 @@ pub(crate) fn setup() -> Result<()> {
 }
 
 /// The steps that are left, in order.
-fn missing() -> Result<Vec<Step>> {
+fn missing(needs: Needs) -> Result<Vec<Step>> {
     let release = Release::of_this_machine()?;
-    let installed = apt::installed(&[&HYPERVISOR[..], &TOOLS, &RUST, &["rustup"]].concat());
+    let installed = apt::installed(&[&HYPERVISOR[..], &TOOLS, &FACES, &RUST, &["rustup"]].concat());
     let lacks = |packages: &[&'static str]| -> Vec<&'static str> {
         packages.iter().copied().filter(|package| !installed.contains(*package)).collect()
     };
@@ -114,14 +124,20 @@ fn missing() -> Result<Vec<Step>> {
         }
         steps.push(install(&options, &hypervisor));
     }
-    let tools = lacks(&TOOLS);
-    let systemd = Path::new(MASK).parent().is_some_and(Path::is_dir);
-    if systemd && tools.contains(&PROMETHEUS) && fs::symlink_metadata(MASK).is_err() {
-        let mut mask = Command::new("ln");
-        mask.args(["-s", "/dev/null", MASK]);
-        steps.push(Step::Run { command: mask, as_root: true });
+    steps.extend(install_any(&lacks(&TOOLS)));
+    if needs == Needs::Tests {
+        let faces = lacks(&FACES);
+        let systemd = Path::new(MASK).parent().is_some_and(Path::is_dir);
+        if systemd && faces.contains(&PROMETHEUS) && fs::symlink_metadata(MASK).is_err() {
+            let mut mask = Command::new("ln");
+            mask.args(["-s", "/dev/null", MASK]);
+            steps.push(Step::Run { command: mask, as_root: true });
+        }
+        steps.extend(install_any(&faces));
+        let node: Vec<&str> =
+            NODE.into_iter().filter(|(program, _)| !in_path(program)).map(|(_, package)| package).collect();
+        steps.extend(install_any(&node));
     }
-    steps.extend(install_any(&tools));
 
     match toolchain::find() {
         Some((compiler, _)) if compiler.sysroot != Path::new(DEBIAN) => {}
@@ -135,6 +151,11 @@ fn missing() -> Result<Vec<Step>> {
         }
     }
     Ok(steps)
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
 /// Debian's rustup and rustc-web exclude each other; the person chose rustup.

@@ -31,7 +31,7 @@ pub(crate) fn test(quick: bool) -> ExitCode {
 
 /// An error means that it makes no sense to go on.
 fn run(quick: bool, tally: &mut Tally) -> Result<()> {
-    setup::setup()?;
+    setup::setup(setup::Needs::Tests)?;
     tally.check("build-ebpf", build_ebpf().map(|_| true));
     tally.check("fmt", run_shown(cargo().args(["fmt", "--all", "--check"])).map(|()| true));
     let mut clippy = cargo();

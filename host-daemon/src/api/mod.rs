@@ -7,6 +7,7 @@ mod ask;
 mod bounds;
 mod caller;
 mod command;
+mod console;
 mod events;
 mod host;
 mod listen;

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::ask::Ask;
 use super::caller::Caller;
 use super::command::{ApiContext, Command, CommandRequest, WatchRequest};
+use super::console;
 use super::events::Telling;
 use super::operations::{BASE, operations};
 use super::present;
@@ -56,6 +57,7 @@ pub(super) fn router(context: ApiContext, group: Option<Gid>, limits: Limits, to
     Router::new()
         .nest(BASE, routes)
         .route("/metrics", axum::routing::get(super::metrics::metrics))
+        .merge(console::router())
         .fallback(|uri: Uri| async move {
             Failure::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
         })

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
-use tower_http::compression::CompressionLayer;
+use tower_http::compression::{CompressionLayer, CompressionLevel};
 
 use super::bounds::{Rate, bounded, tagged};
 use super::caller::{Caller, Peer};
@@ -137,7 +137,7 @@ pub async fn serve(listen: Listen, context: ApiContext) -> Result<Server, ApiErr
         let followers = Followers(Arc::new(Semaphore::new(limits.followers)));
         let router = router
             .layer(from_fn(tagged))
-            .layer(CompressionLayer::new())
+            .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
             .layer(Extension(followers))
             .layer(from_fn_with_state((limits, rate), bounded));
         tasks.spawn(accept(door, router, limits, stopped.clone()));

@@ -60,7 +60,8 @@ fn assert_problem(answer: &str, status: u16, detail: &str) {
 fn nonsense_gets_a_problem() {
     let face = Face::start();
     for (path, status, detail) in [
-        ("/", 404, "there is nothing at /"),
+        ("/nothing", 404, "there is nothing at /nothing"),
+        ("/assets/nothing.js", 404, "there is nothing at /assets/nothing.js"),
         ("/api/v2/status", 404, "there is nothing at /api/v2/status"),
         ("/api/v1/domains/nobody", 404, "there is no domain"),
         ("/api/v1/domains/nobody/processes", 404, "there is no domain"),
