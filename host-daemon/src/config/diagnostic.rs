@@ -59,11 +59,22 @@ impl Diagnostic {
             path: source.path.clone(),
             line: before.matches('\n').count() + 1,
             column: chars(line_start..start) + 1,
-            text: text.get(line_start..line_end).unwrap_or_default().trim_end().to_owned(),
+            text: without_secret(text.get(line_start..line_end).unwrap_or_default().trim_end()),
             width: chars(start..end.min(line_end)).max(1),
             message,
             help,
         }
+    }
+}
+
+/// The line, without what stands behind the `=` where that may be secret: it is logged.
+fn without_secret(line: &str) -> String {
+    let key = line.trim_start().to_ascii_lowercase();
+    match line.split_once('=') {
+        Some((name, _)) if key.starts_with("headers") || key.contains("authorization") => {
+            format!("{name}= ...")
+        }
+        _ => line.to_owned(),
     }
 }
 
