@@ -21,6 +21,17 @@ pub struct Forward {
 }
 
 impl Lab {
+    /// Runs `work` in the lab's network namespace, on a thread of its own: the sockets that it makes are there.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.keeper_pid()))?;
+        let enter = || setns(namespace, CloneFlags::CLONE_NEWNET).map(|()| work());
+        let result = thread::scope(|scope| scope.spawn(enter).join());
+        result.map_err(|_| anyhow!("a panic in the lab's network"))?.context("cannot enter the lab's network")
+    }
+
     /// Carries connections to a free port of this machine's loopback to `port` on that of the lab.
     ///
     /// # Errors
@@ -28,15 +39,11 @@ impl Lab {
     pub fn forward(&self, port: u16) -> Result<Forward> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
-        let namespace = File::open(format!("/proc/{}/ns/net", self.keeper_pid()))?;
         let over = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&over);
-        // A thread of its own: from now on what it connects to is in the lab. The listener stays where it was made.
-        let (ready, entered) = std::sync::mpsc::channel();
-        let thread = thread::spawn(move || {
-            let result = setns(namespace, CloneFlags::CLONE_NEWNET);
-            let failed = result.is_err();
-            if ready.send(result).is_ok() && !failed {
+        // Threads belong to the network of the thread that starts them. The listener stays where it was made.
+        let thread = self.in_network(|| {
+            thread::spawn(move || {
                 for stream in listener.incoming() {
                     if is_over.load(Ordering::Relaxed) {
                         return;
@@ -47,10 +54,8 @@ impl Lab {
                         join(&inner, &outer);
                     }
                 }
-            }
-        });
-        let entered = entered.recv().map_err(|_| anyhow!("the forwarder ended"))?;
-        entered.context("cannot enter the lab's network namespace")?;
+            })
+        })?;
         Ok(Forward { address, over, thread: Some(thread) })
     }
 }
@@ -58,7 +63,6 @@ impl Lab {
 fn join(from: &TcpStream, to: &TcpStream) {
     if let (Ok(mut from), Ok(mut to)) = (from.try_clone(), to.try_clone()) {
         thread::spawn(move || {
-            // Whoever ends first ends both.
             let _ = io::copy(&mut from, &mut to);
             let _ = to.shutdown(Shutdown::Write);
         });

@@ -82,7 +82,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .query::<host::HistoryQuery>(),
         look::<(TickEvent, OrderMovedEvent)>("/events", "What happens: `tick`, `order` and `ping`", get(events::events))
             .of_kind("text/event-stream"),
-        look::<DomainsView>("/domains", "All domains", get(routes::domains)),
+        look::<DomainsView>("/domains", "All domains", get(routes::domains)).query::<routes::DomainQuery>(),
         look::<DomainDetailView>("/domains/{domain}", "One domain, by name or UUID", get(routes::domain)),
         look::<ProcessesView>("/domains/{domain}/processes", "What runs in its guest", get(routes::processes)),
         look::<FlowsView>("/domains/{domain}/flows", "Who it talks to", get(routes::flows)),

@@ -156,9 +156,31 @@ pub(super) async fn steal(State(api): Api) -> Json<StealView> {
     Json(api.views().steal.clone())
 }
 
-pub(super) async fn domains(State(api): Api) -> Json<DomainsView> {
-    let domains: Vec<DomainView> = api.views().domains.iter().map(|domain| domain.row.clone()).collect();
-    Json(DomainsView { domains })
+/// Which domains to list.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DomainQuery {
+    /// At most so many; all without.
+    limit: Option<u32>,
+    /// Those behind this name: `next_after` of the page before.
+    after: Option<String>,
+}
+
+pub(super) async fn domains(
+    State(api): Api,
+    query: Result<Query<DomainQuery>, QueryRejection>,
+) -> Answer<DomainsView> {
+    let Query(query) = query.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let page = usize::try_from(query.limit.unwrap_or(u32::MAX).max(1)).unwrap_or(usize::MAX);
+    let views = api.views();
+    let mut rest = views
+        .domains
+        .iter()
+        .map(|domain| &domain.row)
+        .skip_while(|row| query.after.as_ref().is_some_and(|after| row.name <= *after));
+    let domains: Vec<DomainView> = rest.by_ref().take(page).cloned().collect();
+    let next_after = rest.next().and_then(|_| Some(domains.last()?.name.clone()));
+    Ok(Json(DomainsView { domains, next_after }))
 }
 
 pub(super) async fn domain(

@@ -30,7 +30,7 @@ fn pages(screen: Screen) -> Vec<String> {
     let processes: ProcessesView = example!("processes");
     let mut pages = vec![
         show::status(&example!("status"), screen),
-        show::domains(&DomainsView { domains: vec![domain.row.clone()] }, screen),
+        show::domains(&DomainsView { domains: vec![domain.row.clone()], next_after: None }, screen),
         show::domain(&domain, screen),
         show::processes(&processes, screen),
         show::processes(

@@ -270,6 +270,31 @@ fn too_much_is_refused_and_said_so() {
 }
 
 #[test]
+fn domains_come_in_pages_if_asked_for() {
+    let face = Face::start();
+    // As the daemon shows them.
+    face.views.send_modify(|views| {
+        let mut sorted = (**views).clone();
+        sorted.domains.sort_by(|a, b| a.row.name.cmp(&b.row.name));
+        *views = Arc::new(sorted);
+    });
+    let ask = |query: &str| {
+        let stream = UnixStream::connect(&face.socket).unwrap();
+        let (status, _, body) = exchange(stream, "GET", &format!("/api/v1/domains{query}"), "");
+        assert_eq!(status, 200, "{body}");
+        let page: Value = serde_json::from_str(&body).unwrap();
+        let rows =
+            page["domains"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap().to_owned());
+        (rows.collect::<Vec<_>>(), page["next_after"].as_str().map(str::to_owned))
+    };
+    let (all, next) = ask("");
+    assert_eq!((all.len(), next), (2, None));
+    let (first, next) = ask("?limit=1");
+    assert_eq!((&first[..], next.as_deref()), (&all[..1], Some(&*all[0])));
+    assert_eq!(ask("?limit=1&after=silent%2F1%20%C3%A4"), (all[1..].to_vec(), None));
+}
+
+#[test]
 fn history_comes_in_columns() {
     let face = Face::start();
     for _ in 0..3 {

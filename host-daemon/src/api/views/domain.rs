@@ -18,6 +18,9 @@ use super::{GroupPressureView, RoleView, VcpuTimeView};
 pub struct DomainsView {
     /// By name.
     pub domains: Vec<DomainView>,
+    /// The `after` of the next page; null on the last one.
+    #[serde(default)]
+    pub next_after: Option<String>,
 }
 
 /// One domain in a list.

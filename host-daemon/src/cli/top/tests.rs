@@ -38,8 +38,12 @@ fn moment() -> Moment {
         (other.need, other.cpu_use_ratio, other.memory_current_kib) = (need, used, memory);
         domains.push(other);
     }
-    let mut moment =
-        Moment::of(example("status"), DomainsView { domains }, example("steal"), example("orders"));
+    let mut moment = Moment::of(
+        example("status"),
+        DomainsView { domains, next_after: None },
+        example("steal"),
+        example("orders"),
+    );
     moment.taken_unix_ms = NOW;
     let vcpu = |number, pcpu| PlacedVcpuView { uuid: web.uuid, number, pcpu, ..PlacedVcpuView::default() };
     moment.place(VcpusView { vcpus: vec![vcpu(1, Some(5)), vcpu(0, Some(3)), vcpu(2, None)] });
