@@ -1,6 +1,5 @@
 //! Those who follow what happens: one text for all of them, made once a tick.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +11,6 @@ use axum::http::header::CACHE_CONTROL;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
-use kvmpilot_core::order::{OrderState, WorkOrder};
 use serde::Serialize;
 use tokio::sync::{broadcast, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -24,11 +22,11 @@ use super::routes::Api;
 use super::serve::Followers;
 use super::trend::Trends;
 use super::views::{OrderMovedEvent, TickDomain, TickEvent, Views};
-use crate::store::{OrderFilter, Store};
+use crate::store::{Seen, Store, StoredOrderEvent};
 
 /// Events that a slow follower may be behind before it misses some.
 const BEHIND: usize = 32;
-/// Orders that are looked at for news at a time.
+/// Changes of orders that are told at a time.
 const NEWS: u32 = 200;
 /// Between two signs of life.
 const SIGN: Duration = Duration::from_secs(15);
@@ -70,17 +68,18 @@ async fn tell(
     news: broadcast::Sender<News>,
     trends: Arc<Mutex<Trends>>,
 ) {
-    let mut orders = Orders::default();
+    let news_of = |mut seen| {
+        let store = store.clone();
+        async move { spawn_blocking(move || (store.order_news(&mut seen, NEWS), seen)).await }
+    };
+    // What was before is history.
+    let Ok((_, mut seen)) = news_of(Seen::default()).await else { return };
     while views.changed().await.is_ok() {
         let now = Arc::clone(&views.borrow_and_update());
         let unix_ms = unix_ms();
         trends.lock().unwrap_or_else(PoisonError::into_inner).add(&now, unix_ms);
-        let (filter, store) = (orders.filter(), store.clone());
-        let moved = match spawn_blocking(move || store.orders(&filter)).await {
-            Ok(Ok(found)) => orders.moved(found),
-            // The store's trouble is in the health.
-            _ => Vec::new(),
-        };
+        let Ok((moved, now_seen)) = news_of(seen).await else { return };
+        seen = now_seen;
         if news.receiver_count() == 0 {
             continue;
         }
@@ -90,7 +89,7 @@ async fn tell(
                 let _ = news.send(News(name, text));
             }
         };
-        moved.iter().for_each(|order| send("order", text(order)));
+        moved.into_iter().for_each(|event| send("order", text(&moved_event(event))));
         send("tick", text(&tick(&now, unix_ms)));
     }
 }
@@ -104,41 +103,12 @@ fn text(value: &impl Serialize) -> Option<Arc<str>> {
     serde_json::to_string(value).ok().map(Arc::from)
 }
 
-/// The states of orders as they were told last.
-#[derive(Debug, Default)]
-struct Orders {
-    told: BTreeMap<u64, (u64, OrderState)>,
-    since: Option<u64>,
-}
-
-impl Orders {
-    fn filter(&self) -> OrderFilter {
-        OrderFilter {
-            moved_since_unix_ms: Some(self.since.unwrap_or_else(unix_ms)),
-            limit: Some(NEWS),
-            ..OrderFilter::default()
-        }
-    }
-
-    /// Those that came into another state, oldest first.
-    fn moved(&mut self, mut found: Vec<WorkOrder>) -> Vec<OrderMovedEvent> {
-        let mut moved = Vec::new();
-        found.sort_by_key(|order| order.changed_unix_ms);
-        for order in found {
-            let now = (order.changed_unix_ms, order.state);
-            if self.told.insert(order.id, now) != Some(now) {
-                moved.push(OrderMovedEvent {
-                    id: order.id,
-                    domain_name: order.proposal.domain_name,
-                    state: order.state,
-                    outcome: order.outcome,
-                });
-            }
-        }
-        let latest = self.told.values().map(|(changed, _)| *changed).max();
-        self.since = latest.or(self.since).or_else(|| Some(unix_ms()));
-        self.told.retain(|_, (changed, _)| latest.is_none_or(|latest| *changed >= latest));
-        moved
+fn moved_event(event: StoredOrderEvent) -> OrderMovedEvent {
+    OrderMovedEvent {
+        id: event.order,
+        domain_name: event.proposal.domain_name,
+        state: event.state,
+        outcome: event.outcome,
     }
 }
 
@@ -195,28 +165,4 @@ pub(super) async fn events(
     });
     let sign = KeepAlive::new().interval(SIGN).event(Event::default().event("ping").data("{}"));
     Ok(([(CACHE_CONTROL, "no-store")], Sse::new(stream).keep_alive(sign)).into_response())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_state_of_an_order_is_told_once() {
-        let mut order: WorkOrder =
-            serde_json::from_str(include_str!("../cli/golden/orders.jsonl").lines().next().unwrap()).unwrap();
-        let mut orders = Orders::default();
-        assert_eq!(orders.moved(vec![order.clone()]).len(), 1);
-        assert_eq!(
-            orders.filter().moved_since_unix_ms,
-            Some(order.changed_unix_ms),
-            "the same moment once more"
-        );
-        assert_eq!(orders.moved(vec![order.clone()]), []);
-        order.state = OrderState::RolledBack;
-        order.changed_unix_ms += 7;
-        let moved = orders.moved(vec![order.clone()]);
-        assert_eq!((moved.len(), moved[0].state), (1, OrderState::RolledBack));
-        assert_eq!(orders.filter().moved_since_unix_ms, Some(order.changed_unix_ms));
-    }
 }

@@ -262,7 +262,6 @@ pub(super) async fn orders(
         domain: query.domain,
         before: query.before,
         since_unix_ms: query.since_unix_ms,
-        moved_since_unix_ms: None,
         with_history: query.history,
         limit: Some(limit + 1),
     };

@@ -22,7 +22,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::api::views::{OtlpSignalView, OtlpView, Views};
 use crate::config::{Endpoint, OtlpConfig};
-use crate::store::{Store, StoredOrderEvent};
+use crate::store::{Seen, Store};
 use queue::{Queue, Request, Signal};
 use send::{Failed, Target};
 
@@ -82,7 +82,7 @@ impl Otlp {
 async fn fill(queue: Arc<Queue>, period: Duration, views: watch::Receiver<Arc<Views>>, store: Store) {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = None;
+    let mut seen = Seen::default();
     loop {
         ticks.tick().await;
         let views = Arc::clone(&views.borrow());
@@ -92,35 +92,14 @@ async fn fill(queue: Arc<Queue>, period: Duration, views: watch::Receiver<Arc<Vi
             for body in metrics::encode(&views, unix_ms()) {
                 queue.push(Request::new(Signal::Metrics, body));
             }
-            let (events, now_seen) = events(&store, seen);
+            let events = store.order_news(&mut seen, MOST_EVENTS);
             if !events.is_empty() {
                 queue.push(Request::new(Signal::Logs, logs::encode(&views, &events)));
             }
-            now_seen
+            seen
         });
         seen = filled.await.unwrap_or(seen);
     }
-}
-
-/// The last order event that was pushed, and whether it was in a spare database, whose numbers are others.
-type Seen = Option<(bool, u64)>;
-
-/// The order events since the last time. What was before the first time is history; whoever wants it asks the API.
-fn events(store: &Store, seen: Seen) -> (Vec<StoredOrderEvent>, Seen) {
-    let spare = store.is_spare();
-    let read = match seen {
-        Some((was_spare, last)) if was_spare == spare => {
-            store.order_events(last, MOST_EVENTS).map(|events| {
-                let last = events.last().map_or(last, |event| event.id);
-                (events, Some((spare, last)))
-            })
-        }
-        _ => store.last_order_event().map(|last| (Vec::new(), Some((spare, last)))),
-    };
-    read.unwrap_or_else(|error| {
-        tracing::debug!(%error, "order events are pushed later");
-        (Vec::new(), seen)
-    })
 }
 
 /// Sends what is in the queue, one after the other, and keeps it while the collector cannot take it.

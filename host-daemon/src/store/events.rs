@@ -23,12 +23,39 @@ pub struct StoredOrderEvent {
     pub proposal: Proposal,
 }
 
+/// How far who follows has got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen(Option<(bool, u64)>);
+
 impl Store {
+    /// The events since the last time, oldest first, `limit` at most. What was before the first time is history, and so is what
+    /// stands in another database: a spare one numbers them anew. Nothing is lost when the file cannot be read just now.
+    pub fn order_news(&self, seen: &mut Seen, limit: u32) -> Vec<StoredOrderEvent> {
+        let spare = self.is_spare();
+        let read = match seen.0 {
+            Some((was_spare, last)) if was_spare == spare => self.order_events(last, limit).map(|events| {
+                let last = events.last().map_or(last, |event| event.id);
+                (events, last)
+            }),
+            _ => self.last_order_event().map(|last| (Vec::new(), last)),
+        };
+        match read {
+            Ok((events, last)) => {
+                seen.0 = Some((spare, last));
+                events
+            }
+            Err(error) => {
+                tracing::debug!(%error, "news of orders come later");
+                Vec::new()
+            }
+        }
+    }
+
     /// Number of the last event; 0 before the first.
     ///
     /// # Errors
     /// When the file could not be read.
-    pub fn last_order_event(&self) -> Result<u64, StoreError> {
+    fn last_order_event(&self) -> Result<u64, StoreError> {
         self.read(|connection| {
             let mut last = connection.prepare_cached("select coalesce(max(id), 0) from order_event")?;
             last.query_row([], |row| row.get(0))
@@ -39,7 +66,7 @@ impl Store {
     ///
     /// # Errors
     /// When the file could not be read.
-    pub fn order_events(&self, after: u64, limit: u32) -> Result<Vec<StoredOrderEvent>, StoreError> {
+    fn order_events(&self, after: u64, limit: u32) -> Result<Vec<StoredOrderEvent>, StoreError> {
         self.read(|connection| {
             connection
                 .prepare_cached(

@@ -8,5 +8,3 @@ create table token (
 ) strict, without rowid;
 
 alter table work_order add column decided_by_token text;
--- Who follows what becomes of orders asks for those that moved.
-create index work_order_by_changed on work_order (changed_unix_ms);

@@ -29,7 +29,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use error::StoreError;
-pub use events::StoredOrderEvent;
+pub use events::{Seen, StoredOrderEvent};
 use health::{Health, SpareDirectory};
 pub use history::HistoryRange;
 use orders::OrderMoves;

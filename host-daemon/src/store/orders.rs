@@ -21,8 +21,6 @@ pub struct OrderFilter {
     pub before: Option<u64>,
     /// Only those that were proposed at this time, in milliseconds since 1970, or later.
     pub since_unix_ms: Option<u64>,
-    /// Only those whose state changed at this time or later.
-    pub moved_since_unix_ms: Option<u64>,
     /// Whether to read the states that each was in.
     pub with_history: bool,
     /// At most so many; `None` for all.
@@ -226,7 +224,6 @@ impl Store {
                     "select {COLUMNS} from work_order
                      where (?1 is null or state = ?1) and (?2 is null or domain_name = ?2 or domain = ?3)
                          and (?4 is null or id < ?4) and (?6 is null or created_unix_ms >= ?6)
-                         and (?7 is null or changed_unix_ms >= ?7)
                      order by id desc limit ?5"
                 ))?
                 .query_map(
@@ -236,8 +233,7 @@ impl Store {
                         uuid.map(|uuid| *uuid.as_bytes()),
                         filter.before.map(clamp),
                         filter.limit.map_or(-1, i64::from),
-                        filter.since_unix_ms.map(clamp),
-                        filter.moved_since_unix_ms.map(clamp)
+                        filter.since_unix_ms.map(clamp)
                     ],
                     from_row,
                 )?

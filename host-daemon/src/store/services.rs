@@ -134,9 +134,10 @@ mod tests {
         // As an earlier version left it.
         store
             .write(|connection| {
-                connection
-                    .execute_batch("drop table service_event; drop table learned; drop table token; drop index work_order_by_changed;
-                     alter table work_order drop column decided_by_token; pragma user_version = 2;")
+                connection.execute_batch(
+                    "drop table service_event; drop table learned; drop table token;
+                     alter table work_order drop column decided_by_token; pragma user_version = 2;",
+                )
             })
             .unwrap();
         drop(store);
