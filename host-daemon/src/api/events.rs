@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CACHE_CONTROL;
+use axum::http::header::{CACHE_CONTROL, CONNECTION};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
@@ -140,11 +140,14 @@ pub(super) async fn events(
     State(api): Api,
     Extension(followers): Extension<Followers>,
     Extension(hang_up): Extension<HangUp>,
-) -> Result<Response, Failure> {
-    let slot = followers.0.try_acquire_owned().map_err(|_| {
+) -> Response {
+    let Ok(slot) = followers.0.try_acquire_owned() else {
         let detail = "as many clients follow events as there may be; ask for /api/v1/status now and then";
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-    })?;
+        let mut refusal = Failure::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
+        // A crowd that waits for nothing would keep others outside.
+        refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return refusal;
+    };
     hang_up.0.send_replace(Instant::now() + LONGEST);
     let news = api.telling.news.subscribe();
     let first = text(&tick(&api.views(), unix_ms())).map(|text| News("tick", text));
@@ -164,5 +167,5 @@ pub(super) async fn events(
         Some((Ok::<_, Infallible>(event), (None, news, slot)))
     });
     let sign = KeepAlive::new().interval(SIGN).event(Event::default().event("ping").data("{}"));
-    Ok(([(CACHE_CONTROL, "no-store")], Sse::new(stream).keep_alive(sign)).into_response())
+    ([(CACHE_CONTROL, "no-store")], Sse::new(stream).keep_alive(sign)).into_response()
 }

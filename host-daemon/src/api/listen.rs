@@ -8,10 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, chown};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::serve::Limits;
 use crate::config::TcpConfig;
+
+/// Connections over TCP that may wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,10 +120,17 @@ impl Listen {
     }
 
     /// Starts to listen at the port, if there shall be one.
-    pub(super) async fn bind_tcp(&self) -> Result<Option<(TcpListener, SocketAddr)>, ApiError> {
+    pub(super) fn bind_tcp(&self) -> Result<Option<(TcpListener, SocketAddr)>, ApiError> {
         let Some(address) = self.tcp.address else { return Ok(None) };
         let failed = |source| ApiError::Port { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listen = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // A daemon that was just stopped leaves connections behind, which keep nobody out.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        let listener = listen().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Some((listener, address)))
     }

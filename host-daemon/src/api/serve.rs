@@ -118,7 +118,7 @@ pub async fn serve(listen: Listen, context: ApiContext) -> Result<Server, ApiErr
         sockets.push(socket);
     }
     let mut tcp_address = None;
-    if let Some((listener, address)) = listen.bind_tcp().await? {
+    if let Some((listener, address)) = listen.bind_tcp()? {
         tcp_address = Some(address);
         let tls = match (&listen.tcp.certificate, &listen.tcp.key) {
             (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
