@@ -13,7 +13,7 @@ use kvmpilot_tests::{Accel, GuestSpec, HttpLoad, Lab, LabOptions, Work, guests, 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// libvirt's socket in the lab's mount namespace, reached from outside through a process inside.
 async fn connect(lab: &Lab, guest: &str) -> Result<Libvirt> {

@@ -213,7 +213,10 @@ fn it_survives_the_daemon<'a>(
 
 /// How the shell's terminal is set.
 fn tty(terminal: &Terminal<'_>) -> Result<String> {
-    output_of(std::process::Command::new("stty").args(["-a", "-F", &terminal.says("#{pane_tty}")?]))
+    let modes =
+        output_of(std::process::Command::new("stty").args(["-a", "-F", &terminal.says("#{pane_tty}")?]))?;
+    // tmux itself puts this one on, some time after its start.
+    Ok(modes.replace("-iutf8", "iutf8"))
 }
 
 /// The shell has its screen, its cursor and its modes back, and does what is typed.
