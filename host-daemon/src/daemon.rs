@@ -15,7 +15,7 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::{Decision, History, Overhead, Shed, Verdict};
@@ -41,6 +41,7 @@ use crate::act::{Executor, crash_point};
 use crate::api::present::{self, LastWishes, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
 use crate::api::{Ask, CommandRequest, RecordingRequest, WatchRequest};
+use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::doctor;
 use crate::kernel::Kernel;
@@ -199,7 +200,7 @@ impl Daemon {
         }
         self.put_back_leftovers(&sample);
         let sample = Arc::new(sample);
-        let moment = Moment { now: self.began.elapsed(), wall_unix_s: wall_unix_ms() / 1000 };
+        let moment = Moment { now: self.began.elapsed(), wall_unix_s: unix_ms() / 1000 };
         // What is recorded and what is decided on must be the same polls.
         let asked = plan.due.tick || plan.due.cycle || self.recordings.wanted();
         let insides = if asked { self.insides() } else { Insides::default() };
@@ -252,7 +253,7 @@ impl Daemon {
             let Verdict { orders, trial, .. } = verdict;
             tracing::info!(?orders, kept = trial.kept, verdict = trial.verdict, "the trial is over");
             crash_point("judge");
-            block_in_place(|| self.book.judge(verdict, wall_unix_ms()));
+            block_in_place(|| self.book.judge(verdict, unix_ms()));
         }
         self.note_transitions(decision.transitions);
         self.findings.insert(pace, decision.findings);
@@ -275,7 +276,7 @@ impl Daemon {
         }
         let now = self.began.elapsed();
         let mode = mode_of(&self.config.policy, &self.latest, &self.history);
-        let admitted = block_in_place(|| self.book.admit(proposals, mode, now, wall_unix_ms()));
+        let admitted = block_in_place(|| self.book.admit(proposals, mode, now, unix_ms()));
         match admitted {
             Ok(orders) => self.start_work(orders),
             Err(error) => {
@@ -338,7 +339,7 @@ impl Daemon {
 
     /// What people or orchestrators were to do, and have done.
     fn follow_up(&mut self, model: &Model) {
-        if let Err(error) = block_in_place(|| self.book.follow_up(model, wall_unix_ms())) {
+        if let Err(error) = block_in_place(|| self.book.follow_up(model, unix_ms())) {
             tracing::error!(%error, "cannot write down what came of advice");
         }
     }
@@ -355,14 +356,14 @@ impl Daemon {
             model.domains.iter().any(|domain| domain.uuid == uuid && domain.state == DomainState::Running)
         };
         let now = self.began.elapsed();
-        if let Err(error) = block_in_place(|| self.book.expire(running, patience, now, wall_unix_ms())) {
+        if let Err(error) = block_in_place(|| self.book.expire(running, patience, now, unix_ms())) {
             tracing::error!(%error, "open orders cannot be closed");
         }
     }
 
     fn record(&self, model: &Model, decision: &Decision) {
         let record =
-            present::record(model, &decision.findings, &self.config.policy, &self.history, wall_unix_ms());
+            present::record(model, &decision.findings, &self.config.policy, &self.history, unix_ms());
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.record(record) {
@@ -437,12 +438,4 @@ fn mode_of<'a>(
         let actuator = proposal.action.actuator();
         policy.of(subject).mode(actuator).value.min(history.most(actuator, policy))
     }
-}
-
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn wall_unix_ms() -> u64 {
-    u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::ledger::{LedgerEntry, LedgerTarget, Value};
 
+use crate::clock::unix_ms;
 use crate::store::{Store, StoreError};
 
 type Entries = BTreeMap<(Uuid, LedgerTarget), LedgerEntry>;
@@ -95,9 +95,8 @@ impl Ledger {
 
     /// Writes down that an order's change is being made; `false` if it is not this order's turn (any more).
     pub(super) async fn mark_applied(&self, order: u64) -> Result<bool, StoreError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        self.blocking(move |store| store.order_apply(order, unix_ms)).await
+        let now = unix_ms();
+        self.blocking(move |store| store.order_apply(order, now)).await
     }
 
     /// Takes note of values that were set and read back. One that is at its original leaves the ledger.

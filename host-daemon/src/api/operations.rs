@@ -6,7 +6,7 @@ use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, delete, get, post};
-use kvmpilot_core::order::WorkOrder;
+use kvmpilot_core::order::{Story, WorkOrder};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -93,6 +93,7 @@ pub(super) fn operations() -> Vec<Operation> {
         change::<WatchView>("/domains/{domain}/watch", "Measures it for a while", post(routes::watch)).body::<WatchAsk>(),
         look::<OrdersView>("/orders", "Work orders, newest first", get(routes::orders)).query::<OrderQuery>(),
         look::<WorkOrder>("/orders/{id}", "One work order with its history", get(routes::order)),
+        look::<Story>("/orders/{id}/why", "One work order told in words", get(routes::why)),
         change::<CommandReply>("/orders/{id}/approve", "Carries out a proposed order", order(Command::Approve)),
         change::<CommandReply>("/orders/{id}/reject", "Turns a proposed order down", order(Command::Reject)),
         change::<CommandReply>("/orders/{id}/rollback", "Undoes an order", order(Command::Rollback)),

@@ -7,7 +7,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::{Extension, Json, Router};
-use kvmpilot_core::order::{OrderState, WorkOrder};
+use kvmpilot_core::order::{OrderState, Story, WorkOrder};
 use nix::unistd::Gid;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -31,6 +31,7 @@ use super::views::{
     ProcessesView, RulesView, ServiceView, ServicesView, StatusView, StealView, Views, WatchAsk, WatchView,
 };
 use crate::store::{OrderFilter, StoreError};
+use crate::users::name_of;
 
 /// Orders in one page unless the client wants fewer or, up to `MOST_ORDERS`, more.
 const ORDERS: u32 = 100;
@@ -281,9 +282,19 @@ fn order_id(id: Id) -> Result<u64, Failure> {
 }
 
 pub(super) async fn order(State(api): Api, id: Id) -> Answer<WorkOrder> {
+    look_up(&api, id).await.map(Json)
+}
+
+async fn look_up(api: &Shared, id: Id) -> Result<WorkOrder, Failure> {
     let id = order_id(id)?;
     let order = api.store(move |store| store.order(id)).await?;
-    order.map(Json).ok_or_else(|| super::CommandError::NoSuchOrder(id).into())
+    order.ok_or_else(|| super::CommandError::NoSuchOrder(id).into())
+}
+
+pub(super) async fn why(State(api): Api, id: Id) -> Answer<Story> {
+    let order = look_up(&api, id).await?;
+    let story = spawn_blocking(move || Story::new(&order, name_of)).await;
+    story.map(Json).map_err(|_| Failure::stopping())
 }
 
 pub(super) async fn change(

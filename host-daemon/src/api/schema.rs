@@ -2,7 +2,7 @@
 //!
 //! They are written anew with `KVMPILOT_WRITE_SCHEMAS=1 cargo test -p kvmpilot --lib schema`.
 
-use kvmpilot_core::order::WorkOrder;
+use kvmpilot_core::order::{Story, WorkOrder};
 use kvmpilot_core::simulate::Report;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -25,6 +25,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("flows", schema::<FlowsView>()),
         ("orders", schema::<OrdersView>()),
         ("order", schema::<WorkOrder>()),
+        ("why", schema::<Story>()),
         ("command", schema::<CommandReply>()),
         ("replay", schema::<ReplayView>()),
         ("rules", schema::<RulesView>()),

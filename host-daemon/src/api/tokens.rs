@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
@@ -16,6 +15,7 @@ use super::caller::Caller;
 use super::problem::Failure;
 use super::routes::{Answer, Api, Shared};
 use super::views::{NewTokenView, TokenAsk, TokenView, TokensView, WhoAmIView};
+use crate::clock::unix_ms;
 use crate::store::{Digest, Store, TokenRow};
 
 /// Tokens that there may be.
@@ -45,14 +45,9 @@ impl Tokens {
     pub(super) fn caller(&self, token: &str) -> Option<Caller> {
         let tokens = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let row = tokens.get(&sha256(token))?;
-        let is_over = row.expires_unix_ms.is_some_and(|end| now_unix_ms() >= end);
+        let is_over = row.expires_unix_ms.is_some_and(|end| unix_ms() >= end);
         (!is_over).then(|| Caller::Token { name: row.name.clone(), may_change: row.may_change })
     }
-}
-
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn sha256(token: &str) -> Digest {
@@ -109,7 +104,7 @@ pub(super) async fn create(
         return Err(Failure::new(StatusCode::BAD_REQUEST, detail));
     }
     let token = random_token()?;
-    let now = now_unix_ms();
+    let now = unix_ms();
     let row = TokenRow {
         name: ask.name.clone(),
         sha256: sha256(&token),

@@ -1,7 +1,7 @@
 //! One look at the domains without a daemon, for `kvmpilot doctor`: what libvirt tells of each and what its agent permits.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use kvmpilot_core::model::Model;
 use kvmpilot_core::sample::{DomainSample, DomainState, Sample};
@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::views::CheckView;
+use crate::clock::since_1970;
 use crate::config::Config;
 use crate::doctor;
 use crate::guest_channel::GuestChannel;
@@ -64,8 +65,7 @@ fn of(found: Vec<Found>) -> Vec<CheckView> {
         guests.extend(state.map(|state| (domain.uuid, state)));
         sample.domains.push(domain);
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let model = Model::new(&sample, &sample, Duration::ZERO, Duration::ZERO, now.as_secs());
+    let model = Model::new(&sample, &sample, Duration::ZERO, Duration::ZERO, since_1970().as_secs());
     checks.extend(doctor::guests(&model, &guests));
     checks
 }

@@ -8,10 +8,11 @@ use kvmpilot_core::policy::Actuator;
 use tokio::sync::oneshot;
 use tokio::task::block_in_place;
 
-use super::{Daemon, mode_of, wall_unix_ms};
+use super::{Daemon, mode_of};
 use crate::act::Outcome;
 use crate::api::views::{CommandReply, RestoreView};
 use crate::api::{Command, CommandError, CommandRequest};
+use crate::clock::unix_ms;
 use crate::config;
 use crate::record::Event;
 
@@ -37,7 +38,7 @@ impl Daemon {
                 return;
             }
             Command::Reject(id) => {
-                let rejected = block_in_place(|| self.book.reject(id, &by, now, wall_unix_ms()));
+                let rejected = block_in_place(|| self.book.reject(id, &by, now, unix_ms()));
                 let answer = rejected.and_then(|()| self.reply(id, format!("order {id} was rejected")));
                 return send(reply, answer);
             }
@@ -62,7 +63,7 @@ impl Daemon {
     fn approve(&mut self, id: u64, by: &Asker) -> Result<WorkOrder, CommandError> {
         let domain = self.book.read(id)?.proposal.domain;
         self.check_free(domain)?;
-        block_in_place(|| self.book.approve(id, by, wall_unix_ms()))
+        block_in_place(|| self.book.approve(id, by, unix_ms()))
     }
 
     fn undo(&mut self, id: u64) -> Result<WorkOrder, CommandError> {
@@ -71,7 +72,7 @@ impl Daemon {
         let now = self.began.elapsed();
         let proposal = self.book.undo(id, now)?;
         let mode = mode_of(&self.config.policy, &self.latest, &self.history);
-        let admitted = block_in_place(|| self.book.admit(vec![proposal], mode, now, wall_unix_ms()));
+        let admitted = block_in_place(|| self.book.admit(vec![proposal], mode, now, unix_ms()));
         let mut orders = admitted.map_err(|error| CommandError::Failed(error.to_string()))?;
         orders.pop().ok_or_else(|| CommandError::Failed("that is nothing that kvmpilot can undo".to_owned()))
     }
@@ -149,7 +150,7 @@ impl Daemon {
                 }
                 if config.daemon != self.config.daemon {
                     tracing::warn!(
-                        "[daemon], [agent], [probes], [flows] and [store] take effect at the next start"
+                        "[daemon], [tcp], [otlp], [agent], [probes], [flows] and [store] take effect at the next start"
                     );
                 }
                 self.config.policy = config.policy;

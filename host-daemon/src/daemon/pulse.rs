@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::{Instant, sleep};
 
-use super::{Daemon, wall_unix_ms};
+use super::Daemon;
+use crate::clock::unix_ms;
 use crate::orders::OrderBook;
 use crate::store::Store;
 
@@ -86,7 +87,7 @@ impl Daemon {
         }
         let opened = block_in_place(|| {
             self.executor.ledger().reload()?;
-            OrderBook::open(self.store.clone(), wall_unix_ms())
+            OrderBook::open(self.store.clone(), unix_ms())
         });
         match opened {
             Ok(book) => {

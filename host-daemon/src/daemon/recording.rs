@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use kvmpilot_core::sample::Sample;
 
+use super::Daemon;
 use super::insides::Insides;
-use super::{Daemon, wall_unix_ms};
 use crate::api::RecordingRequest;
+use crate::clock::unix_ms;
 use crate::record::{Event, FORMAT, Header, Line, Recorded, State, changes};
 use kvmpilot_core::windows::{Due, Moment};
 
@@ -73,7 +74,7 @@ impl Daemon {
             host: self.host_name.clone(),
             kernel: self.kernel_release.clone(),
             at: self.began.elapsed(),
-            started_unix_ms: wall_unix_ms(),
+            started_unix_ms: unix_ms(),
             policy: self.config.policy.clone(),
             state,
         };

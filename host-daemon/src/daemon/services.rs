@@ -13,10 +13,11 @@ use kvmpilot_core::sample::Sample;
 use kvmpilot_core::service::{ServiceStatus, Transition};
 use serde::Serialize;
 
-use super::{Daemon, wall_unix_ms};
+use super::Daemon;
 use crate::api::CommandError;
 use crate::api::present;
 use crate::api::views::{LearnAsk, LearnedView};
+use crate::clock::unix_ms;
 use crate::store::{Lesson, Store};
 
 /// What an earlier daemon had learned.
@@ -134,7 +135,7 @@ impl Daemon {
         if rows.is_empty() {
             return;
         }
-        let (store, unix_ms) = (self.store.clone(), wall_unix_ms());
+        let (store, unix_ms) = (self.store.clone(), unix_ms());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.learn(lesson, unix_ms, rows) {
                 tracing::error!(%error, ?lesson, "what was learned is not written down");

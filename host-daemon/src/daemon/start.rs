@@ -16,12 +16,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::Daemon;
 use super::pulse::Pulse;
 use super::recording::Recordings;
-use super::{Daemon, wall_unix_ms};
 use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
 use crate::api::{self, ApiContext};
+use crate::clock::unix_ms;
 use crate::config::{self, Config, ProbesConfig};
 use crate::doctor;
 use crate::guest_channel::GuestChannel;
@@ -166,7 +167,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         checks: doctor::host(&kernel),
         kernel,
         tiers,
-        book: OrderBook::open(store.clone(), wall_unix_ms())?,
+        book: OrderBook::open(store.clone(), unix_ms())?,
         pulse: Pulse::start(store.clone()),
         store: store.clone(),
         executor: Arc::new(executor),

@@ -13,8 +13,9 @@ use kvmpilot_core::sample::{DomainSample, Sample};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
-use super::{Daemon, wall_unix_ms};
+use super::Daemon;
 use crate::act::{Outcome, crash_point};
+use crate::clock::unix_ms;
 use crate::record::Event;
 
 /// Pause between two tries to put back what could not be.
@@ -125,7 +126,7 @@ impl Daemon {
             self.history.unsure(proposal, &ledger);
             self.recordings.event(|| Event::Unsure { proposal: Box::new(proposal.clone()), ledger });
         }
-        self.book.settle(id, &outcome, wall_unix_ms());
+        self.book.settle(id, &outcome, unix_ms());
         let undone = if done {
             let text = format!("rolled back by order {id}: {}", proposal.reason.summary);
             Outcome { state: OrderState::RolledBack, text, changed: true }
@@ -133,7 +134,7 @@ impl Daemon {
             Outcome::failed(format!("it could not be undone by order {id}: {}", outcome.text))
         };
         for undone_id in &proposal.undoes {
-            self.book.settle(*undone_id, &undone, wall_unix_ms());
+            self.book.settle(*undone_id, &undone, unix_ms());
         }
         crash_point("answer");
         self.answer(order, &outcome);
@@ -145,7 +146,7 @@ impl Daemon {
         self.leftovers = left.map(|(domain, _)| (domain, Instant::now() + REST)).collect();
         self.restoring = false;
         self.recovered = true;
-        self.book.put_back(&values, wall_unix_ms());
+        self.book.put_back(&values, unix_ms());
         self.history.restored();
         self.recordings.event(|| Event::Restored);
         for domain in self.inventory.snapshot().into_keys() {
@@ -212,7 +213,7 @@ impl Daemon {
             return;
         }
         if self.executor.ledger().is_empty() {
-            self.book.put_back(&[], wall_unix_ms());
+            self.book.put_back(&[], unix_ms());
             self.recovered = true;
         } else if self.libvirt.status().is_up() {
             tracing::warn!(

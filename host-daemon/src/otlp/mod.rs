@@ -13,7 +13,7 @@ mod send;
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use kvmpilot_core::units::doubled;
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::api::views::{OtlpSignalView, OtlpView, Views};
+use crate::clock::unix_ms;
 use crate::config::{Endpoint, OtlpConfig};
 use crate::store::{Seen, Store};
 use queue::{Queue, Request, Signal};
@@ -130,9 +131,4 @@ async fn empty(queue: Arc<Queue>, target: Target) {
             }
         }
     }
-}
-
-fn unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

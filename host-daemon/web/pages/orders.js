@@ -6,7 +6,7 @@ import { h } from "../dom.js";
 import { words } from "../format.js";
 import { actionText, choices, isAdvice, orderTable } from "../orders.js";
 import { badge, button, domainLink, section } from "../parts.js";
-import { story } from "../why.js";
+import { tale } from "../why.js";
 
 const STATES = ["proposed", "approved", "applied", "verified", "kept", "rolled_back", "rejected", "expired", "failed"];
 const PAGE = 50;
@@ -107,16 +107,17 @@ function list(context, query) {
 
 function one(context, id) {
   let order;
+  let story;
   return {
     title: `Order ${id}`,
     async load() {
-      order = await get(`orders/${part(id)}`);
+      [order, story] = await Promise.all([get(`orders/${part(id)}`), get(`orders/${part(id)}/why`)]);
     },
     view() {
       return [
         h("p", { "data-key": "what" }, domainLink(order.domain_name), `: ${actionText(order.action)} `, badge(order.state)),
         context.mayChange ? h("p.decide", { "data-key": "decide" }, buttons(order)) : null,
-        section("Why", story(order)),
+        section("Why", tale(story, order.action)),
         h("p", { "data-key": "back" }, h("a", { href: "#/orders" }, "All orders")),
       ];
     },

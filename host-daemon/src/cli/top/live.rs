@@ -14,9 +14,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::super::client::{Client, ClientError};
 use super::draw;
-use super::moment::{Moment, now_unix_ms};
+use super::moment::Moment;
 use super::state::{Effect, Key, State};
 use super::theme::Theme;
+use crate::clock::unix_ms;
 
 /// How often the thread that waits for keys looks whether it is still wanted.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -103,7 +104,7 @@ impl Live {
     }
 
     fn draw(&mut self) -> io::Result<()> {
-        self.state.now_unix_ms = now_unix_ms();
+        self.state.now_unix_ms = unix_ms();
         let (state, theme) = (&mut self.state, self.theme);
         self.terminal.draw(|frame| draw::screen(state, theme, frame.buffer_mut()))?;
         Ok(())

@@ -17,7 +17,7 @@ use std::io::{IsTerminal, Write, stdin, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use moment::{Moment, now_unix_ms};
+use moment::Moment;
 pub(super) use options::TopOptions;
 use state::State;
 use theme::Theme;
@@ -26,6 +26,7 @@ use super::Failure;
 use super::client::Client;
 use super::page::Screen;
 use super::progress;
+use crate::clock::unix_ms;
 
 /// How long the daemon may take; it is asked again all the time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,7 +55,7 @@ pub(super) async fn top(client: Client, options: TopOptions, screen: Screen) -> 
         let why = "kvmpilot top needs a terminal; `kvmpilot top --once` prints one frame without";
         return Err(Failure::Offline(why.to_owned()));
     }
-    state.now_unix_ms = now_unix_ms();
+    state.now_unix_ms = unix_ms();
     let client = Client { patience: PATIENCE, ..client };
     live::live(client, state, interval, Theme { colour: screen.colour }).await?;
     Ok(ExitCode::SUCCESS)

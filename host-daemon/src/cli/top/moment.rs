@@ -1,7 +1,6 @@
 //! What the daemon says at one moment.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::order::{OrderState, WorkOrder};
@@ -11,6 +10,7 @@ use crate::api::views::{
     DomainDetailView, DomainStealView, DomainView, DomainsView, OrdersView, ProcessesView, RunnerKind,
     StatusView, StealView, VcpusView,
 };
+use crate::clock::unix_ms;
 
 /// Orders of all domains that are looked at for what was changed last.
 const ORDERS: u32 = 200;
@@ -65,7 +65,7 @@ impl Moment {
         };
         let mut moment = Self::of(status, domains, steal, orders);
         moment.place(vcpus);
-        moment.taken_unix_ms = now_unix_ms();
+        moment.taken_unix_ms = unix_ms();
         moment.focus = focus;
         Ok(moment)
     }
@@ -145,9 +145,4 @@ impl Focus {
 /// Whether something was changed, or changed back.
 fn is_change(order: &WorkOrder) -> bool {
     order.state.is_in_force() || order.state == OrderState::RolledBack
-}
-
-pub(super) fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
