@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
@@ -74,10 +74,14 @@ async fn tell(
     };
     // What was before is history.
     let Ok((_, mut seen)) = news_of(Seen::default()).await else { return };
+    let mut measured = 0;
     while views.changed().await.is_ok() {
         let now = Arc::clone(&views.borrow_and_update());
-        let unix_ms = unix_ms();
-        trends.lock().unwrap_or_else(PoisonError::into_inner).add(&now, unix_ms);
+        let is_new = now.measured_unix_ms != measured;
+        measured = now.measured_unix_ms;
+        if is_new {
+            trends.lock().unwrap_or_else(PoisonError::into_inner).add(&now);
+        }
         let Ok((moved, now_seen)) = news_of(seen).await else { return };
         seen = now_seen;
         if news.receiver_count() == 0 {
@@ -90,13 +94,10 @@ async fn tell(
             }
         };
         moved.into_iter().for_each(|event| send("order", text(&moved_event(event))));
-        send("tick", text(&tick(&now, unix_ms)));
+        if is_new {
+            send("tick", text(&tick(&now)));
+        }
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn text(value: &impl Serialize) -> Option<Arc<str>> {
@@ -112,7 +113,7 @@ fn moved_event(event: StoredOrderEvent) -> OrderMovedEvent {
     }
 }
 
-fn tick(views: &Views, unix_ms: u64) -> TickEvent {
+fn tick(views: &Views) -> TickEvent {
     let status = &views.status;
     let domain = |domain: &super::views::DomainDetailView| TickDomain {
         name: domain.row.name.clone(),
@@ -125,7 +126,7 @@ fn tick(views: &Views, unix_ms: u64) -> TickEvent {
         sent_bytes_per_s: domain.row.network.sent_bytes_per_s,
     };
     TickEvent {
-        unix_ms,
+        unix_ms: views.measured_unix_ms,
         cycle: status.cycle.number,
         health_ok: status.health.ok,
         pressure: status.host.pressure.clone(),
@@ -150,7 +151,7 @@ pub(super) async fn events(
     };
     hang_up.0.send_replace(Instant::now() + LONGEST);
     let news = api.telling.news.subscribe();
-    let first = text(&tick(&api.views(), unix_ms())).map(|text| News("tick", text));
+    let first = text(&tick(&api.views())).map(|text| News("tick", text));
     let stream = unfold((first, news, slot), |(mut first, mut news, slot)| async move {
         let News(name, data) = match first.take() {
             Some(first) => first,

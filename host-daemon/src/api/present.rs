@@ -91,6 +91,7 @@ pub fn views(scene: &Scene<'_>) -> Views {
         scene.model.domains.iter().map(|domain| domain::detail(domain, scene)).collect();
     domains.sort_by(|a, b| a.row.name.cmp(&b.row.name));
     Views {
+        measured_unix_ms: scene.model.wall_unix_s * 1000,
         status: status::status(scene),
         host: host::host(scene),
         domains,

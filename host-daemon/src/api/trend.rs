@@ -67,8 +67,9 @@ pub(super) struct Trends {
 pub(super) type Points = Vec<(u64, Vec<Option<f64>>)>;
 
 impl Trends {
-    /// Adds what is shown now.
-    pub(super) fn add(&mut self, views: &Views, unix_ms: u64) {
+    /// Adds what was measured.
+    pub(super) fn add(&mut self, views: &Views) {
+        let unix_ms = views.measured_unix_ms;
         self.host.push(unix_ms, of_host(&views.status));
         self.domains.retain(|uuid, _| views.domains.iter().any(|domain| domain.row.uuid == *uuid));
         for domain in &views.domains {

@@ -92,7 +92,11 @@ fn scale_of_a_crowd_of_clients() {
     let ticker = face.views.clone();
     let ticking = face.runtime.spawn(async move {
         loop {
-            ticker.send_modify(|views| *views = Arc::new((**views).clone()));
+            ticker.send_modify(|views| {
+                let mut next = (**views).clone();
+                next.measured_unix_ms += 100;
+                *views = Arc::new(next);
+            });
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });

@@ -38,6 +38,7 @@ pub(crate) fn views() -> Views {
     silent.row.uuid = uuid::Uuid::from_u128(7);
     silent.row.agent.message = Some("the agent does not answer".into());
     Views {
+        measured_unix_ms: 1_795_372_200_000,
         status: example("status"),
         host: example("host"),
         domains: vec![web, silent],

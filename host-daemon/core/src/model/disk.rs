@@ -1,10 +1,13 @@
 //! [`DiskModel`]: one disk and its use.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::rise;
 use crate::sample::{DiskCounters, DiskSample};
 
-/// One disk. Rates are over the time between its last two readings.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// One disk. Rates are over the time between its last two readings, a minute; null before the second one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskModel {
     /// The guest's name for it.
     pub target: String,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kvmpilot_core::decide::history::Managed;
 use kvmpilot_core::decide::{class_of, least_memory, need};
-use kvmpilot_core::model::{DiskModel, DomainModel, GuestModel, InterfaceModel, ThreadModel};
+use kvmpilot_core::model::{DomainModel, GuestModel, InterfaceModel, ThreadModel};
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::Job;
 use kvmpilot_core::units::{KiB, Ratio};
@@ -12,8 +12,8 @@ use kvmpilot_core::units::{KiB, Ratio};
 use super::explain::class_source;
 use super::{Scene, seconds};
 use crate::api::views::{
-    AgentView, BalloonView, ClassSource, DiskView, DomainDetailView, DomainView, GuestView, InterfaceView,
-    ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
+    AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, GuestView, InterfaceView, ModesView,
+    NetworkView, SharesView, StatesView, ThreadView, VcpuView,
 };
 
 pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailView {
@@ -37,7 +37,7 @@ pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailVie
         threads: domain.threads.iter().map(thread).collect(),
         roles: super::detail::roles(domain),
         interfaces: domain.interfaces.iter().map(interface).collect(),
-        disks: domain.disks.iter().map(disk).collect(),
+        disks: domain.disks.clone(),
         balloon: balloon(domain, scene),
         findings: scene.findings_of(domain.uuid),
         baseline: scene.history.baselines.get(&domain.uuid).copied(),
@@ -48,19 +48,6 @@ pub(super) fn detail(domain: &DomainModel, scene: &Scene<'_>) -> DomainDetailVie
             unread: guest.unread.clone(),
             system: scene.guests.get(&domain.uuid).and_then(|state| state.system.clone()),
         }),
-    }
-}
-
-fn disk(disk: &DiskModel) -> DiskView {
-    DiskView {
-        target: disk.target.clone(),
-        source: disk.source.clone(),
-        capacity_bytes: disk.capacity_bytes,
-        allocation_bytes: disk.allocation_bytes,
-        read_bytes_per_s: disk.read_bytes_per_s,
-        written_bytes_per_s: disk.written_bytes_per_s,
-        reads_per_s: disk.reads_per_s,
-        writes_per_s: disk.writes_per_s,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kvmpilot_core::decide::ResourceState;
 use kvmpilot_core::decide::baseline::DomainBaseline;
 use kvmpilot_core::finding::Finding;
+use kvmpilot_core::model::DiskModel;
 use kvmpilot_core::policy::{Class, Mode};
 use kvmpilot_core::sample::{DomainState, GuestSystem, Job, ThreadRole, ThreadSource};
 use kvmpilot_core::{CpuSet, Uuid};
@@ -168,7 +169,7 @@ pub struct DomainDetailView {
     pub interfaces: Vec<InterfaceView>,
     /// Its disks; empty before the first reading, which takes place each minute.
     #[serde(default)]
-    pub disks: Vec<DiskView>,
+    pub disks: Vec<DiskModel>,
     /// Its balloon; null where it has none.
     pub balloon: Option<BalloonView>,
     /// Conditions of this domain.
@@ -249,27 +250,6 @@ pub struct InterfaceView {
     pub received_packets_per_s: Option<f64>,
     /// Packets that the guest sent.
     pub sent_packets_per_s: Option<f64>,
-}
-
-/// One disk. Rates are over the minute before the last reading.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct DiskView {
-    /// The guest's name for it, as libvirt guesses.
-    pub target: String,
-    /// Path or name of its image.
-    pub source: Option<String>,
-    /// Size that the guest sees.
-    pub capacity_bytes: u64,
-    /// Storage that it takes on the host.
-    pub allocation_bytes: u64,
-    /// Bytes read.
-    pub read_bytes_per_s: Option<f64>,
-    /// Bytes written.
-    pub written_bytes_per_s: Option<f64>,
-    /// Requests to read.
-    pub reads_per_s: Option<f64>,
-    /// Requests to write.
-    pub writes_per_s: Option<f64>,
 }
 
 /// The memory balloon of a domain and what its guest reports through it.

@@ -93,10 +93,10 @@ pub struct HistoryView {
     pub series: BTreeMap<String, Vec<Option<f64>>>,
 }
 
-/// What those are sent who follow events, once a tick (`event: tick`).
+/// What those are sent who follow events, at once and then once a tick (`event: tick`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TickEvent {
-    /// When, milliseconds since 1970.
+    /// When it was measured, milliseconds since 1970; 0 before the first tick.
     pub unix_ms: u64,
     /// Number of the last priority cycle.
     pub cycle: u64,

@@ -26,8 +26,8 @@ pub use command::{
 };
 pub use detail::{GroupPressureView, RoleView, VcpuTimeView};
 pub use domain::{
-    AgentView, BalloonView, ClassSource, DiskView, DomainDetailView, DomainView, DomainsView, GuestView,
-    InterfaceView, ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
+    AgentView, BalloonView, ClassSource, DomainDetailView, DomainView, DomainsView, GuestView, InterfaceView,
+    ModesView, NetworkView, SharesView, StatesView, ThreadView, VcpuView,
 };
 pub use explain::{
     ClassView, ExplainView, HeldView, MeansState, MeansView, OwnWordView, PolicyAsk, PolicyView,
@@ -57,6 +57,9 @@ pub use watch::{
 /// Everything that the API shows, as of one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Views {
+    /// When what is shown was measured, milliseconds since 1970; 0 before the first tick. Some of it changes in between: orders,
+    /// health.
+    pub measured_unix_ms: u64,
     /// The daemon and its host.
     pub status: StatusView,
     /// The host in detail.
