@@ -10,6 +10,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_N
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use hyper::body::Body as _;
 use tokio::time::timeout;
 
 use super::problem::Failure;
@@ -17,8 +18,8 @@ use super::serve::Limits;
 
 /// Bytes of a request's path and query.
 const URI_BYTES: usize = 4096;
-/// Answers up to this size get a tag.
-const TAGGED_BYTES: usize = 8 << 20;
+/// Answers up to this size get a tag; larger ones are sent without being looked through.
+const TAGGED_BYTES: u64 = 8 << 20;
 
 /// Requests that one way in may still make now: a bucket that fills evenly.
 #[derive(Clone, Debug)]
@@ -76,15 +77,13 @@ pub(super) async fn tagged(request: Request, next: Next) -> Response {
     let has = request.headers().get(IF_NONE_MATCH).cloned();
     let response = next.run(request).await;
     let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-    if !looks || response.status() != StatusCode::OK || !is_json {
+    let is_small = response.body().size_hint().upper().is_some_and(|bytes| bytes <= TAGGED_BYTES);
+    if !looks || response.status() != StatusCode::OK || !is_json || !is_small {
         return response;
     }
     let (mut head, body) = response.into_parts();
-    // It is in memory already: only an answer of this size is cut here, and none is.
-    let Ok(body) = to_bytes(body, TAGGED_BYTES).await else {
-        let detail = "the answer is too large; ask for less";
-        return Failure::new(StatusCode::INTERNAL_SERVER_ERROR, detail).into_response();
-    };
+    // It is in memory already, and as large as it said.
+    let Ok(body) = to_bytes(body, usize::MAX).await else { return Failure::stopping().into_response() };
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     let Ok(tag) = HeaderValue::from_str(&format!("W/\"{:016x}\"", hasher.finish())) else {

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::caller::Caller;
 use super::problem::Failure;
 use super::routes::Api;
 use crate::record::{EndReason, Line};
@@ -72,6 +73,7 @@ const USUAL: u64 = 60;
 
 pub(super) async fn record(
     State(api): Api,
+    Extension(caller): Extension<Caller>,
     Extension(hang_up): Extension<HangUp>,
     query: Result<Query<RecordQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
@@ -81,6 +83,8 @@ pub(super) async fn record(
         let detail = format!("a recording lasts 1 to {} s", LONGEST.as_secs());
         return Err(Failure::new(StatusCode::BAD_REQUEST, detail));
     }
+    // There is room for two only, and each costs the loop something.
+    api.entitled(&caller, "record").await?;
     let (sender, lines) = mpsc::channel(WAITING);
     let too_slow = Arc::new(AtomicBool::new(false));
     hang_up.0.send_modify(|at| *at += length);
