@@ -25,6 +25,8 @@ const PAGES = { "": "overview", map: "map", domain: "domain", steal: "steal", se
 
 /** @type {Page|null} */
 let page = null;
+/** The page whose first load has ended; before, there is nothing that it could draw. @type {Page|null} */
+let loaded = null;
 let busy = false;
 let silence = 0;
 let lost = false;
@@ -38,7 +40,7 @@ const context = {
   mayChange: false,
   name: "",
   redraw() {
-    if (!page) return;
+    if (!page || page !== loaded) return;
     const fresh = h("main", { id: "main", tabindex: -1 }, h("h1", null, page.title), page.view());
     renew(main, fresh);
     page.drawn?.(main);
@@ -46,7 +48,7 @@ const context = {
   async reload() {
     const current = page;
     await current?.load(null);
-    if (current === page) context.redraw();
+    show(current);
   },
   say(text) {
     const said = document.getElementById("said");
@@ -80,11 +82,18 @@ async function open(moved) {
     }
     document.title = `${next.title} · kvmpilot`;
     await next.load(null);
-    if (page === next) context.redraw();
+    show(next);
   } catch (error) {
     fail("This cannot be shown", error.message);
     if (error instanceof ApiError && error.status === 401) await enterToken();
   }
+}
+
+/** Draws what was loaded, unless another page was opened meanwhile. */
+function show(current) {
+  if (current !== page) return;
+  loaded = current;
+  context.redraw();
 }
 
 function fail(title, text) {
@@ -107,7 +116,7 @@ async function refresh(tick) {
   const current = page;
   try {
     await current.load(tick);
-    if (current === page) context.redraw();
+    show(current);
   } catch (error) {
     if (error instanceof ApiError && error.status === 404 && current === page) fail("It is gone", error.message);
   } finally {

@@ -102,12 +102,24 @@ async function switchTheme(page) {
   await button.click();
   ensure((await button.textContent()) === "Theme: light", "it is not light");
   found.add(await ground());
+  // Also before the page has anything to draw: once that was an error (CI of 2026-11-26).
+  let answer;
+  const held = new Promise((resolve) => (answer = resolve));
+  await page.route("**/api/v1/domains/**", async (route) => {
+    await held;
+    await route.continue();
+  });
+  await page.goto(`${base}/#/domain/web`);
   await page.reload();
   await page.locator("main h1").waitFor();
   ensure((await button.textContent()) === "Theme: light", "it forgot the theme");
   await button.click();
   await button.click();
   found.add(await ground());
+  ensure((await page.locator("main dl.tiles").count()) === 0, "the page was there before its answers");
+  answer();
+  await page.locator("main dl.tiles").first().waitFor();
+  await page.unrouteAll({ behavior: "wait" });
   ensure(found.size === 2, `colours of the ground: ${[...found]}`);
   step("dark, light and back");
 }
