@@ -58,6 +58,8 @@ pub struct Outcome {
     pub overflowed: bool,
     /// Time on a pcpu of the domain's vcpus in the windows, where the kernel tells.
     pub vcpus_ran: Option<Duration>,
+    /// Exits in the windows by KVM's own counters, where they can be had; of a watch of exits only.
+    pub kvm_exits: Option<u64>,
     /// The module that runs KVM's guests on this host.
     pub back_end: Option<&'static str>,
     /// The domain's threads.

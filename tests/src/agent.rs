@@ -120,7 +120,7 @@ impl Lab {
     }
 }
 
-fn decode(data: Option<String>) -> Result<String> {
+pub(crate) fn decode(data: Option<String>) -> Result<String> {
     let bytes = STANDARD.decode(data.unwrap_or_default())?;
     String::from_utf8(bytes).context("the guest printed something that is not UTF-8")
 }

@@ -1,4 +1,4 @@
-//! `lab up|shell|down`: a lab for people.
+//! `lab up|shell|down|host`: a lab for people.
 
 use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use clap::Subcommand;
 use kvmpilot_tests::{Lab, LabOptions, guests, reap_stale};
 
 use crate::command::say;
-use crate::setup;
+use crate::{host, setup};
 
 const BOOT: Duration = Duration::from_secs(120);
 
@@ -24,6 +24,13 @@ pub(crate) enum LabTask {
     },
     /// End all labs that `up` left running
     Down,
+    /// Boot a whole KVM host in a virtual machine (Debian 13, systemd, cgroup v2, 8 pcpus, 2 NUMA nodes), install the package on
+    /// it and start guests under KVM, until Ctrl-C
+    Host {
+        /// Show its console here, with root logged in; Ctrl-] ends it
+        #[arg(long)]
+        shell: bool,
+    },
 }
 
 pub(crate) fn lab(task: &LabTask) -> Result<()> {
@@ -31,6 +38,7 @@ pub(crate) fn lab(task: &LabTask) -> Result<()> {
         LabTask::Up => up(),
         LabTask::Shell { command } => shell(command),
         LabTask::Down => down(),
+        LabTask::Host { shell } => host::lab(*shell),
     }
 }
 

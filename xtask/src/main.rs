@@ -6,6 +6,7 @@ mod build_ebpf;
 mod command;
 mod demo;
 mod fuzz;
+mod host;
 mod lab;
 mod matrix;
 mod package;
@@ -35,8 +36,11 @@ enum Task {
     /// Run all checks and tests; sets up what they need
     Test {
         /// Leave out what needs guests
-        #[arg(long)]
+        #[arg(long, conflicts_with = "host")]
         quick: bool,
+        /// Only what needs a host of its own: the package, the unit, the hook, cgroup v2 and KVM's exits, in the host VM
+        #[arg(long)]
+        host: bool,
     },
     /// Check the rules of the house that a program can check
     Tidy,
@@ -74,7 +78,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Setup => setup::setup(setup::Needs::Tests),
         Task::BuildEbpf => setup::setup(setup::Needs::Lab).and_then(|()| build_ebpf::build_ebpf()).map(drop),
-        Task::Test { quick } => return test::test(quick),
+        Task::Test { quick, host } => return test::test(test::Scope::of(quick, host)),
         Task::Tidy => tidy::tidy(),
         Task::Demo { json, keep } => demo::demo(json.as_deref(), keep),
         Task::Matrix(options) => setup::setup(setup::Needs::Lab).and_then(|()| matrix::matrix(&options)),

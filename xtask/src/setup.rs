@@ -41,6 +41,8 @@ const NODE: [(&str, &str); 2] = [("node", "nodejs"), ("npm", "npm")];
 const PROMETHEUS: &str = "prometheus";
 /// Masks that service. A person who wants it takes the link away.
 const MASK: &str = "/etc/systemd/system/prometheus.service";
+/// To make the image of the host VM, and to show its console.
+const HOST: [&str; 3] = ["mmdebstrap", "e2fsprogs", "socat"];
 /// A Rust with its library source, for the eBPF programs, where rustup has none. Same in both releases.
 const RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
 const BPF_LINKER: &str = "0.13.0";
@@ -65,6 +67,8 @@ pub(crate) enum Needs {
     Lab,
     /// And for the tests of the faces: a browser, a Prometheus.
     Tests,
+    /// And for the host VM.
+    Host,
 }
 
 /// Installs what is missing, or says how.
@@ -107,7 +111,7 @@ pub(crate) fn setup(needs: Needs) -> Result<()> {
 /// The steps that are left, in order.
 fn missing(needs: Needs) -> Result<Vec<Step>> {
     let release = Release::of_this_machine()?;
-    let installed = apt::installed(&[&HYPERVISOR[..], &TOOLS, &FACES, &RUST, &["rustup"]].concat());
+    let installed = apt::installed(&[&HYPERVISOR[..], &TOOLS, &FACES, &HOST, &RUST, &["rustup"]].concat());
     let lacks = |packages: &[&'static str]| -> Vec<&'static str> {
         packages.iter().copied().filter(|package| !installed.contains(*package)).collect()
     };
@@ -137,6 +141,10 @@ fn missing(needs: Needs) -> Result<Vec<Step>> {
         let node: Vec<&str> =
             NODE.into_iter().filter(|(program, _)| !in_path(program)).map(|(_, package)| package).collect();
         steps.extend(install_any(&node));
+    }
+
+    if needs == Needs::Host {
+        steps.extend(install_any(&lacks(&HOST)));
     }
 
     match toolchain::find() {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::build_ebpf::{build_ebpf, clippy_ebpf};
 use crate::command::{cargo, run_shown, say, shell_line};
 use crate::matrix::{MatrixOptions, matrix};
-use crate::setup;
+use crate::{host, package, setup};
 
 /// What was counted; a check such as clippy counts as one test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,10 +18,35 @@ struct Tally {
     skipped: u32,
 }
 
+/// What of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All but the host VM.
+    Usual,
+    /// What needs no guests.
+    Quick,
+    /// The host VM alone.
+    Host,
+}
+
+impl Scope {
+    pub(crate) fn of(quick: bool, host: bool) -> Self {
+        match (quick, host) {
+            (true, _) => Self::Quick,
+            (false, true) => Self::Host,
+            (false, false) => Self::Usual,
+        }
+    }
+}
+
 /// Runs it all and prints the sum, also when something fails.
-pub(crate) fn test(quick: bool) -> ExitCode {
+pub(crate) fn test(scope: Scope) -> ExitCode {
     let mut tally = Tally::default();
-    if let Err(error) = run(quick, &mut tally) {
+    let outcome = match scope {
+        Scope::Host => run_host(&mut tally),
+        Scope::Usual | Scope::Quick => run(scope == Scope::Quick, &mut tally),
+    };
+    if let Err(error) = outcome {
         eprintln!("error: {error:#}");
         tally.failed += 1;
     }
@@ -67,6 +92,16 @@ fn run(quick: bool, tally: &mut Tally) -> Result<()> {
         tally.check("kernel matrix", matrix(&MatrixOptions::for_tests()).map(|()| true));
         Ok(())
     }
+}
+
+/// The package, built and checked, and then lived with on a host.
+fn run_host(tally: &mut Tally) -> Result<()> {
+    setup::setup(setup::Needs::Host)?;
+    tally.check("package", package::package().map(|()| true));
+    tally.check("host image", host::images().map(|_| true));
+    let mut tests = cargo();
+    tests.args(["test", "--package", "kvmpilot-tests", "--test", "host"]);
+    tally.cargo_test(tests.args(["--", "--ignored", "--test-threads=1", "--nocapture"]))
 }
 
 impl Tally {

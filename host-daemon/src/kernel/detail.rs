@@ -1,7 +1,6 @@
 //! The detailed reading of a QEMU: where each vcpu's time goes. Everything that can stay open does, and what a vcpu cannot
 //! have changed because it slept is not read again.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -125,14 +124,7 @@ impl Detail {
         }
         let process =
             held.ok_or_else(|| io::Error::other("the kernel gives no hold on QEMU (pidfd_open)"))?;
-        let number = |link: &str| link.strip_prefix("anon_inode:kvm-vcpu-stats:")?.parse::<u32>().ok();
-        let found = kernel.duplicates(process, |link| number(link).is_some())?;
-        // KVM counts vcpus by their APIC id, QEMU by their index. Both rise together, so the order is the same.
-        let found: BTreeMap<u32, _> =
-            found.into_iter().filter_map(|(link, fd)| Some((number(&link)?, fd))).collect();
-        if found.is_empty() {
-            return Err(io::Error::other("QEMU holds none open; this needs Linux 5.14 and QEMU 7.1"));
-        }
+        let found = kernel.vcpu_stats(process)?;
         if found.len() != self.vcpus.len() {
             let text = format!("QEMU holds those of {} vcpus and has {}", found.len(), self.vcpus.len());
             return Err(io::Error::other(text));

@@ -6,6 +6,7 @@ mod cgroup;
 mod competitor;
 mod descriptors;
 mod detail;
+mod exit_counter;
 mod facts;
 mod features;
 mod hold;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 pub use cgroup::{Bandwidth, Hierarchies, Membership, Pressure};
 pub use detail::{Detail, QemuProcess, Shared, VcpuThread};
+pub use exit_counter::ExitCounter;
 pub use features::{Cgroups, Features};
 pub use hold::{Process, SchedstatFile};
 pub use kvm_stats::{KvmStats, Layout, Stat, StatKind, StatUnit};

@@ -11,7 +11,7 @@ use kvmpilot_core::sample::ThreadRole;
 
 use super::bill::Bill;
 use super::{Ask, Outcome, Refusal, Rest, Seen, Thread};
-use crate::kernel::{Kernel, TraceEventError};
+use crate::kernel::{ExitCounter, Kernel, TraceEventError};
 use crate::probes::{EventPair, TraceEventName, Watch, WatchKind};
 
 /// How long a window is; of a short watch a tenth.
@@ -59,6 +59,9 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
         }
     };
     let unavailable = |error| Refusal::Unavailable(chain(error));
+    // The same in KVM's own books. Where they cannot be had, what is counted stands alone.
+    let own = (ask.what == WatchWhat::Exits).then(|| kernel.exit_counter(qemu.pid).ok()).flatten();
+    let exits = || own.as_ref().and_then(|own| ExitCounter::read(own).ok());
     let mut watch = Watch::load(qemu.pid, kind, kernel.is_confidential()).map_err(unavailable)?;
 
     let end = || end().or_else(|| (!lives(&kernel, qemu)).then_some(End::Stopped));
@@ -77,9 +80,12 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
         }
         let opened = Instant::now();
         watch.open().map_err(unavailable)?;
+        // Next to the window's ends, because vcpus go on meanwhile.
+        let left = exits();
         let ran = vcpu_time(&kernel, qemu);
         ended = pause(Instant::now() + length, &end);
         tally.ran(ran, vcpu_time(&kernel, qemu));
+        tally.left(left, exits());
         let closed = watch.close();
         rest.spent(opened, opened.elapsed());
         closed.map_err(unavailable)?;
@@ -105,6 +111,7 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
         windows: watch.windows(),
         overflowed: watch.overflowed().map_err(unavailable)?,
         vcpus_ran: tally.vcpus_ran,
+        kvm_exits: tally.kvm_exits,
         back_end: kernel.kvm_back_end(),
         threads: tally.threads.into_values().collect(),
         seen,
@@ -116,6 +123,7 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
 #[derive(Default)]
 struct Tally {
     vcpus_ran: Option<Duration>,
+    kvm_exits: Option<u64>,
     threads: BTreeMap<u32, Thread>,
 }
 
@@ -124,6 +132,12 @@ impl Tally {
         if let (Some(before), Some(after)) = (before, after) {
             let ran = Duration::from_nanos(after.saturating_sub(before));
             self.vcpus_ran = Some(self.vcpus_ran.unwrap_or_default() + ran);
+        }
+    }
+
+    fn left(&mut self, before: Option<u64>, after: Option<u64>) {
+        if let (Some(before), Some(after)) = (before, after) {
+            self.kvm_exits = Some(self.kvm_exits.unwrap_or_default() + after.saturating_sub(before));
         }
     }
 

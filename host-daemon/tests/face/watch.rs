@@ -68,6 +68,7 @@ fn outcome(domain: Uuid, what: WatchWhat, length: Duration) -> Outcome {
         ended: None,
         overflowed: false,
         vcpus_ran: Some(length / 20),
+        kvm_exits: matches!(seen, Seen::Exits(_)).then_some(7),
         back_end: Some("kvm_intel"),
         threads: vec![Thread { tid: 70, role: ThreadRole::Vcpu(0), comm: "CPU 0/KVM".into() }],
         seen,

@@ -123,6 +123,7 @@ fn exits(samples: &[VcpuExitSample], outcome: &Outcome) -> ExitsView {
     ExitsView {
         isa: model.isa.as_str().map(str::to_owned),
         count: model.count(),
+        kvm_count: outcome.kvm_exits,
         vcpus_ran_s: outcome.vcpus_ran.map(seconds),
         reasons: reasons.collect(),
         vcpus: model
@@ -197,6 +198,7 @@ mod tests {
             ended: None,
             overflowed: false,
             vcpus_ran: Some(Duration::from_millis(1500)),
+            kvm_exits: None,
             back_end,
             threads: vec![
                 Thread { tid: 5, role: ThreadRole::Emulator, comm: "qemu-system-x86".into() },

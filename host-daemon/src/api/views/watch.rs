@@ -113,6 +113,8 @@ pub struct ExitsView {
     pub isa: Option<String>,
     /// Exits.
     pub count: u64,
+    /// Exits in the same windows by KVM's own counters (`exits` of its statistics); null where they cannot be read.
+    pub kvm_count: Option<u64>,
     /// Time on a pcpu of the domain's vcpus in the sampled time, to the scheduler's tick.
     pub vcpus_ran_s: Option<f64>,
     /// The one that took most time first.

@@ -138,6 +138,9 @@ fn exits(page: &mut Page, view: &ExitsView) {
     });
     let titles = ["~REASON", ">COUNT", ">A SECOND", ">OUTSIDE", ">OF VCPU TIME", ">MEAN", ">LONGEST"];
     page.table(&titles, rows.collect());
+    if let Some(kvm) = view.kvm_count {
+        page.line(&format!("in all {}; KVM's own counters say {kvm} for the same windows", view.count));
+    }
     page.heading("VCPUS");
     let rows = view.vcpus.iter().map(|vcpu| {
         vec![

@@ -1,0 +1,89 @@
+//! Guests of the host: those of the lab, under KVM.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{HostVm, PAYLOAD, images};
+use crate::Accel;
+use crate::GuestSpec;
+use crate::domain_xml::{Site, domain_xml};
+use crate::image::Image;
+use crate::run::wait_for;
+
+/// Where libvirt puts guests on a host with systemd: `machine.slice`.
+const PARTITION: &str = "machine";
+const CONSOLES: &str = "/var/log/libvirt/qemu";
+
+impl HostVm {
+    /// Defines a guest, without starting it.
+    ///
+    /// # Errors
+    /// When libvirt refuses.
+    pub fn define(&self, guest: &GuestSpec) -> Result<()> {
+        let directory = Path::new(PAYLOAD).join("guests");
+        let image = Image {
+            kernel: directory.join(images::KERNEL),
+            initramfs: directory.join(images::initramfs(guest.system)),
+        };
+        let site = Site { image: &image, accel: Accel::Kvm, partition: PARTITION, logs: Path::new(CONSOLES) };
+        let file = format!("/root/{}.xml", guest.name);
+        self.write(&file, &domain_xml(guest, &site))?;
+        self.virsh(&format!("define {file}")).map(drop)
+    }
+
+    /// Defines and starts a guest, and does not wait for it.
+    ///
+    /// # Errors
+    /// When libvirt refuses.
+    pub fn boot(&self, guest: &GuestSpec) -> Result<()> {
+        self.define(guest)?;
+        self.virsh(&format!("start {}", guest.name)).map(drop)
+    }
+
+    /// Waits until a guest's agent answers.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_agent(&self, guest: &str, timeout: Duration) -> Result<()> {
+        wait_for(&format!("the agent of {guest}"), timeout, || {
+            self.guest_agent(guest, "guest-ping", &json!({}))
+        })
+        .map(drop)
+    }
+
+    /// Runs a shell script in a guest and returns its standard output.
+    ///
+    /// # Errors
+    /// When the agent does not answer, or the script fails or does not end in time.
+    pub fn guest_exec(&self, guest: &str, script: &str, timeout: Duration) -> Result<String> {
+        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+        let started = self.guest_agent(guest, "guest-exec", &arguments)?;
+        let pid = started["pid"].as_i64().context("guest-exec returned no pid")?;
+        let status = wait_for(&format!("`{script}` in {guest}"), timeout, || {
+            let status = self.guest_agent(guest, "guest-exec-status", &json!({ "pid": pid }))?;
+            if status["exited"] == true { Ok(status) } else { bail!("it still runs") }
+        })?;
+        let out = crate::agent::decode(status["out-data"].as_str().map(str::to_owned))?;
+        ensure!(status["exitcode"] == 0, "`{script}` in {guest}: {status}: {out}");
+        Ok(out)
+    }
+
+    /// Runs virsh with these words.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn virsh(&self, words: &str) -> Result<String> {
+        self.run(&format!("virsh -q -c qemu:///system {words}"))
+    }
+
+    fn guest_agent(&self, guest: &str, command: &str, arguments: &Value) -> Result<Value> {
+        let request = json!({"execute": command, "arguments": arguments}).to_string();
+        let request = request.replace('\'', r"'\''");
+        let answer = self.virsh(&format!("qemu-agent-command {guest} '{request}' --timeout 10"))?;
+        let mut answer: Value = serde_json::from_str(&answer)?;
+        Ok(answer["return"].take())
+    }
+}
