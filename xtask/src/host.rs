@@ -71,27 +71,30 @@ const LINKS: [(&str, &str); 6] = [
 /// A guest answers after 8 s when nothing else runs.
 const GUEST_BOOT: Duration = Duration::from_secs(180);
 
-/// Boots the host with the package and two guests, for people.
-pub(crate) fn lab(shell: bool) -> Result<()> {
+/// Boots the host, with the package and two guests unless it is to be bare, for people.
+pub(crate) fn lab(shell: bool, bare: bool, files: &[PathBuf]) -> Result<()> {
     setup::setup(setup::Needs::Host)?;
-    package::package()?;
-    let begin = Instant::now();
-    let deb = deb()?;
-    let host = HostVm::start(&images()?.with(&deb))?;
-    say(&format!("{HOST_NAME} has booted after {:.0} s", begin.elapsed().as_secs_f64()));
-    let name = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    host.run(&format!("dpkg -i {PAYLOAD}/{name}"))?;
-    for guest in [guests::web(), guests::batch()] {
-        host.boot(&guest)?;
-        host.wait_agent(&guest.name, GUEST_BOOT)?;
-        say(&format!(
-            "{} at {} answers after {:.0} s",
-            guest.name,
-            guest.ip(),
-            begin.elapsed().as_secs_f64()
-        ));
+    let mut images = files.iter().fold(images()?, |images, file| images.with(file));
+    let mut package = None;
+    if !bare {
+        package::package()?;
+        let deb = deb()?;
+        images = images.with(&deb);
+        package = deb.file_name().map(|name| name.to_string_lossy().into_owned());
     }
-    println!("{}", host.run("systemctl --no-pager --lines 0 status kvmpilotd; kvmpilot status")?);
+    let begin = Instant::now();
+    let host = HostVm::start(&images)?;
+    say(&format!("{HOST_NAME} has booted after {:.0} s", begin.elapsed().as_secs_f64()));
+    if let Some(package) = package {
+        host.run(&format!("dpkg -i {PAYLOAD}/{package}"))?;
+        for guest in [guests::web(), guests::batch()] {
+            host.boot(&guest)?;
+            host.wait_agent(&guest.name, GUEST_BOOT)?;
+            let after = begin.elapsed().as_secs_f64();
+            say(&format!("{} at {} answers after {after:.0} s", guest.name, guest.ip()));
+        }
+        println!("{}", host.run("systemctl --no-pager --lines 0 status kvmpilotd; kvmpilot status")?);
+    }
     let console = host.console();
     if shell {
         say("the host's console; root is logged in; Ctrl-] ends all of it");

@@ -1,6 +1,7 @@
 //! `lab up|shell|down|host`: a lab for people.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -30,6 +31,12 @@ pub(crate) enum LabTask {
         /// Show its console here, with root logged in; Ctrl-] ends it
         #[arg(long)]
         shell: bool,
+        /// Without the package and guests: a host as Debian makes it
+        #[arg(long)]
+        bare: bool,
+        /// Also put this file below /lab on the host
+        #[arg(long, value_name = "FILE")]
+        with: Vec<PathBuf>,
     },
 }
 
@@ -38,7 +45,7 @@ pub(crate) fn lab(task: &LabTask) -> Result<()> {
         LabTask::Up => up(),
         LabTask::Shell { command } => shell(command),
         LabTask::Down => down(),
-        LabTask::Host { shell } => host::lab(*shell),
+        LabTask::Host { shell, bare, with } => host::lab(*shell, *bare, with),
     }
 }
 

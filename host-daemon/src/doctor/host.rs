@@ -111,6 +111,13 @@ fn tracing(features: &Features) -> Vec<CheckView> {
         )
     };
     let exit = match (features.kvm_exit, features.kvm) {
+        (true, _) if features.may_open_events == Some(false) => warning(
+            "kvm events",
+            "kvm:kvm_exit is there, but kernel.perf_event_paranoid keeps kvmpilotd from it: exits cannot be watched by reason"
+                .to_owned(),
+            "sysctl kernel.perf_event_paranoid=2, the kernel's own default; or give kvmpilotd CAP_SYS_ADMIN in a drop-in, \
+             which is as good as all of root's powers",
+        ),
         (true, _) => ok("kvm events", "kvm:kvm_exit is there: exits can be watched by reason".to_owned()),
         (false, true) => warning(
             "kvm events",

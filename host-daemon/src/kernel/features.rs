@@ -30,6 +30,8 @@ pub struct Features {
     pub sched_switch: bool,
     /// Its event `kvm:kvm_exit` is there.
     pub kvm_exit: bool,
+    /// This process may attach programs to events of tracefs, which takes `perf_event_open`.
+    pub may_open_events: Option<bool>,
     /// KVM is loaded or built in.
     pub kvm: bool,
     /// tcx programs are possible; else it is clsact.
@@ -91,6 +93,7 @@ impl Kernel {
             tracefs: tracing.iter().any(|path| path.join("events").exists()),
             sched_switch: event("sched/sched_switch"),
             kvm_exit: event("kvm/kvm_exit"),
+            may_open_events: self.may_open_events(),
             kvm: self.sys.join("module/kvm").exists(),
             tcx: std::fs::read(self.sys.join("kernel/btf/vmlinux"))
                 .ok()
@@ -105,11 +108,24 @@ impl Kernel {
     }
 
     fn may_trace(&self) -> Option<bool> {
+        Some(self.has(CAP_SYS_ADMIN)? || (self.has(CAP_BPF)? && self.has(CAP_PERFMON)?))
+    }
+
+    /// Whether this process may open a tracepoint by `perf_event_open`. Debian and Ubuntu patch their kernels: from
+    /// `kernel.perf_event_paranoid = 3` on, Debian's default, `CAP_PERFMON` does not suffice.
+    #[must_use]
+    pub fn may_open_events(&self) -> Option<bool> {
+        let paranoid = text(&self.proc.join("sys/kernel/perf_event_paranoid")).ok()?;
+        let paranoid: i64 = paranoid.trim().parse().ok()?;
+        Some(self.has(CAP_SYS_ADMIN)? || (self.has(CAP_PERFMON)? && paranoid < 3))
+    }
+
+    /// Whether this process has a capability.
+    fn has(&self, capability: u32) -> Option<bool> {
         let status = text(&self.proc.join("self/status")).ok()?;
         let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
         let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
-        let has = |capability: u32| effective & (1 << capability) != 0;
-        Some(has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)))
+        Some(effective & (1 << capability) != 0)
     }
 
     /// Name of the BPF scheduler that replaces the kernel's own now, if one does.
@@ -172,6 +188,7 @@ mod tests {
         write(proc.path(), "self/status", "Name:\tx\nCapEff:\t000000c000000000\n");
         write(proc.path(), "self/schedstat", "1 2 3\n");
         write(proc.path(), "sys/net/core/bpf_jit_enable", "0\n");
+        write(proc.path(), "sys/kernel/perf_event_paranoid", "2\n");
         write(sys.path(), "kernel/security/lockdown", "none integrity [confidentiality]\n");
         write(sys.path(), "kernel/debug/tracing/events/sched/sched_switch/id", "1\n");
         write(sys.path(), "kernel/debug/tracing/events/kvm/kvm_exit/id", "1\n");
@@ -191,6 +208,7 @@ mod tests {
                 tracefs: true,
                 sched_switch: true,
                 kvm_exit: true,
+                may_open_events: Some(true),
                 kvm: true,
                 tcx: Some(true),
                 sched_ext: Some("rusty_1.0".to_owned()),
@@ -199,6 +217,10 @@ mod tests {
         );
         write(sys.path(), "kernel/sched_ext/state", "disabled\n");
         write(sys.path(), "kernel/btf/vmlinux", "tcx_entry_more\0");
+        write(proc.path(), "sys/kernel/perf_event_paranoid", "3\n");
+        assert_eq!(Kernel::at(proc.path(), sys.path()).may_open_events(), Some(false));
+        write(proc.path(), "self/status", "CapEff:\t0000000000200000\n");
+        assert_eq!(Kernel::at(proc.path(), sys.path()).may_open_events(), Some(true));
         write(proc.path(), "self/status", "CapEff:\t0000008000000000\n");
         write(proc.path(), "self/schedstat", "0 0 0\n");
         let features = Kernel::at(proc.path(), sys.path()).features();

@@ -54,7 +54,7 @@ pub(super) fn run(job: Job, end: &dyn Fn() -> Option<End>) -> Result<Outcome, Re
     let kind = match ask.what {
         WatchWhat::WakeLatency => WatchKind::WakeLatency(None),
         WatchWhat::Exits => {
-            let pair = exit_events(&kernel).map_err(|error| Refusal::Unavailable(error.to_string()))?;
+            let pair = exit_events(&kernel).map_err(Refusal::Unavailable)?;
             WatchKind::Exits(pair)
         }
     };
@@ -185,14 +185,20 @@ fn pause(until: Instant, end: &dyn Fn() -> Option<End>) -> Option<End> {
     }
 }
 
-/// KVM's own pair of events in this kernel.
-pub(super) fn exit_events(kernel: &Kernel) -> Result<EventPair, TraceEventError> {
-    let exit = kernel.trace_event(EXIT.category, EXIT.name)?;
-    kernel.trace_event(ENTRY.category, ENTRY.name)?;
-    let reason_at = exit.offset("exit_reason").ok_or_else(|| TraceEventError::NoField {
-        event: format!("{}:{}", EXIT.category, EXIT.name),
-        field: "exit_reason",
+/// KVM's own pair of events in this kernel, or why it cannot be watched.
+pub(super) fn exit_events(kernel: &Kernel) -> Result<EventPair, String> {
+    let told = |error: TraceEventError| error.to_string();
+    let exit = kernel.trace_event(EXIT.category, EXIT.name).map_err(told)?;
+    kernel.trace_event(ENTRY.category, ENTRY.name).map_err(told)?;
+    let reason_at = exit.offset("exit_reason").ok_or_else(|| {
+        let event = format!("{}:{}", EXIT.category, EXIT.name);
+        told(TraceEventError::NoField { event, field: "exit_reason" })
     })?;
+    if kernel.may_open_events() == Some(false) {
+        return Err("kernel.perf_event_paranoid is 3 or more, which keeps kvmpilotd from KVM's events; `kvmpilot doctor` says \
+                    what permits them"
+            .to_owned());
+    }
     Ok(EventPair { exit: EXIT, entry: ENTRY, reason_at, isa_at: exit.offset("isa") })
 }
 

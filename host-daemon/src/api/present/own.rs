@@ -13,7 +13,12 @@ pub(super) fn own_cost(scene: &Scene<'_>) -> OwnCostView {
         cpu_seconds: scene.own_use.map(|own| seconds(own.cpu)),
         rss_kib: scene.own_use.map(|own| own.rss_kib),
         daemon_percent: own.daemon.map(percent),
-        programs_percent: own.daemon.map(|_| percent(own.programs_cpu())),
+        // Where the kernel does not let us measure them, nothing is known of any.
+        programs_percent: own
+            .programs
+            .iter()
+            .any(|program| program.cpu.is_some())
+            .then(|| percent(own.programs_cpu())),
         budget_percent: scene.overhead.bill().map(|bill| percent(bill.budget)),
         programs: own.programs.iter().map(program).collect(),
         shed: scene.overhead.shed().iter().map(ToString::to_string).collect(),
