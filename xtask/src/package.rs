@@ -39,7 +39,6 @@ pub(crate) fn package(as_version: Option<&str>) -> Result<()> {
     contents::compressed(&notices, &root.join("usr/share/doc/kvmpilot/third-party.gz"))?;
     let debian = directory.join("debian");
     changelog::put(&debian, version, epoch)?;
-    contents::copy(&workspace().join("systemd/debian/lintian-overrides"), &debian.join("lintian/kvmpilot"))?;
 
     let deb = deb(&directory, version, epoch)?;
     let rpm = rpm(&directory, version, epoch)?;
@@ -100,7 +99,8 @@ fn strip(program: &Path, into: &Path) -> Result<()> {
 
 fn deb(directory: &Path, version: &str, epoch: u64) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["deb", "--package", "kvmpilot", "--no-build", "--no-strip", "--deb-version"]);
+    // Quiet, because it wonders why files below target/ are not programs that it should build.
+    command.args(["deb", "--quiet", "--package", "kvmpilot", "--no-build", "--no-strip", "--deb-version"]);
     command.arg(changelog::debian_version(version)).arg("--output").arg(directory);
     run_shown(command.env("SOURCE_DATE_EPOCH", epoch.to_string()))?;
     let architecture = output_of(Command::new("dpkg").arg("--print-architecture"))?;

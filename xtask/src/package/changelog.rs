@@ -42,7 +42,7 @@ fn entry(version: &str, time: &str) -> String {
     let maintainer = "The kvmpilot authors <kvmpilot@users.noreply.github.com>";
     format!(
         "kvmpilot ({version}) unstable; urgency=medium\n\n  \
-         * A build of this version; /usr/share/doc/kvmpilot/changelog.gz has what changed.\n\n \
+         * A build of this version; changelog.gz beside this file has what changed.\n\n \
          -- {maintainer}  {time}\n"
     )
 }

@@ -11,9 +11,8 @@ use crate::command::{run_shown, say};
 
 /// Most exposure that `systemd-analyze security` may see, in tenths. What keeps it from being lower is explained in the unit.
 const EXPOSURE: &str = "30";
-/// Files of the .deb alone: what dpkg and lintian want.
-const DEBIANS_OWN: [&str; 2] =
-    ["/usr/share/doc/kvmpilot/changelog.Debian.gz", "/usr/share/lintian/overrides/kvmpilot"];
+/// Files of the .deb alone: what dpkg wants.
+const DEBIANS_OWN: [&str; 1] = ["/usr/share/doc/kvmpilot/changelog.Debian.gz"];
 /// Where the same is elsewhere: in the .deb, in the .rpm.
 const MOVED: [(&str, &str); 1] =
     [("/usr/share/zsh/vendor-completions/_kvmpilot", "/usr/share/zsh/site-functions/_kvmpilot")];
@@ -69,6 +68,8 @@ fn deb_files(contents: &str) -> BTreeSet<String> {
         };
         let path = path.trim_start_matches('.');
         if !DEBIANS_OWN.contains(&path) {
+            // Without /etc/passwd's names.
+            let owner = if owner == "0/0" { "root/root" } else { owner };
             let path = MOVED.iter().find(|(here, _)| *here == path).map_or(path, |(_, there)| there);
             files.insert(format!("{mode} {owner} {path}"));
         }
@@ -82,9 +83,9 @@ mod tests {
 
     #[test]
     fn a_listing_is_read() {
-        let listing = "drwxr-xr-x root/root         0 2026-11-26 09:00 ./usr/bin/\n\
-                       -rwxr-xr-x root/root       123 2026-11-26 09:00 ./usr/bin/kvmpilot\n\
-                       -rw-r--r-- root/root         1 2026-11-26 09:00 ./usr/share/lintian/overrides/kvmpilot\n\
+        let listing = "drwxr-xr-x 0/0               0 2026-11-26 09:00 ./usr/bin/\n\
+                       -rwxr-xr-x 0/0             123 2026-11-26 09:00 ./usr/bin/kvmpilot\n\
+                       -rw-r--r-- root/root         1 2026-11-26 09:00 ./usr/share/doc/kvmpilot/changelog.Debian.gz\n\
                        -rw-r--r-- root/root         1 2026-11-26 09:00 ./usr/share/zsh/vendor-completions/_kvmpilot\n";
         let files: Vec<String> = deb_files(listing).into_iter().collect();
         assert_eq!(
@@ -118,6 +119,8 @@ mod tests {
             .unwrap()
             .iter()
             .map(|asset| ["source", "dest", "mode"].map(|key| text(&asset[key])))
+            // cargo-deb's is `license-file`.
+            .filter(|[_, into, _]| !into.ends_with("/copyright"))
             .collect();
         assert!(deb.len() > 10, "{deb:?}");
         assert_eq!(deb, rpm);

@@ -19,7 +19,6 @@ const CONTENTS: &[(&str, &str)] = &[
     ("systemd/service.toml", "usr/share/kvmpilot/service.toml"),
     ("systemd/prometheus", "usr/share/kvmpilot/prometheus"),
     ("scenarios", "usr/share/kvmpilot/scenarios"),
-    ("systemd/debian/copyright", "usr/share/doc/kvmpilot/copyright"),
     ("README.md", "usr/share/doc/kvmpilot/README.md"),
     ("docs", "usr/share/doc/kvmpilot"),
 ];
@@ -65,7 +64,7 @@ fn copy_tree(from: &str, to: &Path) -> Result<()> {
 }
 
 /// Copies one file and makes the directories above it.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
+fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to.parent().context("a file is in a directory")?)?;
     fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     Ok(())
