@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use kvmpilot_tests::host_vm::{HOST_NAME, HostImages, HostVm, PAYLOAD, make_disk};
 use kvmpilot_tests::image::only_file;
-use kvmpilot_tests::{guests, lab_cache, target_dir};
+use kvmpilot_tests::{guests, lab_cache};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::apt::{Release, source_like};
 use crate::command::{run_shown, say};
-use crate::{package, setup};
+use crate::{build_ebpf, package, setup};
 
 /// The release that the host runs.
 const SUITE: &str = "trixie";
@@ -77,8 +77,8 @@ pub(crate) fn lab(shell: bool, bare: bool, files: &[PathBuf]) -> Result<()> {
     let mut images = files.iter().fold(images()?, |images, file| images.with(file));
     let mut package = None;
     if !bare {
-        package::package()?;
-        let deb = deb()?;
+        build_ebpf::build_ebpf()?;
+        let deb = package::package(None)?;
         images = images.with(&deb);
         package = deb.file_name().map(|name| name.to_string_lossy().into_owned());
     }
@@ -108,19 +108,6 @@ pub(crate) fn lab(shell: bool, bare: bool, files: &[PathBuf]) -> Result<()> {
         Signals::new([SIGINT, SIGTERM])?.forever().next();
     }
     host.stop()
-}
-
-/// The Debian package that `package` made.
-pub(crate) fn deb() -> Result<PathBuf> {
-    let directory = target_dir().join("package");
-    let entries = fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))?;
-    let mut found: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .collect();
-    ensure!(found.len() == 1, "there are {} packages in {}, not one", found.len(), directory.display());
-    Ok(found.remove(0))
 }
 
 /// The host's images, made now if they are not there yet.

@@ -67,8 +67,12 @@ enum Task {
         #[arg(long, default_value_t = 10.0)]
         minutes: f64,
     },
-    /// Make man pages and completions in target/package; the .deb that holds them is not built yet
-    Package,
+    /// Make the .deb and the .rpm in target/package and check them; sets up what it needs
+    Package {
+        /// Put this version on them instead of the real one: an upgrade needs two
+        #[arg(long, value_name = "VERSION", hide = true)]
+        as_version: Option<String>,
+    },
     /// A private libvirtd with real guests
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -84,7 +88,10 @@ fn main() -> ExitCode {
         Task::Matrix(options) => setup::setup(setup::Needs::Lab).and_then(|()| matrix::matrix(&options)),
         Task::Bench(task) => bench::bench(&task),
         Task::Fuzz { target, minutes } => fuzz::fuzz(target.as_deref(), minutes),
-        Task::Package => setup::setup(setup::Needs::Lab).and_then(|()| package::package()),
+        Task::Package { as_version } => {
+            let ready = setup::setup(setup::Needs::Package).and_then(|()| build_ebpf::build_ebpf());
+            ready.and_then(|_| package::package(as_version.as_deref())).map(drop)
+        }
         Task::Lab(task) => lab::lab(&task),
     };
     match outcome {

@@ -1,6 +1,8 @@
 //! `setup`: brings a bare Debian 12 or 13 to where everything here builds and runs. It looks at what is there, and does
 //! the first step that is missing until none is. Nothing is ever removed for it.
 
+mod packagers;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -35,6 +37,8 @@ const TOOLS: [&str; 9] = [
 ];
 /// For tests alone: to look at what is drawn in a terminal and in a browser, to render man pages, to scrape metrics.
 const FACES: [&str; 4] = ["tmux", "groff-base", "chromium", PROMETHEUS];
+/// To make packages and to check them; systemd looks at the unit, which needs no systemd that runs.
+const PACKAGING: [&str; 6] = ["binutils", "dpkg-dev", "gzip", "lintian", "rpm", "systemd"];
 /// What drives the browser: programs, and Debian's packages of them. Others' node (with its own npm) excludes Debian's npm.
 const NODE: [(&str, &str); 2] = [("node", "nodejs"), ("npm", "npm")];
 /// Debian's package starts it as a service of this machine, which nobody asked for: a test runs it for itself.
@@ -67,7 +71,9 @@ pub(crate) enum Needs {
     Lab,
     /// And for the tests of the faces: a browser, a Prometheus.
     Tests,
-    /// And for the host VM.
+    /// To build, and to make packages.
+    Package,
+    /// To make packages, and for the host VM.
     Host,
 }
 
@@ -111,7 +117,8 @@ pub(crate) fn setup(needs: Needs) -> Result<()> {
 /// The steps that are left, in order.
 fn missing(needs: Needs) -> Result<Vec<Step>> {
     let release = Release::of_this_machine()?;
-    let installed = apt::installed(&[&HYPERVISOR[..], &TOOLS, &FACES, &HOST, &RUST, &["rustup"]].concat());
+    let installed =
+        apt::installed(&[&HYPERVISOR[..], &TOOLS, &FACES, &PACKAGING, &HOST, &RUST, &["rustup"]].concat());
     let lacks = |packages: &[&'static str]| -> Vec<&'static str> {
         packages.iter().copied().filter(|package| !installed.contains(*package)).collect()
     };
@@ -141,6 +148,10 @@ fn missing(needs: Needs) -> Result<Vec<Step>> {
         let node: Vec<&str> =
             NODE.into_iter().filter(|(program, _)| !in_path(program)).map(|(_, package)| package).collect();
         steps.extend(install_any(&node));
+    }
+    if needs == Needs::Package || needs == Needs::Host {
+        steps.extend(install_any(&lacks(&PACKAGING)));
+        steps.extend(packagers::missing());
     }
 
     if needs == Needs::Host {

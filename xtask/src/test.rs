@@ -94,10 +94,17 @@ fn run(quick: bool, tally: &mut Tally) -> Result<()> {
     }
 }
 
+/// The version of the package that the one of now is installed over.
+const OLD: &str = "0.0.9";
+
 /// The package, built and checked, and then lived with on a host.
 fn run_host(tally: &mut Tally) -> Result<()> {
     setup::setup(setup::Needs::Host)?;
-    tally.check("package", package::package().map(|()| true));
+    build_ebpf()?;
+    for version in [Some(OLD), None] {
+        let name = format!("package {}", version.unwrap_or("of now"));
+        tally.check(&name, package::package(version).map(|_| true));
+    }
     tally.check("host image", host::images().map(|_| true));
     let mut tests = cargo();
     tests.args(["test", "--package", "kvmpilot-tests", "--test", "host"]);

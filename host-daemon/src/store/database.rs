@@ -11,7 +11,7 @@ use rusqlite_migration::{M, Migrations};
 use super::StoreError;
 
 /// Each entry brings the schema from its index to the next version. Never change one that was released: append.
-const MIGRATIONS: &[M<'_>] = &[
+pub(super) const MIGRATIONS: &[M<'_>] = &[
     M::up(include_str!("schema.sql")),
     M::up(include_str!("orders.sql")),
     M::up(include_str!("services.sql")),
@@ -48,13 +48,19 @@ pub(super) fn prepare(directory: &Path, file: &Path) -> Result<File, StoreError>
     Ok(lock)
 }
 
-/// Opens the prepared file for writing.
+/// Opens the prepared file for writing, and brings it to this version's schema.
 pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
+    open_with(file, MIGRATIONS)
+}
+
+/// Opens with the schema that these migrations lead to. They are one transaction: if one fails, the file is as it was.
+pub(super) fn open_with(file: &Path, migrations: &[M<'_>]) -> Result<Connection, StoreError> {
+    refuse_newer(file, migrations.len())?;
     let sqlite = |source| StoreError::from_sqlite(file, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(file, flags).map_err(sqlite)?;
     configure(&connection).map_err(sqlite)?;
-    Migrations::from_slice(MIGRATIONS).to_latest(&mut connection).map_err(|error| match error {
+    Migrations::from_slice(migrations).to_latest(&mut connection).map_err(|error| match error {
         rusqlite_migration::Error::MigrationDefinition(_) => StoreError::Newer(file.to_owned()),
         rusqlite_migration::Error::RusqliteError { err, .. } => sqlite(err),
         other => StoreError::Corrupt { file: file.to_owned(), detail: other.to_string() },
@@ -70,6 +76,17 @@ pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
         }
     }
     Ok(connection)
+}
+
+/// Looks without writing, so that a file of a newer version stays as that version has left it.
+fn refuse_newer(file: &Path, ours: usize) -> Result<(), StoreError> {
+    let sqlite = |source| StoreError::from_sqlite(file, source);
+    let version: i64 =
+        open_reader(file)?.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sqlite)?;
+    if usize::try_from(version).is_ok_and(|version| version > ours) {
+        return Err(StoreError::Newer(file.to_owned()));
+    }
+    Ok(())
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {

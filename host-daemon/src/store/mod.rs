@@ -10,6 +10,8 @@ mod events;
 mod health;
 mod history;
 mod ledger;
+#[cfg(test)]
+mod migration_tests;
 mod orders;
 mod prune;
 mod rows;

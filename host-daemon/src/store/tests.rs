@@ -339,16 +339,6 @@ fn a_damaged_file_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_newer_schema_is_refused() {
-    let (directory, store) = store();
-    drop(store);
-    let state = directory.path().join("state");
-    Connection::open(state.join("kvmpilot.db")).unwrap().pragma_update(None, "user_version", 1000).unwrap();
-    let error = Store::open(&state, Limits::default()).unwrap_err();
-    assert!(matches!(error, StoreError::Newer(_)), "{error}");
-}
-
-#[test]
 fn a_full_disk_and_an_unusable_directory_are_named() {
     let (directory, store) = store();
     store
