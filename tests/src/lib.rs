@@ -16,6 +16,7 @@ pub mod farm;
 pub mod firmware;
 mod forward;
 pub mod guests;
+pub mod hook;
 pub mod image;
 mod keeper;
 pub mod lab;

@@ -60,9 +60,8 @@ impl Newcomer {
 
 /// Whether any domain still has to be decided on.
 pub(super) fn are_there(model: &Model, history: &History) -> bool {
-    running(model).any(|domain| {
-        history.domains.get(&domain.uuid).is_some_and(|entry| entry.newcomer.is_pending())
-    })
+    running(model)
+        .any(|domain| history.domains.get(&domain.uuid).is_some_and(|entry| entry.newcomer.is_pending()))
 }
 
 /// What one newcomer is to do.
@@ -78,8 +77,8 @@ enum Arrival<'a> {
 /// Proposes pins for newcomers. Those that stay where they are, are settled.
 pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> Vec<Proposal> {
     // What nobody is kept off is not in force.
-    let in_force = running(model)
-        .any(|domain| history.domains.get(&domain.uuid).is_some_and(DomainHistory::is_pinned));
+    let in_force =
+        running(model).any(|domain| history.domains.get(&domain.uuid).is_some_and(DomainHistory::is_pinned));
     let kept_free = if in_force { history.placement.kept_free() } else { CpuSet::default() };
     let mut proposals = Vec::new();
     for domain in running(model) {
@@ -96,8 +95,7 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
             Arrival::Unknown if !is_late => {}
             Arrival::Stays(word) => settle(domain, word, history),
             Arrival::Leaves(..) | Arrival::Unknown => {
-                let word =
-                    format!("it could not be kept off others' pcpus in its first {} s", NEW.as_secs());
+                let word = format!("it could not be kept off others' pcpus in its first {} s", NEW.as_secs());
                 settle(domain, word, history);
             }
         }
@@ -184,12 +182,14 @@ fn leave(
             .into_iter()
             .chain(node.clone())
             .collect(),
-        threshold: "a domain that has just come and is not of class latency, while pcpus are kept free".to_owned(),
+        threshold: "a domain that has just come and is not of class latency, while pcpus are kept free"
+            .to_owned(),
         expected: format!("{names} finds a free pcpu when it wakes up, as before it came"),
         // Nothing has been measured that it could get better or worse than.
         prediction: None,
         alternatives: vec![
-            "waiting until it has taken their CPU for some cycles, as with domains that were there before".to_owned(),
+            "waiting until it has taken their CPU for some cycles, as with domains that were there before"
+                .to_owned(),
         ],
     };
     pin(domain, history, &model.topology.online(), |original| original.intersection(to), reason)

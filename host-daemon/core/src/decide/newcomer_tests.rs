@@ -92,7 +92,10 @@ fn who_comes_leaves_what_is_kept_free_at_the_first_look_and_only_once() {
     assert!(decision.proposals.iter().all(|proposal| !proposal.release));
     let reason = &decision.proposals[0].reason;
     assert_eq!(reason.rule, "placement.newcomer");
-    assert!(reason.summary.contains("d9 has just come") && reason.summary.contains("8-9,24-25 to d1"), "{reason:?}");
+    assert!(
+        reason.summary.contains("d9 has just come") && reason.summary.contains("8-9,24-25 to d1"),
+        "{reason:?}"
+    );
     carry_out(&decision.proposals, &mut model, &mut history);
     let word = history.domains[&Uuid::from_u128(NEW)].arrival().unwrap();
     assert!(word.starts_with("pcpus were kept free for others"), "{word}");
@@ -177,12 +180,15 @@ fn classes_and_vetoes_of_rules_count_from_the_first_look() {
         policy.rules = RuleSet::default().with_entries(read(text, "own.toml").unwrap());
         policy
     };
-    let veto = with("[[rule]]\nname = \"hands-off\"\nwhen = \"domain.name == 'd9'\"\nthen = { veto = \"placement\" }\n");
+    let veto = with(
+        "[[rule]]\nname = \"hands-off\"\nwhen = \"domain.name == 'd9'\"\nthen = { veto = \"placement\" }\n",
+    );
     let (decision, word) = comes(newcomer(NEW, 2, "0-31"), &veto);
     assert!(decision.proposals.is_empty() && word.is_empty(), "{word}");
     assert!(decision.held.iter().all(|(_, why)| why == "the rule hands-off forbids it"), "{decision:?}");
     assert_eq!(decision.held.len(), 4);
-    let class = with("[[rule]]\nname = \"front\"\nwhen = \"domain.name == 'd9'\"\nthen = { class = \"latency\" }\n");
+    let class =
+        with("[[rule]]\nname = \"front\"\nwhen = \"domain.name == 'd9'\"\nthen = { class = \"latency\" }\n");
     let (decision, word) = comes(newcomer(NEW, 2, "0-31"), &class);
     assert!(decision.proposals.is_empty() && word.contains("class latency"), "{word} {decision:?}");
     let off = with("[[rule]]\nname = \"placement.newcomer\"\nenabled = false\n");

@@ -135,9 +135,8 @@ pub(super) fn wants(domain: &DomainModel, means: Means, history: &History) -> bo
 fn is_due(rule: &Rule, pace: Pace, domain: &DomainModel, past: &DomainHistory) -> bool {
     match (&rule.then, pace) {
         (Then::Propose(Means::ReleaseMemory), Pace::Release) => past.balloon.ours.is_some(),
-        (Then::Class(_), Pace::ArrivalClass) | (Then::Propose(Means::Arrive) | Then::Veto(_), Pace::Arrival) => {
-            past.newcomer.is_pending()
-        }
+        (Then::Class(_), Pace::ArrivalClass)
+        | (Then::Propose(Means::Arrive) | Then::Veto(_), Pace::Arrival) => past.newcomer.is_pending(),
         (Then::Class(_), Pace::Class) | (Then::Veto(_), Pace::Tick | Pace::Cycle) => true,
         (Then::Scarce, Pace::Tick | Pace::Cycle) => domain.guest.is_some(),
         (Then::Propose(means), Pace::Tick) => match means {
