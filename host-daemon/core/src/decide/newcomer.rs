@@ -5,9 +5,11 @@
 //! apart by the steal matrix as before, and a domain that starts has no warm caches to lose. All other limits of the guard
 //! hold. `placement.release` gives the original pins back when nobody has needed that it keeps off.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::class::class_of;
 use super::confine::{beside, given, pin, placement_refusal};
@@ -23,12 +25,17 @@ use crate::rules::Means;
 /// Time that a domain is new, from the first look at which it ran: afterwards it is placed by what was measured.
 const NEW: Duration = Duration::from_secs(30);
 
+/// Looks at which the same may be proposed: the first order may be dropped while values of the domain's last life are put away.
+const TRIES: u32 = 3;
+
 /// How far the placement of a domain at its start has come. The default is over.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Newcomer {
     pending: bool,
     /// First look at which it ran.
     ran_at: Option<Duration>,
+    /// Looks at which the guard let all of it pass.
+    tries: u32,
     word: Option<String>,
 }
 
@@ -54,7 +61,7 @@ impl Newcomer {
     }
 
     fn settle(&mut self, word: String) {
-        *self = Self { pending: false, ran_at: self.ran_at, word: Some(word) };
+        *self = Self { pending: false, word: Some(word), ..std::mem::take(self) };
     }
 }
 
@@ -87,15 +94,21 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
             continue;
         }
         let ran_at = *entry.newcomer.ran_at.get_or_insert(model.at);
-        let is_late = model.at.saturating_sub(ran_at) > NEW;
+        let is_late = model.at.saturating_sub(ran_at) > NEW || entry.newcomer.tries >= TRIES;
         match arrival(domain, &kept_free, model, policy, history) {
-            Arrival::Leaves(domain, to) if !is_late => {
-                proposals.extend(leave(domain, &to, &kept_free, model, history));
+            Arrival::Leaves(domain, to) => {
+                let left = leave(domain, &to, &kept_free, model, history);
+                if left.is_empty() || is_late {
+                    let goes = if left.is_empty() { "it keeps off" } else { "it was to keep off" };
+                    settle(domain, format!("{goes} the pcpus {kept_free}, which are kept free for others"), history);
+                } else {
+                    proposals.extend(left);
+                }
             }
             Arrival::Unknown if !is_late => {}
             Arrival::Stays(word) => settle(domain, word, history),
-            Arrival::Leaves(..) | Arrival::Unknown => {
-                let word = format!("it could not be kept off others' pcpus in its first {} s", NEW.as_secs());
+            Arrival::Unknown => {
+                let word = format!("its pins were not known in its first {} s", NEW.as_secs());
                 settle(domain, word, history);
             }
         }
@@ -103,14 +116,13 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
     proposals
 }
 
-/// Takes note of what the guard let pass: with all of it, the arrival is over.
+/// Takes note of whom the guard let pass.
 pub(super) fn note(decision: &Decision, history: &mut History) {
-    let is_held = |proposal: &Proposal| decision.held.iter().any(|(held, _)| held.domain == proposal.domain);
-    for proposal in decision.proposals.iter().filter(|proposal| !is_held(proposal)) {
-        if let Some(entry) = history.domains.get_mut(&proposal.domain)
-            && entry.newcomer.is_pending()
-        {
-            entry.newcomer.settle(format!("pcpus were kept free for others: {}", proposal.reason.summary));
+    let held: BTreeSet<Uuid> = decision.held.iter().map(|(proposal, _)| proposal.domain).collect();
+    let passed: BTreeSet<Uuid> = decision.proposals.iter().map(|proposal| proposal.domain).collect();
+    for domain in passed.difference(&held) {
+        if let Some(entry) = history.domains.get_mut(domain) {
+            entry.newcomer.tries = entry.newcomer.tries.saturating_add(1);
         }
     }
 }

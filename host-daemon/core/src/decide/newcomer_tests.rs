@@ -97,8 +97,9 @@ fn who_comes_leaves_what_is_kept_free_at_the_first_look_and_only_once() {
         "{reason:?}"
     );
     carry_out(&decision.proposals, &mut model, &mut history);
+    assert_eq!(pins(&next(&mut model, &policy, &mut history).unwrap()), [""; 0], "all of it is in force");
     let word = history.domains[&Uuid::from_u128(NEW)].arrival().unwrap();
-    assert!(word.starts_with("pcpus were kept free for others"), "{word}");
+    assert!(word.starts_with("it keeps off the pcpus 8-9,24-25"), "{word}");
     assert!(next(&mut model, &policy, &mut history).is_none(), "it is not new any more");
     assert!(history.domains[&Uuid::from_u128(NEW)].is_pinned());
 
@@ -136,6 +137,21 @@ fn one_that_burns_stays_away_and_a_new_life_is_a_new_arrival() {
     model.domains[2] = DomainModel { incarnation: Some("10:1".into()), ..newcomer(NEW, 2, "0-31") };
     let decision = next(&mut model, &policy, &mut history).expect("a new life");
     assert_eq!(pins(&decision).len(), 4);
+}
+
+/// As in mode `recommend`, or where the daemon has other work on the domain.
+#[test]
+fn what_does_not_happen_is_proposed_three_times() {
+    let policy = policy();
+    let (mut model, mut history) = separated(&policy);
+    model.domains.push(newcomer(NEW, 2, "0-31"));
+    for _ in 0..3 {
+        assert_eq!(pins(&next(&mut model, &policy, &mut history).unwrap()).len(), 4);
+    }
+    assert_eq!(pins(&next(&mut model, &policy, &mut history).unwrap()), [""; 0]);
+    let word = history.domains[&Uuid::from_u128(NEW)].arrival().unwrap();
+    assert!(word.starts_with("it was to keep off the pcpus 8-9,24-25"), "{word}");
+    assert!(next(&mut model, &policy, &mut history).is_none());
 }
 
 #[test]
@@ -216,6 +232,7 @@ fn the_guard_s_limits_hold_and_patience_ends() {
     let second = next(&mut model, &policy, &mut history).expect("four vcpus are left");
     assert_eq!((vcpus(&second, NEW), vcpus(&second, NEW + 1)), (0, 4));
     carry_out(&second.proposals, &mut model, &mut history);
+    assert_eq!(pins(&next(&mut model, &policy, &mut history).unwrap()), [""; 0]);
     assert!(next(&mut model, &policy, &mut history).is_none());
 
     // Pins that libvirt does not tell are waited for, but not for ever.
@@ -229,6 +246,6 @@ fn the_guard_s_limits_hold_and_patience_ends() {
     }
     assert!(next(&mut model, &policy, &mut history).is_some_and(|decision| decision.proposals.is_empty()));
     let word = history.domains[&Uuid::from_u128(NEW + 2)].arrival().unwrap();
-    assert!(word.contains("in its first 30 s"), "{word}");
+    assert!(word.contains("not known in its first 30 s"), "{word}");
     assert_eq!(class_of(&model.domains[4], &policy, &history), Class::Standard);
 }
