@@ -2,6 +2,7 @@
 //! outcome comes back as history only. One task owns all state; whatever may block runs elsewhere and reports here.
 
 mod ask;
+mod comings;
 mod command;
 pub mod insides;
 mod on_demand;
@@ -27,7 +28,7 @@ use kvmpilot_core::sample::{DomainState, Sample};
 use kvmpilot_core::windows::{Moment, Windows};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, block_in_place};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use insides::{FlowReadings, Insides, Readings};
 use pulse::Pulse;
@@ -44,6 +45,7 @@ use crate::api::{Ask, CommandRequest, RecordingRequest, WatchRequest};
 use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::doctor;
+use crate::hook::Hook;
 use crate::kernel::Kernel;
 use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
@@ -67,6 +69,7 @@ struct Daemon {
     rules_problem: Option<String>,
     began: Instant,
     libvirt: Libvirt,
+    hook: Hook,
     inventory: Inventory,
     guests: Guests,
     files: WatchedFiles,
@@ -114,6 +117,8 @@ struct Daemon {
     /// What would be done, for `--once`.
     wanted: Option<Vec<Proposal>>,
     turned_at: Instant,
+    /// When the next turn is due before its time, because a domain has come or gone.
+    early: Option<Instant>,
     cycles: u64,
     last_cycle: Option<(Instant, Duration)>,
     views: watch::Sender<Arc<Views>>,
@@ -134,8 +139,12 @@ impl Daemon {
     ) {
         let mut fast = interval(self.config.policy.periods.fast);
         fast.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let comings = Arc::clone(&self.inventory.comings);
         loop {
+            let early = self.early;
             tokio::select! {
+                () = comings.notified() => self.early = Some(self.turned_at + LEAST_TURN),
+                () = sleep_until(early.unwrap_or_else(Instant::now)), if early.is_some() => self.turn(),
                 _ = fast.tick() => {
                     self.turn();
                     if self.pulse.silence().is_none() {
@@ -170,6 +179,7 @@ impl Daemon {
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
         self.turned_at = Instant::now();
+        self.early = None;
         self.inventory.watch_balloons(self.history.lean().collect());
         let inventory = self.inventory.snapshot();
         let plan =
@@ -218,11 +228,9 @@ impl Daemon {
         let mut publish = false;
         if let Some((model, decision)) = decided.release {
             wanted.extend(decision.proposals);
-            if self.latest.at.is_zero() {
-                self.latest = model;
-                publish = true;
-            }
+            publish |= self.show_comings(model);
         }
+        wanted.extend(self.take_arrivals(decided.arrival.map(|(_, decision)| decision)));
         if let Some((model, decision)) = decided.tick {
             self.latest = model;
             publish = true;
@@ -376,6 +384,7 @@ impl Daemon {
         let mut checks = doctor::tiers(tiers);
         checks.extend_from_slice(&self.checks);
         checks.push(doctor::libvirt(&self.libvirt.status()));
+        checks.extend(doctor::hook(&self.config.daemon.libvirt_uri, Some(&self.hook.report())));
         let entries = self.inventory.snapshot();
         checks.extend(entries.values().filter_map(|entry| doctor::domain(&entry.name, &entry.trouble)));
         checks.extend(doctor::guests(&self.latest, guests));

@@ -2,6 +2,7 @@
 //! means and what to do.
 
 mod guests;
+mod hook;
 mod host;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use kvmpilot_core::model::Model;
 use kvmpilot_core::sample::DomainState;
 
 use crate::api::views::{CheckView, TierView, Verdict};
+use crate::hook::{HookReport, INSTALLED};
 use crate::kernel::Kernel;
 use crate::libvirt::Status;
 use crate::sense::GuestState;
@@ -38,6 +40,14 @@ pub fn libvirt(status: &Status) -> CheckView {
         Status::Up { .. } => check("libvirt", Verdict::Ok, status.to_string(), None),
         Status::Down { advice, .. } => check("libvirt", Verdict::Problem, status.to_string(), Some(advice)),
     }
+}
+
+/// libvirt's hook for guests: whether it is installed, and whether the daemon, if there is one, has heard of it. None where
+/// libvirt is not the one of this host.
+#[must_use]
+pub fn hook(libvirt_uri: &str, report: Option<&HookReport>) -> Option<CheckView> {
+    let is_local = libvirt_uri.starts_with("qemu:///");
+    is_local.then(|| hook::check_hook(std::path::Path::new(INSTALLED), report))
 }
 
 /// What libvirt does not tell about a domain, if there is something.

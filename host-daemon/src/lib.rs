@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod guest_channel;
+pub mod hook;
 pub mod kernel;
 pub mod libvirt;
 pub mod orders;

@@ -106,6 +106,7 @@ fn write_config(directory: &Path, config: &str) -> Result<()> {
     // A section that is there already must not be opened again.
     let section = if config.contains("[daemon]") { "" } else { "\n[daemon]" };
     write!(text, "{section}\nstate_directory = \"{}\"\nsocket = \"{}\"\n", at("state"), at("sock"))?;
+    writeln!(text, "hook_socket = \"{}\"", at("hook.sock"))?;
     // These are debug builds, ten times as dear as what a budget is meant for.
     if !config.contains("[overhead]") {
         text.push_str("\n[overhead]\nenabled = false\n");

@@ -16,6 +16,7 @@ pub mod farm;
 pub mod firmware;
 mod forward;
 pub mod guests;
+pub mod hook;
 pub mod host_vm;
 pub mod image;
 mod keeper;

@@ -55,6 +55,8 @@ pub struct Moment {
 pub struct Decided {
     /// Each sample but the first.
     pub release: Option<(Model, Decision)>,
+    /// While there are domains that have just come, with the release pace's model.
+    pub arrival: Option<(Model, Decision)>,
     /// The model is that to show: with all that the guests told.
     pub tick: Option<(Model, Decision)>,
     /// The priority cycle's.
@@ -95,6 +97,8 @@ impl Windows {
         let mut decided = Decided::default();
         if let Some(model) = self.release.close(sample, moment) {
             let decision = decide::release(&model, policy, history);
+            let arrival = decide::arrival(&model, policy, history);
+            decided.arrival = arrival.map(|arrival| (model.clone(), arrival));
             decided.release = Some((model, decision));
         }
         if due.tick

@@ -78,6 +78,7 @@ pub async fn doctor(config: &Config) -> DoctorView {
     // Up, or still the reason why not: both are worth showing.
     let _ = timeout(CONNECT, status.wait_for(Status::is_up)).await;
     checks.push(crate::doctor::libvirt(&libvirt.status()));
+    checks.extend(crate::doctor::hook(&config.daemon.libvirt_uri, None));
     if libvirt.status().is_up() {
         let (domains, silent) = survey::checks(&libvirt, config).await;
         checks.extend(domains);

@@ -73,6 +73,8 @@ pub struct DaemonConfig {
     pub socket_group: String,
     /// The API's socket for all local users, who may only look; `None` for none.
     pub read_socket: Option<PathBuf>,
+    /// Where libvirt's hook tells what happens to guests; `None` for nowhere.
+    pub hook_socket: Option<PathBuf>,
     /// The API over TCP.
     pub tcp: TcpConfig,
     /// Least severity that is logged; the environment's `RUST_LOG` overrules it.
@@ -190,6 +192,7 @@ impl Default for DaemonConfig {
             socket: DEFAULT_SOCKET.into(),
             socket_group: "kvmpilot".to_owned(),
             read_socket: None,
+            hook_socket: Some(PathBuf::from(crate::hook::message::DEFAULT_SOCKET)),
             tcp: TcpConfig::default(),
             log_level: LogLevel::default(),
             agent: AgentConfig {

@@ -44,6 +44,7 @@ pub(super) const OPTIONS: &[Choice<Config>] = &[
     option("daemon", "socket", sets!(daemon.socket, |v| v.path())),
     option("daemon", "socket_group", sets!(daemon.socket_group, |v| v.name())),
     option("daemon", "read_socket", sets!(daemon.read_socket, |v| v.unless("off", Value::path))),
+    option("daemon", "hook_socket", sets!(daemon.hook_socket, |v| v.unless("off", Value::path))),
     option("daemon", "log_level", sets!(daemon.log_level, |v| v.word())),
     option("tcp", "address", sets!(daemon.tcp.address, |v| tcp::address(v))),
     option("tcp", "access", sets!(daemon.tcp.access, |v| v.word())),

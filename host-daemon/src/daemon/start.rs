@@ -26,11 +26,12 @@ use crate::clock::unix_ms;
 use crate::config::{self, Config, ProbesConfig};
 use crate::doctor;
 use crate::guest_channel::GuestChannel;
+use crate::hook::Hook;
 use crate::kernel::Kernel;
 use crate::libvirt::{self, Libvirt};
 use crate::orders::OrderBook;
 use crate::otlp::Otlp;
-use crate::probes::flows::{FlowOptions, FlowProbes, Hook};
+use crate::probes::flows::{FlowOptions, FlowProbes, Hook as Attach};
 use crate::probes::{Capacity, Ground, Probes};
 use crate::sense::{Flows, Guests, HostSense, Inventory, WatchedFiles};
 use crate::store::{Store, StoreError};
@@ -138,6 +139,8 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
     let (flows, tier) = start_flows(&kernel, &config, began);
     tiers.push(tier);
     let libvirt = connect(&config);
+    // Whoever only looks must not take the hook from a daemon that stays.
+    let (hook, calls) = Hook::start(config.daemon.hook_socket.as_deref().filter(|_| !options.once));
     let channel = GuestChannel::new(libvirt.clone(), &config.daemon.agent);
     let executor =
         Executor::new(libvirt.clone(), channel.clone(), kernel.clone(), Ledger::load(store.clone())?);
@@ -156,7 +159,8 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         config_problem: None,
         rules_problem,
         began,
-        inventory: Inventory::start(libvirt.clone(), config.policy.weight.period),
+        hook,
+        inventory: Inventory::start(libvirt.clone(), config.policy.weight.period, calls),
         files: WatchedFiles::new(channel.clone(), began),
         guests: Guests::new(channel, began),
         host: HostSense::new(kernel.clone(), probes),
@@ -191,6 +195,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         unread: Vec::new(),
         wanted: options.once.then(Vec::new),
         turned_at: began,
+        early: None,
         cycles: 0,
         last_cycle: None,
         views,
@@ -277,7 +282,7 @@ fn start_flows(kernel: &Kernel, config: &Config, began: Instant) -> (Option<Flow
     let options = FlowOptions {
         max_per_domain,
         confidential: kernel.lockdown().as_deref() == Some("confidentiality"),
-        hook: Hook::Unknown,
+        hook: Attach::Unknown,
         without_tracepoints: false,
         without_batches: false,
     };

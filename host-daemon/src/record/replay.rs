@@ -175,11 +175,14 @@ impl Replay {
             _ => None,
         });
         self.view.applied.extend(applied);
-        let Decided { release, tick, cycle } = self.state.turn(turn, &mut self.policy, self.fixed);
+        let Decided { release, arrival, tick, cycle } = self.state.turn(turn, &mut self.policy, self.fixed);
         self.view.ticks += u64::from(tick.is_some());
         self.view.cycles += u64::from(cycle.is_some());
         if let Some((_, decision)) = release {
             self.take(at_s, Pace::Release, decision);
+        }
+        if let Some((_, decision)) = arrival {
+            self.take(at_s, Pace::Arrival, decision);
         }
         if let Some((_, decision)) = tick {
             self.take(at_s, Pace::Tick, decision);

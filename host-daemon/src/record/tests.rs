@@ -44,11 +44,8 @@ fn sample(s: u64, web_shares: u64) -> Sample {
 }
 
 fn proposals(decided: &Decided) -> Vec<Proposal> {
-    let Decided { release, tick, cycle } = decided;
-    let decisions =
-        [release.as_ref().map(|(_, decision)| decision), tick.as_ref().map(|(_, decision)| decision)];
-    let cycle = cycle.as_ref().map(|(_, decision)| decision);
-    let decisions = decisions.into_iter().chain([cycle]).flatten();
+    let Decided { release, arrival, tick, cycle } = decided;
+    let decisions = [release, arrival, tick, cycle].into_iter().flatten().map(|(_, decision)| decision);
     decisions.flat_map(|decision| decision.proposals.clone()).collect()
 }
 

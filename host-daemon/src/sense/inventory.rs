@@ -1,18 +1,26 @@
 //! What libvirt knows of the domains, kept fresh in the background, each domain on its own: one that hangs keeps its
 //! old reading, is asked less and less often, and delays nobody.
 
+mod entry;
+mod hints;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{BalloonSample, DiskSample, DomainSample, DomainState, Job};
-use kvmpilot_core::units::doubled;
-use tokio::sync::mpsc;
+use kvmpilot_core::sample::{BalloonSample, DiskSample, DomainSample, DomainState};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::hook::HookCall;
 use crate::libvirt::{ActiveDomain, DomainEvent, ErrorKind, Libvirt};
+pub use entry::InventoryEntry;
+use entry::answers;
+use hints::{Hints, Settled};
 
 /// Between two looks at the balloon of a domain that has less memory than it began with: guests report each second at best,
 /// and must get it back within two.
@@ -21,18 +29,14 @@ const BALLOON_LOOK: Duration = Duration::from_millis(500);
 const REPORTS: usize = 64;
 /// Between two readings of a domain's disks: QEMU has to be asked twice for each.
 const DISKS: Duration = Duration::from_secs(60);
-/// First pause after a domain could not be read; doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A reading older than this is not decided on. Domains are read each 5 s by default.
-const TOO_OLD: Duration = Duration::from_secs(30);
 
 /// The domains as libvirt last told.
 #[derive(Debug)]
 pub struct Inventory {
     /// What the guests with lean balloons report, as soon as it is known.
     pub reports: mpsc::Receiver<BalloonReport>,
+    /// A domain has come or gone since this was asked last.
+    pub comings: Arc<Notify>,
     entries: Arc<Mutex<Entries>>,
     lean: Arc<Mutex<BTreeSet<Uuid>>>,
     refresh: mpsc::UnboundedSender<Uuid>,
@@ -49,28 +53,6 @@ pub struct BalloonReport {
     pub before: BalloonSample,
     /// What it reports now.
     pub now: BalloonSample,
-}
-
-/// One domain.
-#[derive(Clone, Debug)]
-pub struct InventoryEntry {
-    /// As read; threads and counters are still empty. `None` before the first success.
-    pub domain: Option<DomainSample>,
-    /// libvirt's name.
-    pub name: String,
-    /// When the reading began: changes made later are not in it.
-    pub read_at: Option<Instant>,
-    /// The same of its balloon, which is read more often where it is lean.
-    pub balloon_read_at: Option<Instant>,
-    /// The same of its disks, which are read more rarely.
-    disks_read_at: Option<Instant>,
-    /// What could not be read, in words; empty if all went well.
-    pub trouble: Vec<String>,
-    /// Readings in a row that failed.
-    pub failures: u32,
-    retry_at: Option<Instant>,
-    /// A call for it hung, and had not returned when it was given up.
-    hung: bool,
 }
 
 struct Reading {
@@ -96,11 +78,13 @@ struct Look {
 }
 
 impl Inventory {
-    /// Starts to read; everything is read again each `period`, and a domain at once when an event says so.
+    /// Starts to read; everything is read again each `period`, and a domain at once when an event of libvirt's or its hook
+    /// says so.
     #[must_use]
-    pub fn start(libvirt: Libvirt, period: Duration) -> Self {
+    pub fn start(libvirt: Libvirt, period: Duration, hook: mpsc::Receiver<HookCall>) -> Self {
         let entries = Arc::new(Mutex::new(Entries::new()));
         let lean = Arc::default();
+        let comings = Arc::<Notify>::default();
         let (refresh, requests) = mpsc::unbounded_channel();
         let (reporter, reports) = mpsc::channel(REPORTS);
         let keeper = Keeper {
@@ -111,9 +95,11 @@ impl Inventory {
             reporter,
             reading: BTreeSet::new(),
             again: BTreeSet::new(),
+            comings: Arc::clone(&comings),
+            hints: Hints::default(),
         };
-        let task = tokio::spawn(keeper.run(requests, period));
-        Self { reports, entries, lean, refresh, task }
+        let task = tokio::spawn(keeper.run(requests, hook, period));
+        Self { reports, comings, entries, lean, refresh, task }
     }
 
     /// All active domains.
@@ -155,10 +141,17 @@ struct Keeper {
     reading: BTreeSet<Uuid>,
     /// Domains that changed while they were being read.
     again: BTreeSet<Uuid>,
+    comings: Arc<Notify>,
+    hints: Hints,
 }
 
 impl Keeper {
-    async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Uuid>, period: Duration) {
+    async fn run(
+        mut self,
+        mut requests: mpsc::UnboundedReceiver<Uuid>,
+        mut hook: mpsc::Receiver<HookCall>,
+        period: Duration,
+    ) {
         let mut events = self.libvirt.events();
         let mut sweep = interval(period);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -167,8 +160,13 @@ impl Keeper {
         let mut readings = JoinSet::new();
         let mut looks = JoinSet::new();
         loop {
+            let due = self.hints.due();
             tokio::select! {
                 _ = look.tick() => self.look(&mut looks),
+                Some(call) = hook.recv() => self.hints.take(call),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.follow_hints(&mut readings).await;
+                }
                 Some(done) = looks.join_next() => match done {
                     Ok(look) => self.report(&look),
                     Err(error) => tracing::error!(%error, "looking at a balloon ended early"),
@@ -242,7 +240,11 @@ impl Keeper {
         let now = Instant::now();
         let due: Vec<Uuid> = {
             let mut entries = lock(&self.entries);
+            let before = entries.len();
             entries.retain(|uuid, _| domains.iter().any(|domain| domain.uuid == *uuid));
+            if entries.len() < before {
+                self.comings.notify_one();
+            }
             for domain in &domains {
                 let entry =
                     entries.entry(domain.uuid).or_insert_with(|| Arc::new(InventoryEntry::new(&domain.name)));
@@ -258,6 +260,30 @@ impl Keeper {
         };
         for uuid in due {
             self.read(uuid, readings);
+        }
+    }
+
+    /// Sees after what libvirt's hook has told and no event of libvirt's has confirmed.
+    async fn follow_hints(&mut self, readings: &mut JoinSet<Reading>) {
+        let settled = self.hints.settle(Instant::now(), &lock(&self.entries));
+        let Settled { look_for, look_at, everything } = settled;
+        if everything {
+            return self.sweep(readings).await;
+        }
+        for uuid in look_at {
+            self.read(uuid, readings);
+        }
+        if look_for.is_empty() {
+            return;
+        }
+        match self.libvirt.domains().await {
+            Ok(domains) => {
+                for domain in domains.iter().filter(|domain| look_for.contains(&domain.name)) {
+                    tracing::debug!(domain = domain.name, "known by libvirt's hook before any event");
+                    self.read(domain.uuid, readings);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "what the hook has told is left to the next sweep"),
         }
     }
 
@@ -292,10 +318,15 @@ impl Keeper {
                     domain.balloon = known.domain.as_ref().and_then(|known| known.balloon).or(domain.balloon);
                     entry.balloon_read_at = known.balloon_read_at;
                 }
-                entries.insert(uuid, Arc::new(entry));
+                let known = entries.insert(uuid, Arc::new(entry));
+                if known.is_none_or(|known| known.domain.is_none()) {
+                    self.comings.notify_one();
+                }
             }
             Err(error) if error.kind == ErrorKind::DomainGone => {
-                entries.remove(&uuid);
+                if entries.remove(&uuid).is_some() {
+                    self.comings.notify_one();
+                }
             }
             Err(error) => {
                 if let Some(entry) = entries.get_mut(&uuid).map(Arc::make_mut) {
@@ -311,70 +342,6 @@ impl Keeper {
             self.read(uuid, readings);
         }
     }
-}
-
-impl InventoryEntry {
-    fn new(name: &str) -> Self {
-        let name = name.to_owned();
-        Self {
-            domain: None,
-            name,
-            read_at: None,
-            balloon_read_at: None,
-            disks_read_at: None,
-            trouble: Vec::new(),
-            failures: 0,
-            retry_at: None,
-            hung: false,
-        }
-    }
-
-    /// A domain as read at a time that began at `began`, with what could not be read of it.
-    #[must_use]
-    pub fn read(domain: DomainSample, began: Instant, trouble: Vec<String>) -> Self {
-        let name = domain.name.clone();
-        Self {
-            domain: Some(domain),
-            name,
-            read_at: Some(began),
-            balloon_read_at: Some(began),
-            disks_read_at: None,
-            trouble,
-            failures: 0,
-            retry_at: None,
-            hung: false,
-        }
-    }
-
-    /// Whether its QEMU can be expected to answer: it did the last time, and no job keeps it from doing so.
-    fn answers(&self) -> bool {
-        self.failures == 0 && self.domain.as_ref().is_some_and(|domain| answers(domain.job))
-    }
-
-    /// It is left alone for a while, longer each time.
-    fn fail(&mut self, hung: bool) {
-        let pause = doubled(FIRST_PAUSE, self.failures, LONGEST_PAUSE);
-        self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(Instant::now() + pause);
-        self.hung = hung;
-    }
-
-    /// Why nothing may be decided on it, in words: it could not be read, or only long ago.
-    #[must_use]
-    pub fn quarantine(&self, now: Instant) -> Option<String> {
-        let trouble = || self.trouble.join("; ");
-        if self.failures > 0 {
-            return Some(trouble());
-        }
-        let age = now.saturating_duration_since(self.read_at?);
-        let why = if self.trouble.is_empty() { "libvirt tells nothing".to_owned() } else { trouble() };
-        (age > TOO_OLD).then(|| format!("{why}; the last reading is {} s old", age.as_secs()))
-    }
-}
-
-/// While a job runs, a call to QEMU may have to wait for the job's end.
-const fn answers(job: Option<Job>) -> bool {
-    matches!(job, None | Some(Job::Backup))
 }
 
 /// Whether it is the domain that is in trouble, and not libvirt as a whole.

@@ -1,14 +1,15 @@
 //! The QEMU processes of the domains and their threads, followed from cycle to cycle: what did not change is not looked
 //! at again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
 use kvmpilot_core::sample::{DetailSample, DomainState, NodeMemorySample};
 use tokio::time::Instant;
 
-use super::inventory::Entries;
+use super::inventory::{Entries, InventoryEntry};
 use super::thread::Followed;
 use crate::kernel::{Detail, Kernel, Process, QemuProcess, Shared};
 use crate::probes::ThreadKey;
@@ -27,6 +28,8 @@ const SPREAD: u32 = 16;
 pub(super) struct Qemus {
     by_domain: BTreeMap<Uuid, Qemu>,
     looked_for: Option<Instant>,
+    /// Domains of which no process was there then.
+    missed: BTreeSet<Uuid>,
 }
 
 /// One QEMU process.
@@ -111,11 +114,15 @@ impl Qemus {
     }
 
     fn find(&mut self, kernel: &Kernel, inventory: &Entries, now: Instant) -> Vec<crate::kernel::Unread> {
-        let is_missing = inventory.iter().any(|(uuid, entry)| {
+        let is_missing = |(uuid, entry): &(&Uuid, &Arc<InventoryEntry>)| {
             !self.by_domain.contains_key(uuid)
                 && entry.domain.as_ref().is_some_and(|domain| domain.state != DomainState::ShutOff)
-        });
-        if !is_missing || self.looked_for.is_some_and(|at| now - at < QEMU_AGE) {
+        };
+        let missing: BTreeSet<Uuid> = inventory.iter().filter(is_missing).map(|(uuid, _)| *uuid).collect();
+        let looked = self.looked_for.is_some_and(|at| now - at < QEMU_AGE);
+        // One that has just come is looked for at once, others now and then.
+        if missing.is_empty() || looked && missing.is_subset(&self.missed) {
+            self.missed = missing;
             return Vec::new();
         }
         self.looked_for = Some(now);
@@ -125,6 +132,7 @@ impl Qemus {
                 self.by_domain.extend(Qemu::follow(kernel, pid, now).map(|qemu| (uuid, qemu)));
             }
         }
+        self.missed = missing;
         unread
     }
 }

@@ -9,6 +9,7 @@ use super::propose;
 use crate::CpuSet;
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Proposal, Reason};
+use crate::policy::Policy;
 
 /// Why the threads of a domain are where they are to stay, if so: real-time vcpus and cache allocation, as its XML tells,
 /// or pins of its administrator that give each vcpu a pcpu of its own.
@@ -32,6 +33,23 @@ pub fn placement_refusal(domain: &DomainModel, model: &Model, history: &History)
 /// pcpus that the administrator of a domain gave its vcpus; `None` before they were read.
 pub(super) fn given(entry: &DomainHistory) -> Option<CpuSet> {
     entry.pins.values().filter_map(|pin| pin.original.clone()).reduce(|all, pin| all.union(&pin))
+}
+
+/// Where a domain may stay of what its administrator gave it (`original`), beside pcpus that are kept free for others.
+pub(super) fn beside(
+    domain: &DomainModel,
+    original: &CpuSet,
+    kept_free: &CpuSet,
+    model: &Model,
+    policy: &Policy,
+) -> CpuSet {
+    let online = model.topology.online();
+    let mut rest = original.intersection(&online).difference(kept_free);
+    if let Some(allowed) = policy.of(domain).pcpus().value {
+        rest = rest.intersection(&allowed);
+    }
+    // Not pinned at all is no decision for pcpus that were set aside.
+    if online.is_subset(original) { rest.difference(&model.topology.set_aside()) } else { rest }
 }
 
 /// Pins all threads of a domain to what `place` makes of what its administrator gave them. What it leaves empty, or as it

@@ -71,6 +71,12 @@ impl GuardHistory {
         }
     }
 
+    /// The domain has begun a new life: what it was changed to in the one before has not to rest in this one.
+    pub(super) fn born(&mut self, domain: Uuid) {
+        let of_it = self.targets.iter_mut().filter(|((of, _), _)| *of == domain);
+        of_it.for_each(|(_, target)| target.changed_at = None);
+    }
+
     fn forget(&mut self, now: Duration) {
         let old = |then: Duration| now.saturating_sub(then) > OSCILLATION_WINDOW;
         self.pinned.retain(|(then, _)| now.saturating_sub(*then) <= PIN_WINDOW);

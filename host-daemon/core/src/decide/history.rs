@@ -23,6 +23,8 @@ pub struct History {
     /// Domains by uuid; those that are gone are forgotten.
     pub domains: BTreeMap<Uuid, DomainHistory>,
     pub(super) released_at: Option<Duration>,
+    #[serde(default)]
+    pub(super) arrived_at: Option<Duration>,
     pub(super) ticked_at: Option<Duration>,
     pub(super) cycled_at: Option<Duration>,
     pub(super) guard: super::guard::GuardHistory,
@@ -91,6 +93,9 @@ pub struct DomainHistory {
     /// What the guest reported about its memory, and how its balloon moved.
     #[serde(default)]
     pub(super) memory: super::balloon::BalloonHistory,
+    /// How far its placement at its start has come.
+    #[serde(default)]
+    pub(super) newcomer: super::newcomer::Newcomer,
     /// Guest poll that the ladder decided on last.
     pub(super) guest_decided_at: Option<Duration>,
 }
@@ -124,9 +129,12 @@ impl History {
         let moment = Moment { at: model.at, unix_s: model.wall_unix_s };
         for domain in &model.domains {
             let enforce = policy.of(domain).enforce().value;
-            let entry = self.domains.entry(domain.uuid).or_default();
+            let entry = self.domains.entry(domain.uuid).or_insert_with(DomainHistory::of_newcomer);
             for target in entry.observe(domain, Look { moment, enforce }) {
                 self.trials.taken_over(domain.uuid, &target);
+            }
+            if entry.newcomer.is_unseen() {
+                self.guard.born(domain.uuid);
             }
         }
     }
@@ -228,6 +236,16 @@ impl DomainHistory {
         self.class.current
     }
 
+    /// What was decided when it came, in words; `None` while nothing was, or if that was before this history began.
+    #[must_use]
+    pub fn arrival(&self) -> Option<&str> {
+        self.newcomer.word()
+    }
+
+    fn of_newcomer() -> Self {
+        Self { newcomer: super::newcomer::Newcomer::fresh(), ..Self::default() }
+    }
+
     /// Whether what an action changes belongs to somebody else, who changed what we had set.
     pub(super) fn is_theirs(&self, action: &Action) -> bool {
         match action {
@@ -279,7 +297,7 @@ impl DomainHistory {
     fn observe(&mut self, live: &DomainModel, look: Look) -> Vec<String> {
         if self.incarnation.is_some() && live.incarnation.is_some() && self.incarnation != live.incarnation {
             // A new life of the domain has its configured values again.
-            *self = Self::default();
+            *self = Self::of_newcomer();
         }
         self.incarnation = live.incarnation.clone().or_else(|| self.incarnation.take());
         let mut taken_over = Vec::new();

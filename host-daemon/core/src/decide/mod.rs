@@ -1,8 +1,8 @@
 //! What to do: model + policy + history -> proposals and findings. Never fails, never waits; without data, no action.
 //!
-//! Three entry points, one for each pace of the daemon: [`release`] (every fast tick, only back-to-safe), [`tick`]
-//! (every few seconds: class, weights, balloons) and [`cycle`] (the priority cycle: states, ladder, placement). Each
-//! decides once for a model: the same model again gives nothing.
+//! Four entry points: one for each pace of the daemon, [`release`] (every fast tick, only back-to-safe), [`tick`]
+//! (every few seconds: class, weights, balloons) and [`cycle`] (the priority cycle: states, ladder, placement); and
+//! [`arrival`], with the fast tick while domains are new. Each decides once for a model: the same model again gives nothing.
 
 mod advice;
 mod balloon;
@@ -14,6 +14,7 @@ mod drift;
 mod guard;
 pub mod history;
 mod managed;
+mod newcomer;
 mod overhead;
 mod own_word;
 mod placement;
@@ -81,6 +82,21 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
         .collect();
     rules::sign(&mut proposals, policy, history);
     Decision { findings, proposals, ..Decision::default() }
+}
+
+/// Where domains go that have just come, if there are such. After [`release`], on the same model.
+#[must_use]
+pub fn arrival(model: &Model, policy: &Policy, history: &mut History) -> Option<Decision> {
+    if !newcomer::are_there(model, history) || !fresh(model.at, &mut history.arrived_at) {
+        return None;
+    }
+    history.observe(model, policy);
+    rules::ask_newcomers(model, policy, history);
+    let mut proposals = newcomer::decide(model, policy, history);
+    rules::sign(&mut proposals, policy, history);
+    let decision = guard::hold_back(proposals, Vec::new(), model, policy, history);
+    newcomer::note(&decision, history);
+    Some(decision)
 }
 
 /// Class, weights and balloons.
@@ -205,6 +221,8 @@ fn input(name: &str, value: impl ToString) -> (String, String) {
 mod advice_tests;
 #[cfg(test)]
 mod drift_tests;
+#[cfg(test)]
+mod newcomer_tests;
 #[cfg(test)]
 mod placement_tests;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::claim::{Claim, Group, claim};
 use super::class::class_of;
-use super::confine::{given, pin, placement_refusal, unpin};
+use super::confine::{beside, given, pin, placement_refusal, unpin};
 use super::guard::may_pin_at_once;
 use super::history::{DomainHistory, History};
 use super::pressed::{Aggressor, STANDARD_TAKES, aggressors, pressed};
@@ -42,12 +42,23 @@ pub(super) struct PlacementHistory {
     claims: Vec<Claim>,
 }
 
+impl PlacementHistory {
+    /// pcpus that are kept free.
+    pub(super) fn kept_free(&self) -> CpuSet {
+        self.claims.iter().fold(CpuSet::default(), |all, claim| all.union(&claim.pcpus))
+    }
+
+    /// For whom.
+    pub(super) fn kept_for(&self) -> BTreeSet<Uuid> {
+        self.claims.iter().flat_map(|claim| claim.victims.iter().copied()).collect()
+    }
+}
+
 /// Proposes pins for one cycle.
 pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> Vec<Proposal> {
     let needs_help = |domain: &&DomainModel| wants(domain, Means::Separate, history);
     let in_need: Vec<&DomainModel> = running(model).filter(needs_help).collect();
-    let served: BTreeSet<Uuid> =
-        history.placement.claims.iter().flat_map(|claim| claim.victims.iter().copied()).collect();
+    let served = history.placement.kept_for();
     let is_victim = |domain: &&DomainModel| {
         needs_help(domain)
             || (class_of(domain, policy, history) == Class::Latency && served.contains(&domain.uuid))
@@ -191,14 +202,7 @@ impl<'a> Separation<'a> {
 
     /// Where an aggressor may stay of what its administrator gave it.
     fn rest(&self, domain: &DomainModel, original: &CpuSet) -> CpuSet {
-        let topology = &self.model.topology;
-        let online = topology.online();
-        let mut rest = original.intersection(&online).difference(&self.reserved());
-        if let Some(allowed) = self.policy.of(domain).pcpus().value {
-            rest = rest.intersection(&allowed);
-        }
-        // Not pinned at all is no decision for pcpus that were set aside.
-        if online.is_subset(original) { rest.difference(&topology.set_aside()) } else { rest }
+        beside(domain, original, &self.reserved(), self.model, self.policy)
     }
 
     /// Whether what the victims gain within the time is more than what the move costs.

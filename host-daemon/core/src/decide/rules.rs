@@ -21,6 +21,10 @@ use crate::rules::{Means, Outcome, Rule, Scene, Scope, Then, Veto};
 pub(super) enum Pace {
     /// Each second, of domains whose memory we hold.
     Release,
+    /// Each second, of domains that have just come: the class first, since the rest depends on it.
+    ArrivalClass,
+    /// What else is asked about those.
+    Arrival,
     /// Before the classes of a tick.
     Class,
     /// With the weights and balloons.
@@ -131,6 +135,8 @@ pub(super) fn wants(domain: &DomainModel, means: Means, history: &History) -> bo
 fn is_due(rule: &Rule, pace: Pace, domain: &DomainModel, past: &DomainHistory) -> bool {
     match (&rule.then, pace) {
         (Then::Propose(Means::ReleaseMemory), Pace::Release) => past.balloon.ours.is_some(),
+        (Then::Class(_), Pace::ArrivalClass)
+        | (Then::Propose(Means::Arrive) | Then::Veto(_), Pace::Arrival) => past.newcomer.is_pending(),
         (Then::Class(_), Pace::Class) | (Then::Veto(_), Pace::Tick | Pace::Cycle) => true,
         (Then::Scarce, Pace::Tick | Pace::Cycle) => domain.guest.is_some(),
         (Then::Propose(means), Pace::Tick) => match means {
@@ -161,6 +167,9 @@ pub(super) fn ask(model: &Model, policy: &Policy, history: &mut History, pace: P
     let mut told: Vec<(Uuid, Asked)> = Vec::new();
     for domain in running(model) {
         let Some(past) = history.domains.get(&domain.uuid) else { continue };
+        if pace.is_for_newcomers() && !past.newcomer.is_pending() {
+            continue;
+        }
         let mut asked = past.asked.clone();
         asked.forget(pace);
         let due: Vec<&Rule> = rules.iter().copied().filter(|rule| is_due(rule, pace, domain, past)).collect();
@@ -183,7 +192,12 @@ pub(super) fn ask(model: &Model, policy: &Policy, history: &mut History, pace: P
             entry.asked = asked;
         }
     }
-    let Inquiry { counts, mut findings, .. } = inquiry;
+    let Inquiry { mut counts, mut findings, .. } = inquiry;
+    if pace.is_for_newcomers() {
+        // The rest is asked about everybody, and that is what its figures are about.
+        let is_theirs = |rule: &&Rule| rule.then == Then::Propose(Means::Arrive);
+        counts.retain(|name, _| policy.rules.get(name).as_ref().is_some_and(is_theirs));
+    }
     findings.extend(failures(&counts));
     history.rules.retain(|name, _| policy.rules.get(name).is_some());
     for (name, count) in counts {
@@ -197,12 +211,27 @@ pub(super) fn ask(model: &Model, policy: &Policy, history: &mut History, pace: P
     findings
 }
 
+/// Asks what has to be known of those that have just come. What fails is reported when everybody is asked.
+pub(super) fn ask_newcomers(model: &Model, policy: &Policy, history: &mut History) {
+    for pace in [Pace::ArrivalClass, Pace::Arrival] {
+        let _ = ask(model, policy, history, pace);
+    }
+}
+
+impl Pace {
+    const fn is_for_newcomers(self) -> bool {
+        matches!(self, Self::ArrivalClass | Self::Arrival)
+    }
+}
+
 fn has_pace(rule: &Rule, pace: Pace) -> bool {
     match &rule.then {
+        Then::Propose(Means::Arrive) => pace == Pace::Arrival,
         Then::Propose(Means::ReleaseMemory) => pace == Pace::Release,
         Then::Propose(Means::Protect | Means::Yield | Means::Relax | Means::Reclaim) => pace == Pace::Tick,
-        Then::Class(_) => pace == Pace::Class,
-        Then::Veto(_) | Then::Scarce => matches!(pace, Pace::Tick | Pace::Cycle),
+        Then::Class(_) => matches!(pace, Pace::Class | Pace::ArrivalClass),
+        Then::Veto(_) => matches!(pace, Pace::Tick | Pace::Cycle | Pace::Arrival),
+        Then::Scarce => matches!(pace, Pace::Tick | Pace::Cycle),
         _ => pace == Pace::Cycle,
     }
 }
@@ -214,7 +243,11 @@ impl Asked {
             Pace::Release => {
                 self.wants.remove(&Means::ReleaseMemory);
             }
-            Pace::Class => self.class = None,
+            Pace::Class | Pace::ArrivalClass => self.class = None,
+            Pace::Arrival => {
+                self.wants.remove(&Means::Arrive);
+                self.vetoes.clear();
+            }
             Pace::Tick => {
                 let of_tick = [Means::Protect, Means::Yield, Means::Relax, Means::Reclaim];
                 self.wants.retain(|means, _| !of_tick.contains(means));

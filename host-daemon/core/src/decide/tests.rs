@@ -229,7 +229,9 @@ pub(super) fn carry_out(proposals: &[Proposal], model: &mut Model, history: &mut
     }
 }
 
-/// One 5 s step: release, tick and cycle, each carried out.
+type Decide = fn(&Model, &Policy, &mut History) -> Decision;
+
+/// One 5 s step: release, arrival, tick and cycle, each carried out.
 pub(super) fn advance(model: &mut Model, policy: &Policy, history: &mut History) -> Vec<Proposal> {
     model.at += Duration::from_secs(5);
     for domain in &mut model.domains {
@@ -238,7 +240,8 @@ pub(super) fn advance(model: &mut Model, policy: &Policy, history: &mut History)
         }
     }
     let mut all = Vec::new();
-    for decide in [release, tick, cycle] {
+    let newcomers: Decide = |model, policy, history| arrival(model, policy, history).unwrap_or_default();
+    for decide in [release, newcomers, tick, cycle] {
         let decision = decide(model, policy, history);
         carry_out(&decision.proposals, model, history);
         all.extend(decision.proposals);

@@ -35,6 +35,8 @@ pub enum Means {
     Relax,
     /// Batch domains leave pcpus to the domain.
     Separate,
+    /// The domain, which has just come, leaves pcpus to those for whom they are kept free.
+    Arrive,
     /// The domain's pins go back.
     ReleasePins,
     /// One step of idle memory is taken.
@@ -86,7 +88,7 @@ pub enum Then {
 
 impl Means {
     /// All, with the key and the word that stand for each in `then`, and the rule's built-in name.
-    pub const ALL: [(Self, &'static str, &'static str, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str, &'static str, &'static str); 14] = [
         (Self::Raise, "raise", "process", "ladder.raise"),
         (Self::Lower, "lower", "process", "ladder.lower"),
         (Self::Decay, "decay", "process", "ladder.decay"),
@@ -94,6 +96,7 @@ impl Means {
         (Self::Yield, "weight", "yield", "weight.yield"),
         (Self::Relax, "weight", "relax", "weight.relax"),
         (Self::Separate, "cpuset", "separate", "placement.separate"),
+        (Self::Arrive, "cpuset", "newcomer", "placement.newcomer"),
         (Self::ReleasePins, "cpuset", "release", "placement.release"),
         (Self::Reclaim, "balloon", "reclaim", "balloon.reclaim"),
         (Self::ReleaseMemory, "balloon", "release", "balloon.release"),

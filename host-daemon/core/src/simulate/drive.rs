@@ -100,9 +100,10 @@ impl Driver {
         let decided =
             self.windows.decide(&sample, plan.due, moment, &self.policy, &mut self.history, |model, _| model);
         let release = decided.release.map(|(_, decision)| decision);
+        let arrival = decided.arrival.map(|(_, decision)| decision);
         let tick = decided.tick.map(|(_, decision)| decision);
         let cycle = decided.cycle.map(|(_, decision)| decision);
-        for decision in [release, tick, cycle].into_iter().flatten() {
+        for decision in [release, arrival, tick, cycle].into_iter().flatten() {
             recorder.decided(&decision);
             self.admit(decision.proposals);
         }

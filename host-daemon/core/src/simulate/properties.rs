@@ -101,6 +101,9 @@ impl Watch {
                 assert_eq!(same(model, decide, history), []);
             }
         }
+        if let Some((model, _)) = &decided.arrival {
+            assert!(decide::arrival(model, policy, history).is_none());
+        }
     }
 
     fn look(&mut self, proposal: &Proposal, sample: &Sample, now: Duration, online: &CpuSet) {
@@ -178,7 +181,9 @@ fn live(scenario: &Scenario, policy: Policy, blind: usize, refused: usize) {
             changes(&decided.cycle) <= watch.policy.guard.max_changes,
             "more than the budget in one cycle"
         );
-        for (_, decision) in [decided.release, decided.tick, decided.cycle].into_iter().flatten() {
+        for (_, decision) in
+            [decided.release, decided.arrival, decided.tick, decided.cycle].into_iter().flatten()
+        {
             for proposal in decision.proposals {
                 watch.look(&proposal, &sample, now, &online);
                 open.push(proposal);

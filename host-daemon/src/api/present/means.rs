@@ -179,8 +179,10 @@ fn idle(actuator: Actuator, domain: &DomainModel, scene: &Scene<'_>) -> String {
         }
         Actuator::Placement => {
             let waiting = known.map_or(0, |known| known.states.waiting);
+            let arrival = known.and_then(|known| known.arrival());
+            let arrival = arrival.map_or_else(String::new, |word| format!("; when it came, {word}"));
             format!(
-                "it has needed help for {waiting} of the {cycles} cycles after which others are kept off its pcpus"
+                "it has needed help for {waiting} of the {cycles} cycles after which others are kept off its pcpus{arrival}"
             )
         }
         Actuator::Balloon => {

@@ -57,6 +57,8 @@ pub struct PlannedView {
 pub enum Pace {
     /// Back-to-safe, every turn.
     Release,
+    /// Domains that have just come, every turn while there are such.
+    Arrival,
     /// Class, weights, balloons.
     Tick,
     /// States, ladder, placement.
