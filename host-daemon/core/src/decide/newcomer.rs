@@ -100,7 +100,11 @@ pub(super) fn decide(model: &Model, policy: &Policy, history: &mut History) -> V
                 let left = leave(domain, &to, &kept_free, model, history);
                 if left.is_empty() || is_late {
                     let goes = if left.is_empty() { "it keeps off" } else { "it was to keep off" };
-                    settle(domain, format!("{goes} the pcpus {kept_free}, which are kept free for others"), history);
+                    settle(
+                        domain,
+                        format!("{goes} the pcpus {kept_free}, which are kept free for others"),
+                        history,
+                    );
                 } else {
                     proposals.extend(left);
                 }
