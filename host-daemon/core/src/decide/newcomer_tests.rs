@@ -162,7 +162,7 @@ fn it_stays_inside_its_mask_and_near_its_memory() {
     assert_eq!(pins(&comes(bound, &policy).0)[..2], ["10-11,26-27"; 2], "the rest of node 2");
     let large = DomainModel { memory_node: Some(2), ..newcomer(NEW, 5, "0-31") };
     assert_eq!(pins(&comes(large, &policy).0)[0], "0-7,10-23,26-31", "node 2 has no five pcpus left");
-    let mut own = policy.clone();
+    let mut own = policy;
     let wishes = Wishes { pcpus: Some("0-3".parse().unwrap()), ..Wishes::default() };
     own.domains.push(DomainPolicy { name: "d9".into(), wishes });
     assert_eq!(pins(&comes(newcomer(NEW, 2, "0-31"), &own).0)[0], "0-3");
