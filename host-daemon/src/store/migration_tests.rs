@@ -18,7 +18,7 @@ const ENTRY: &str = r#"{"domain":"00000000-0000-0000-0000-000000000001","domain_
     "target":{"kind":"cpu_shares"},"original":{"shares":1024},"applied":{"shares":2048},"intended":{"shares":2048}}"#;
 const PROPOSAL: &str = r#"{"domain":"00000000-0000-0000-0000-000000000001","domain_name":"web",
     "action":{"kind":"set_cpu_shares","from":1024,"to":2048},
-    "reason":{"rule":"weight.protect","summary":"waits","inputs":[["wait","30 %"]],"expected":"less"}}"#;
+    "reason":{"rule":"weight.protect","summary":"waits","inputs":[["wait","30 %"]],"expected":"less"},"release":false}"#;
 const WEB: Uuid = Uuid::from_u128(1);
 
 /// A state directory with the database that a version with that many migrations has left: one entry in the ledger, one

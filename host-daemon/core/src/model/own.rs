@@ -55,7 +55,8 @@ impl OwnModel {
     /// CPU time of all programs whose time is known.
     #[must_use]
     pub fn programs_cpu(&self) -> f64 {
-        self.programs.iter().filter_map(|program| program.cpu).sum()
+        // Not `sum`, which is -0 of nothing.
+        self.programs.iter().filter_map(|program| program.cpu).fold(0.0, |sum, part| sum + part)
     }
 
     /// Daemon and programs together; `None` while the daemon's own is not known. Programs that were not measured yet are

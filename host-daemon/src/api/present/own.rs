@@ -9,16 +9,13 @@ use crate::api::views::{OwnCostView, ProgramView, TierView};
 pub(super) fn own_cost(scene: &Scene<'_>) -> OwnCostView {
     let own = &scene.model.own;
     let percent = |part: f64| part * 100.0;
+    // Without CAP_SYS_ADMIN the kernel tells of no program what its runs take: then there is no figure, instead of 0.
+    let is_known = own.programs.is_empty() || own.programs.iter().any(|program| program.cpu.is_some());
     OwnCostView {
         cpu_seconds: scene.own_use.map(|own| seconds(own.cpu)),
         rss_kib: scene.own_use.map(|own| own.rss_kib),
         daemon_percent: own.daemon.map(percent),
-        // Where the kernel does not let us measure them, nothing is known of any.
-        programs_percent: own
-            .programs
-            .iter()
-            .any(|program| program.cpu.is_some())
-            .then(|| percent(own.programs_cpu())),
+        programs_percent: own.daemon.filter(|_| is_known).map(|_| percent(own.programs_cpu())),
         budget_percent: scene.overhead.bill().map(|bill| percent(bill.budget)),
         programs: own.programs.iter().map(program).collect(),
         shed: scene.overhead.shed().iter().map(ToString::to_string).collect(),
