@@ -20,6 +20,9 @@ pub struct GuestSpec {
     pub blocked: Vec<String>,
     /// Number of iothreads.
     pub iothreads: u32,
+    /// pcpus that its administrator keeps it to, like `4-7`; none: all.
+    #[serde(default)]
+    pub pcpus: Option<String>,
     /// Last part of its address 10.77.0.x; also the last part of its MAC address. Unique in a lab.
     pub octet: u8,
     /// Its operating system.
@@ -106,6 +109,7 @@ impl GuestSpec {
             agent: true,
             blocked: Vec::new(),
             iothreads: 0,
+            pcpus: None,
             octet,
             system: System::Busybox,
             work: Vec::new(),
@@ -130,6 +134,13 @@ impl GuestSpec {
     #[must_use]
     pub fn iothreads(mut self, iothreads: u32) -> Self {
         self.iothreads = iothreads;
+        self
+    }
+
+    /// Keeps its vcpus and its emulator to these pcpus.
+    #[must_use]
+    pub fn on(mut self, pcpus: &str) -> Self {
+        self.pcpus = Some(pcpus.to_owned());
         self
     }
 

@@ -75,7 +75,7 @@ impl Story {
             all.dedup();
             Ok(all)
         };
-        let (web, batch) = (of("web", 2)?, of("batch", 8)?);
+        let (web, batch) = (of("web", 2)?, of("batch", 4)?);
         // Two threads a core, four pcpus a node.
         let core = |cpu: &u32| cpu / 2;
         let shared = web.iter().any(|cpu| batch.iter().any(|other| core(other) == core(cpu)));
