@@ -1,6 +1,5 @@
 //! The unit: whether systemd is content with it, what doctor says of the host, and that the watchdog bites.
 
-
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Story;
