@@ -27,6 +27,8 @@ const PAGES = { "": "overview", map: "map", domain: "domain", steal: "steal", se
 let page = null;
 /** The page whose first load has ended; before, there is nothing that it could draw. @type {Page|null} */
 let loaded = null;
+/** Counts the pages that were asked for: what comes late of an earlier one is not wanted any more. */
+let asked = 0;
 let busy = false;
 let silence = 0;
 let lost = false;
@@ -62,6 +64,7 @@ const context = {
 async function open(moved) {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
+  const turn = ++asked;
   page?.close?.();
   page = null;
   markNav(name === "domain" ? "" : name);
@@ -71,6 +74,8 @@ async function open(moved) {
   }
   try {
     const module = await import(`./pages/${PAGES[name]}.js`);
+    // Modules that are here already overtake one that is still on its way.
+    if (turn !== asked) return;
     const next = module.page(context, rest.map(decodeURIComponent), new URLSearchParams(query));
     page = next;
     main.replaceChildren(h("h1", null, next.title));
@@ -84,6 +89,7 @@ async function open(moved) {
     await next.load(null);
     show(next);
   } catch (error) {
+    if (turn !== asked) return;
     fail("This cannot be shown", error.message);
     if (error instanceof ApiError && error.status === 401) await enterToken();
   }

@@ -157,6 +157,29 @@ function weightOrder(page) {
   return row.first().locator("th").textContent();
 }
 
+/** Who clicks faster than pages come gets the page that was clicked last. */
+async function overtaken(page) {
+  await visit(page, "#/", ["Domains by need"]);
+  let answer;
+  const held = new Promise((resolve) => (answer = resolve));
+  await page.route("**/assets/pages/steal.js", async (route) => {
+    await held;
+    await route.continue();
+  });
+  await page.evaluate(() => (location.hash = "#/steal"));
+  await visit(page, "#/", []);
+  const came = page.waitForResponse("**/assets/pages/steal.js");
+  answer();
+  await came;
+  // Its turn came and went when the module is there for everybody and a frame was drawn.
+  await page.evaluate(() => import("/assets/pages/steal.js").then(() => new Promise(requestAnimationFrame)));
+  await page.locator("main").getByText("Domains by need").first().waitFor();
+  ensure((await page.locator("main").getByText("Largest takers").count()) === 0, "an earlier page came late");
+  ensure((await page.locator("main").getByText("Domains by need").count()) > 0, "the last page is not there");
+  await page.unrouteAll({ behavior: "wait" });
+  step("a page that comes late stays away");
+}
+
 /** What a guest calls itself is text, whatever it is. */
 async function hostileNames(page) {
   const nasty = "<img src=x onerror=alert(1)>";
@@ -237,6 +260,7 @@ async function silence(page) {
 
 const desktop = await browser.page(DESKTOP);
 await firstPage(desktop);
+await overtaken(desktop);
 await readOnly(desktop);
 await everyPage(desktop, DESKTOP, "desktop");
 await itMoves(desktop);

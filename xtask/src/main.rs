@@ -34,14 +34,7 @@ enum Task {
     /// Build the eBPF programs that the daemon embeds
     BuildEbpf,
     /// Run all checks and tests; sets up what they need
-    Test {
-        /// Leave out what needs guests
-        #[arg(long, conflicts_with = "host")]
-        quick: bool,
-        /// Only what needs a host of its own: the package, the unit, the hook, cgroup v2 and KVM's exits, in the host VM
-        #[arg(long)]
-        host: bool,
-    },
+    Test(test::TestOptions),
     /// Check the rules of the house that a program can check
     Tidy,
     /// Show the main job on real guests in a private lab; sets up what it needs
@@ -82,7 +75,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Setup => setup::setup(setup::Needs::Tests),
         Task::BuildEbpf => setup::setup(setup::Needs::Lab).and_then(|()| build_ebpf::build_ebpf()).map(drop),
-        Task::Test { quick, host } => return test::test(test::Scope::of(quick, host)),
+        Task::Test(options) => return test::test(options),
         Task::Tidy => tidy::tidy(),
         Task::Demo { json, keep } => demo::demo(json.as_deref(), keep),
         Task::Matrix(options) => setup::setup(setup::Needs::Lab).and_then(|()| matrix::matrix(&options)),

@@ -18,34 +18,21 @@ struct Tally {
     skipped: u32,
 }
 
-/// What of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// All but the host VM.
-    Usual,
-    /// What needs no guests.
-    Quick,
-    /// The host VM alone.
-    Host,
-}
-
-impl Scope {
-    pub(crate) fn of(quick: bool, host: bool) -> Self {
-        match (quick, host) {
-            (true, _) => Self::Quick,
-            (false, true) => Self::Host,
-            (false, false) => Self::Usual,
-        }
-    }
+/// What of it; all but the host VM without options.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct TestOptions {
+    /// Leave out what needs guests
+    #[arg(long, conflicts_with = "host")]
+    quick: bool,
+    /// Only what needs a host of its own: the package, the unit, the hook, cgroup v2 and KVM's exits, in the host VM
+    #[arg(long)]
+    host: bool,
 }
 
 /// Runs it all and prints the sum, also when something fails.
-pub(crate) fn test(scope: Scope) -> ExitCode {
+pub(crate) fn test(options: TestOptions) -> ExitCode {
     let mut tally = Tally::default();
-    let outcome = match scope {
-        Scope::Host => run_host(&mut tally),
-        Scope::Usual | Scope::Quick => run(scope == Scope::Quick, &mut tally),
-    };
+    let outcome = if options.host { run_host(&mut tally) } else { run(options.quick, &mut tally) };
     if let Err(error) = outcome {
         eprintln!("error: {error:#}");
         tally.failed += 1;

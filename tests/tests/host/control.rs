@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use kvmpilot_tests::host_vm::PAYLOAD;
 
+use super::Story;
 use super::facts::Facts;
-use super::{Story, order};
+use super::story::order;
 
 /// A weight that somebody else sets, which kvmpilot would not.
 const THEIRS: u64 = 450;
