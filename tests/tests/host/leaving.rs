@@ -49,9 +49,10 @@ impl Story {
             let changed = now.get("web cpu.weight")? != before.get("web cpu.weight")?;
             if changed { Ok(()) } else { bail!("web has its original weight") }
         })?;
-        self.host
-            .run("systemctl kill -s KILL kvmpilotd; sleep 1; ! systemctl --quiet is-active kvmpilotd")
-            .map(drop)
+        self.host.run("systemctl kill -s KILL kvmpilotd")?;
+        self.until("systemd to notice", 60, || {
+            self.host.run("! systemctl --quiet is-active kvmpilotd").context("it is active").map(drop)
+        })
     }
 
     /// Removal puts everything back, and a purge leaves no file.
