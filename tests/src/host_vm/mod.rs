@@ -192,7 +192,9 @@ fn spawn(images: &HostImages, state: &Path, logs: &Path, disks: [&PathBuf; 2]) -
     let socket = |id: &str| format!("socket,id={id},path={},server=on,wait=off", state.join(id).display());
     let [overlay, payload] = disks;
     let log = fs::File::create(logs.join("qemu.log"))?;
-    Command::new("qemu-system-x86_64")
+    // Ends with the thread that started it, however that ends.
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"])
         .args(["-accel", accel, "-cpu", cpu, "-smp", "8,sockets=2,cores=2,threads=2"])
         .args(["-m", &format!("{}M", 2 * NODE_MIB)])
@@ -215,5 +217,5 @@ fn spawn(images: &HostImages, state: &Path, logs: &Path, disks: [&PathBuf; 2]) -
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
-        .context("cannot start qemu-system-x86_64: run `cargo xtask setup`")
+        .context("cannot start setpriv, of util-linux")
 }

@@ -33,13 +33,10 @@ impl Story {
     pub(super) fn everything_is_moved(&self, before: &Facts) -> Result<()> {
         self.host.write(AUTO, "[modes]\ndefault = \"auto\"\n")?;
         self.host.run("systemctl reload kvmpilotd")?;
-        let weight = |facts: &Facts, domain: &str| -> Result<u64> {
-            facts.get(&format!("{domain} cpu.weight"))?.parse().context("a weight")
-        };
-        let original = weight(before, "web")?;
-        let raised = self.until("web's weight in its cgroup", 120, || {
-            let now = weight(&Facts::look(&self.host)?, "web")?;
-            if now > original { Ok(now) } else { bail!("cpu.weight of web is {now}") }
+        let original: u64 = before.get("web cpu.weight")?.parse()?;
+        let raised = self.until("web's weight in its cgroup", 120, || match self.weight_of_web()? {
+            weight if weight > original => Ok(weight),
+            weight => bail!("cpu.weight of web is {weight}"),
         })?;
         self.say(&format!("in mode auto: cpu.weight of web's scope went from {original} to {raised}"));
         self.until("web's server to be raised and its hog to be lowered", 240, || {
@@ -168,7 +165,7 @@ impl Story {
         Ok(())
     }
 
-    fn weight_of_web(&self) -> Result<u64> {
+    pub(super) fn weight_of_web(&self) -> Result<u64> {
         self.host.run(WEIGHT)?.trim().parse().context("a weight")
     }
 }

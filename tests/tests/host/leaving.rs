@@ -44,10 +44,10 @@ impl Story {
     }
 
     fn kill_while_changed(&self, before: &Facts) -> Result<()> {
-        self.until("a changed weight", 180, || {
-            let now = Facts::look(&self.host)?;
-            let changed = now.get("web cpu.weight")? != before.get("web cpu.weight")?;
-            if changed { Ok(()) } else { bail!("web has its original weight") }
+        let original = before.get("web cpu.weight")?.parse()?;
+        self.until("a changed weight", 180, || match self.weight_of_web()? {
+            weight if weight == original => bail!("web has its original weight"),
+            _ => Ok(()),
         })?;
         self.host.run("systemctl kill -s KILL kvmpilotd")?;
         self.until("systemd to notice", 60, || {

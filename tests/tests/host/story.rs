@@ -11,7 +11,7 @@ use super::Story;
 use super::facts::Facts;
 
 /// For a guest to boot while everything else on the host is busy.
-const GUEST_BOOT: Duration = Duration::from_secs(180);
+pub(super) const GUEST_BOOT: Duration = Duration::from_secs(180);
 /// As an administrator would change it: faster, so that three cycles are not a quarter of an hour.
 /// An emulated host costs twenty times as much as a real one, so nothing is given up for it.
 const CONFIG: &str = "[loops]\ncycle = \"10s\"\nguest = \"10s\"\n\n[agent]\ntimeout = \"30s\"\n\n[overhead]\nenabled = false\n";
@@ -59,10 +59,10 @@ impl Story {
     fn install(&self, deb: &str) -> Result<()> {
         let list = "find / -xdev -not -path '/proc/*' -not -path '/sys/*' | sort >/root/files-before";
         self.host.run(list)?;
-        self.host.run(&format!("DEBIAN_FRONTEND=noninteractive dpkg -i {PAYLOAD}/{deb}"))?;
         self.host.write("/etc/kvmpilot/conf.d/10-lab.toml", CONFIG)?;
+        self.host.run(&format!("DEBIAN_FRONTEND=noninteractive dpkg -i {PAYLOAD}/{deb}"))?;
         // So that libvirt knows the new hook, as the package says.
-        self.host.run("systemctl restart kvmpilotd; systemctl reload libvirtd")?;
+        self.host.run("systemctl reload libvirtd")?;
         self.say("installed");
         Ok(())
     }

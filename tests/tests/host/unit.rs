@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Story;
+use super::story::GUEST_BOOT;
 
 impl Story {
     pub(super) fn unit_is_sound(&self) -> Result<()> {
@@ -124,6 +125,6 @@ impl Story {
         ));
         ensure!(known <= 2.0, "a new guest was known after {known:.2} s");
         self.doctor_says("libvirt hook", "ok", "was heard of")?;
-        Ok(())
+        self.host.wait_agent("batch", GUEST_BOOT)
     }
 }
