@@ -44,7 +44,7 @@ impl Story {
     }
 
     fn kill_while_changed(&self, before: &Facts) -> Result<()> {
-        let original = before.get("web cpu.weight")?.parse()?;
+        let original: u64 = before.get("web cpu.weight")?.parse()?;
         self.until("a changed weight", 180, || match self.weight_of_web()? {
             weight if weight == original => bail!("web has its original weight"),
             _ => Ok(()),
