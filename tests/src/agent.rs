@@ -48,19 +48,7 @@ impl Lab {
     /// # Errors
     /// When the agent does not answer, the script fails (with its standard error) or does not end in time.
     pub fn guest_exec(&self, guest: &str, script: &str, timeout: Duration) -> Result<String> {
-        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
-        let started = self.agent(guest, "guest-exec", &arguments)?;
-        let pid = started["pid"].as_i64().context("guest-exec returned no pid")?;
-        let status = wait_for(&format!("`{script}` in {guest}"), timeout, || {
-            let answer = self.agent(guest, "guest-exec-status", &json!({"pid": pid}))?;
-            let status: ExecStatus = serde_json::from_value(answer)?;
-            if status.exited { Ok(status) } else { bail!("it still runs") }
-        })?;
-        if status.exitcode != Some(0) {
-            let said = decode(status.err_data)?;
-            bail!("`{script}` in {guest}: exit {:?}, signal {:?}: {said}", status.exitcode, status.signal);
-        }
-        decode(status.out_data)
+        exec(guest, script, timeout, |command, arguments| self.agent(guest, command, arguments))
     }
 
     /// CPU time so far of all processes of these names in a guest, by its own books.
@@ -120,7 +108,28 @@ impl Lab {
     }
 }
 
-pub(crate) fn decode(data: Option<String>) -> Result<String> {
+/// Runs a shell script in a guest whose agent is spoken to by `ask`, and returns its standard output.
+pub(crate) fn exec(
+    guest: &str,
+    script: &str,
+    timeout: Duration,
+    ask: impl Fn(&str, &Value) -> Result<Value>,
+) -> Result<String> {
+    let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+    let started = ask("guest-exec", &arguments)?;
+    let pid = started["pid"].as_i64().context("guest-exec returned no pid")?;
+    let status = wait_for(&format!("`{script}` in {guest}"), timeout, || {
+        let status: ExecStatus = serde_json::from_value(ask("guest-exec-status", &json!({"pid": pid}))?)?;
+        if status.exited { Ok(status) } else { bail!("it still runs") }
+    })?;
+    if status.exitcode != Some(0) {
+        let said = decode(status.err_data)?;
+        bail!("`{script}` in {guest}: exit {:?}, signal {:?}: {said}", status.exitcode, status.signal);
+    }
+    decode(status.out_data)
+}
+
+fn decode(data: Option<String>) -> Result<String> {
     let bytes = STANDARD.decode(data.unwrap_or_default())?;
     String::from_utf8(bytes).context("the guest printed something that is not UTF-8")
 }

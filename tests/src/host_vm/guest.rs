@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{HostVm, PAYLOAD, images};
 use crate::Accel;
 use crate::GuestSpec;
+use crate::agent::exec;
 use crate::domain_xml::{Site, domain_xml};
 use crate::image::Image;
 use crate::run::wait_for;
@@ -59,16 +60,7 @@ impl HostVm {
     /// # Errors
     /// When the agent does not answer, or the script fails or does not end in time.
     pub fn guest_exec(&self, guest: &str, script: &str, timeout: Duration) -> Result<String> {
-        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
-        let started = self.guest_agent(guest, "guest-exec", &arguments)?;
-        let pid = started["pid"].as_i64().context("guest-exec returned no pid")?;
-        let status = wait_for(&format!("`{script}` in {guest}"), timeout, || {
-            let status = self.guest_agent(guest, "guest-exec-status", &json!({ "pid": pid }))?;
-            if status["exited"] == true { Ok(status) } else { bail!("it still runs") }
-        })?;
-        let out = crate::agent::decode(status["out-data"].as_str().map(str::to_owned))?;
-        ensure!(status["exitcode"] == 0, "`{script}` in {guest}: {status}: {out}");
-        Ok(out)
+        exec(guest, script, timeout, |command, arguments| self.guest_agent(guest, command, arguments))
     }
 
     /// Runs virsh with these words.
