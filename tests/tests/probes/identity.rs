@@ -82,7 +82,8 @@ fn running_waiting_and_sleeping_add_up_to_the_time_that_went_by() {
     for (name, rivals, rounds, run, round) in [
         ("a spinner among spinners", 2, 700, ms(1), ms(0)),
         ("a sleeper alone", 0, 40, ms(10), ms(50)),
-        ("a sleeper among spinners", 2, 25, ms(10), ms(80)),
+        // Who has slept is favoured when it wakes up: beside two it hardly waited for 0.2 s of the 2 on some machines.
+        ("a sleeper among spinners", 4, 25, ms(10), ms(80)),
     ] {
         let best = (0..TRIES).map(|_| window(rivals, rounds, run, round)).find(|error| *error <= TOLERANCE);
         assert!(best.is_some(), "{name}");

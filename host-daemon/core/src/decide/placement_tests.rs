@@ -168,6 +168,28 @@ fn two_aggressors_of_a_small_host_leave_together() {
 }
 
 #[test]
+fn who_takes_the_place_of_a_confined_aggressor_follows_it() {
+    // Each window names the one whose turn it is on the victim's pcpu; the first one took more.
+    let web = domain(WEB, 1, 0.8, 0.17, 100.0, 2);
+    let [one, two] = [BATCH, QUIET].map(|id| domain(id, 2, 0.5, 0.5, 0.0, 2));
+    let mut model = host(2, vec![web, one, two]);
+    let (policy, mut history) = (policy(), History::default());
+    model.steal = StealModel { domains: vec![row(WEB, &[(BATCH, 900), (QUIET, 20)])] };
+    let mut orders = Vec::new();
+    while pins_of(&orders, BATCH).is_empty() {
+        orders.extend(advance(&mut model, &policy, &mut history));
+        assert!(orders.len() < 20, "{orders:?}");
+    }
+    assert_eq!(pins_of(&orders, QUIET), []);
+    set_load(&mut model.domains[0], 0.85, 0.12);
+    model.steal = StealModel { domains: vec![row(WEB, &[(QUIET, 900)])] };
+    for _ in 0..8 {
+        orders.extend(advance(&mut model, &policy, &mut history));
+    }
+    assert!(!pins_of(&orders, QUIET).is_empty(), "{orders:?}");
+}
+
+#[test]
 fn memory_that_would_be_left_behind_costs_more_than_a_small_gain() {
     // It waits little, and the only pcpus outside of the claim are away from the aggressor's memory.
     let mut web = domain(WEB, 4, 0.9, 0.03, 100.0, 32);

@@ -1,6 +1,7 @@
 //! Who presses whom: the aggressors of a domain that waits, as the steal matrix names them, remembered for as long as
 //! weights keep them off. What was seen before the weights changed is what comes back without them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use super::class::class_of;
 use super::history::{DomainHistory, History};
 use super::running;
 use super::state::waits_too_long;
-use super::weight::{TAKES_PART, stolen_from, takes_cpu_of, yields_to};
+use super::weight::{TAKES_PART, stolen_from, takes_cpu_of};
 use crate::model::{DomainModel, Model};
 use crate::policy::{Class, Policy};
 use crate::sample::Runner;
@@ -24,12 +25,28 @@ const FRESH_CYCLES: u32 = 3;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Pressed {
     at: Duration,
-    /// wait / (wait + run) then.
-    pub(super) wait_ratio: f64,
     /// pcpus that it waited for.
     pub(super) wait_pcpus: f64,
     /// Domains that ran meanwhile, with their parts of the waiting, the largest first.
     by: Vec<(Uuid, f64)>,
+}
+
+impl Pressed {
+    /// Together with an earlier look: of each domain the most that it took in one. A window of one pcpu's queue names who
+    /// shares that pcpu with the victim, and once those are gone it is somebody else's turn.
+    fn and(mut self, before: &Self) -> Self {
+        let mut took: BTreeMap<Uuid, f64> = BTreeMap::new();
+        for look in [before, &self] {
+            for (uuid, part) in &look.by {
+                let most = took.entry(*uuid).or_default();
+                *most = most.max(part * look.wait_pcpus);
+            }
+        }
+        self.wait_pcpus = self.wait_pcpus.max(before.wait_pcpus).max(took.values().sum());
+        self.by = took.into_iter().map(|(uuid, pcpus)| (uuid, pcpus / self.wait_pcpus)).collect();
+        self.by.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        self
+    }
 }
 
 /// A domain that presses another one.
@@ -54,14 +71,17 @@ pub(super) fn note(model: &Model, policy: &Policy, history: &mut History) {
             })
             .collect();
         let (Some(ratio), Some(demand)) = (domain.wait_ratio(), domain.cpu_demand()) else { continue };
-        let now = Pressed { at: model.at, wait_ratio: ratio.0, wait_pcpus: ratio.0 * demand, by };
+        if by.is_empty() {
+            continue;
+        }
+        let now = Pressed { at: model.at, wait_pcpus: ratio.0 * demand, by };
         let Some(entry) = history.domains.get_mut(&domain.uuid) else { continue };
         // While weights hold them off, they take less: what they took without is what counts.
-        let held = is_raised(entry)
-            && entry.pressed.as_ref().is_some_and(|before| before.wait_pcpus > now.wait_pcpus);
-        if !held && !now.by.is_empty() {
-            entry.pressed = Some(now);
-        }
+        let before = entry.pressed.take().filter(|_| is_raised(entry));
+        entry.pressed = Some(match before {
+            Some(before) => now.and(&before),
+            None => now,
+        });
     }
 }
 
@@ -100,8 +120,8 @@ pub(super) fn aggressors<'a>(
             let domain = running(model).find(|domain| domain.uuid == *uuid)?;
             let class = class_of(domain, policy, history);
             let least = if class == Class::Batch { TAKES_PART } else { STANDARD_TAKES };
-            let yields = *part >= least && yields_to(domain, victim, policy, history);
-            yields.then_some(Aggressor { domain, class, part: *part })
+            let takes = *part >= least && takes_cpu_of(domain, victim, policy, history);
+            takes.then_some(Aggressor { domain, class, part: *part })
         });
         return named.collect();
     }
