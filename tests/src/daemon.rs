@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -35,9 +36,18 @@ pub struct Daemon<'a> {
 /// # Errors
 /// When it was not built.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let path = target_dir().join("debug").join(name);
-    ensure!(path.exists(), "{} does not exist: run `cargo build -p kvmpilot`", path.display());
+    let (build, how) =
+        if RELEASE.load(Ordering::Relaxed) { ("release", " --release") } else { ("debug", "") };
+    let path = target_dir().join(build).join(name);
+    ensure!(path.exists(), "{} does not exist: run `cargo build{how} -p kvmpilot`", path.display());
     Ok(path)
+}
+
+static RELEASE: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process starts programs that were built for release.
+pub fn use_release_build() {
+    RELEASE.store(true, Ordering::Relaxed);
 }
 
 impl Lab {

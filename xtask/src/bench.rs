@@ -1,5 +1,6 @@
 //! `bench`: what kvmpilot costs, measured on this machine.
 
+mod common;
 mod guest_priority;
 
 use std::path::{Path, PathBuf};

@@ -1,16 +1,16 @@
 //! `bench guest-priority`: a web server beside CPU hogs inside one guest: alone, with kvmpilot off, and with kvmpilot on; in
 //! both kinds of guests. Rounds interleave the three, and what is reported are medians of the rounds' ratios.
 
-use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kvmpilot_tests::daemon::Daemon;
 use kvmpilot_tests::{GuestSpec, HttpLoad, HttpReport, Lab, LabOptions, System, Work, wait_for};
 use serde::Serialize;
 
-use crate::command::{cargo, run_shown, say};
+use super::common::{Machine, build_daemon, median, write};
+use crate::command::say;
 
 const BOOT: Duration = Duration::from_secs(120);
 const EXEC: Duration = Duration::from_secs(60);
@@ -32,10 +32,8 @@ fn config(seconds: u32) -> String {
 /// The shape of `--json`. Ratios are those of the worse kind of guest.
 #[derive(Debug, Serialize)]
 struct Report {
-    unix_s: u64,
-    kernel: String,
-    pcpus: usize,
-    accel: String,
+    #[serde(flatten)]
+    machine: Machine,
     p99_vs_alone_off: f64,
     p99_vs_alone_on: f64,
     rps_vs_alone_on: f64,
@@ -67,23 +65,20 @@ struct Round {
 }
 
 pub(super) fn run(rounds: u32, seconds: u32, json: Option<&Path>) -> Result<()> {
-    say("building the daemon, which takes some minutes the first time");
-    run_shown(cargo().args(["build", "--quiet", "--package", "kvmpilot"]))?;
+    build_daemon()?;
+    let mut machine =
+        Machine::look(format!("cargo xtask bench guest-priority --rounds {rounds} --seconds {seconds}"))?;
     let mut guests = Vec::new();
-    let mut accel = String::new();
     for system in [System::Busybox, System::Debian] {
         let bench = Bench::start(system, seconds)?;
-        accel = bench.lab.accel().to_string();
+        machine.accel = bench.lab.accel().to_string();
         guests.push(bench.measure(rounds)?);
     }
     let worst = |value: fn(&Guest) -> f64, of: fn(f64, f64) -> f64| {
         guests.iter().map(value).reduce(of).unwrap_or(f64::NAN)
     };
     let report = Report {
-        unix_s: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-        pcpus: std::thread::available_parallelism()?.get(),
-        accel,
+        machine,
         p99_vs_alone_off: worst(|guest| guest.p99_vs_alone_off, f64::min),
         p99_vs_alone_on: worst(|guest| guest.p99_vs_alone_on, f64::max),
         rps_vs_alone_on: worst(|guest| guest.rps_vs_alone_on, f64::min),
@@ -102,11 +97,7 @@ pub(super) fn run(rounds: u32, seconds: u32, json: Option<&Path>) -> Result<()> 
             guest.hogs_share_on * 100.0
         );
     }
-    if let Some(file) = json {
-        fs::write(file, serde_json::to_string_pretty(&report)? + "\n")
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    Ok(())
+    write(&report, json)
 }
 
 struct Bench {
@@ -178,11 +169,7 @@ impl Bench {
             self.more_hogs()?;
         }
         let rounds = (1..=rounds).map(|round| self.round(round)).collect::<Result<Vec<_>>>()?;
-        let median = |value: fn(&Round) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(value).collect();
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-        };
+        let median = |value: fn(&Round) -> f64| median(rounds.iter().map(value));
         let guest = Guest {
             kind: name(self.system).to_owned(),
             hogs: self.hogs,
