@@ -2,6 +2,7 @@
 
 mod common;
 mod contention;
+mod document;
 mod guest_priority;
 
 use std::path::{Path, PathBuf};
@@ -56,6 +57,8 @@ pub(crate) enum BenchTask {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Write docs/BENCHMARKS.md anew from the figures in docs/benchmarks/
+    Document,
     /// Latency of a server beside CPU hogs in one guest, with kvmpilot off and on, in both kinds of guests (as root)
     GuestPriority {
         /// Rounds of alone, off and on; medians are reported
@@ -71,9 +74,12 @@ pub(crate) enum BenchTask {
 }
 
 pub(crate) fn bench(task: &BenchTask) -> Result<()> {
-    setup::setup(setup::Needs::Lab)?;
-    build_ebpf::build_ebpf()?;
+    if !matches!(task, BenchTask::Document) {
+        setup::setup(setup::Needs::Lab)?;
+        build_ebpf::build_ebpf()?;
+    }
     match task {
+        BenchTask::Document => document::run(),
         BenchTask::Probes { rounds, json } => {
             // What is measured runs in the kernel, and is always built for release: the rest may be as it is.
             let arguments = vec!["--rounds".to_owned(), rounds.to_string()];
