@@ -119,7 +119,9 @@ fn show(value: &Value, digits: usize) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), |number| format!("{number:.digits$}")),
+        Value::Number(number) => {
+            number.as_f64().map_or_else(|| number.to_string(), |number| format!("{number:.digits$}"))
+        }
         other => other.to_string(),
     }
 }
@@ -130,7 +132,8 @@ fn table(rows: &[Value], columns: &[(&str, &str, usize)]) -> Result<String> {
     let heads: Vec<&str> = columns.iter().map(|(title, ..)| *title).collect();
     writeln!(text, "| {} |", heads.join(" | "))?;
     let is_text = |key: &str| rows.first().is_some_and(|row| row[key].is_string());
-    let lines: Vec<&str> = columns.iter().map(|(_, key, _)| if is_text(key) { "---" } else { "---:" }).collect();
+    let lines: Vec<&str> =
+        columns.iter().map(|(_, key, _)| if is_text(key) { "---" } else { "---:" }).collect();
     writeln!(text, "|{}|", lines.join("|"))?;
     for row in rows {
         for (_, key, _) in columns {
@@ -203,7 +206,8 @@ mod tests {
 
     #[test]
     fn tables_and_charts_show_what_is_there() {
-        let rows = [json!({"name": "a", "phase": "p", "ms": 10.26}), json!({"name": "b", "phase": "p", "ms": null})];
+        let rows =
+            [json!({"name": "a", "phase": "p", "ms": 10.26}), json!({"name": "b", "phase": "p", "ms": null})];
         let columns = [("", "name", 0), ("ms", "ms", 1)];
         assert_eq!(table(&rows, &columns).unwrap(), "|  | ms |\n|---|---:|\n| a | 10.3 |\n| b | - |");
         assert!(table(&rows, &[("x", "x", 0)]).is_err());

@@ -128,7 +128,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     proposals.extend(drift::enforce(model, policy, history));
     proposals.extend(weight::decide(model, policy, history, &mut findings));
     proposals.extend(balloon::inflate(model, policy, history, &mut findings));
-    onset::ticked(model, policy, history);
+    onset::ticked(model, history);
     rules::sign(&mut proposals, policy, history);
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, transitions, ..decision }

@@ -13,6 +13,8 @@ use crate::policy::{Class, Policy};
 const ENOUGH: u32 = 3;
 /// Fast windows in a row with waiting until a tick is called for: one alone may be a single bad moment.
 const WAITS: u32 = 2;
+/// What it waits must be so many times what the last tick saw. A busy server waits a few percent for the host's own threads.
+const TIMES: f64 = 2.0;
 /// pcpus that a domain must want for its waiting to mean something in so short a window.
 const WANTS: f64 = 0.05;
 
@@ -22,8 +24,8 @@ pub(super) struct Onset {
     talks: u32,
     burns: u32,
     waits: u32,
-    /// The last tick has seen it wait: calling for another one would change nothing.
-    known: bool,
+    /// Wait ratio that the last tick saw: calling for another one because of that would change nothing.
+    waited: f64,
 }
 
 impl Onset {
@@ -48,18 +50,19 @@ pub(super) fn note(model: &Model, policy: &Policy, history: &mut History) {
         onset.talks = count(onset.talks, talks(domain));
         onset.burns = count(onset.burns, burns(domain));
         let too_long = policy.weight.latency_target * (1.0 + policy.weight.dead_band);
-        let waits = domain.wait_ratio().is_some_and(|wait| wait.0 > too_long)
+        let news = too_long.max(onset.waited * TIMES);
+        let waits = domain.wait_ratio().is_some_and(|wait| wait.0 > news)
             && domain.cpu_demand().is_some_and(|demand| demand >= WANTS);
         onset.waits = count(onset.waits, waits && (is_latency || onset.talks()));
     }
 }
 
 /// A tick has looked at all of it.
-pub(super) fn ticked(model: &Model, policy: &Policy, history: &mut History) {
+pub(super) fn ticked(model: &Model, history: &mut History) {
     for domain in running(model) {
         if let Some(entry) = history.domains.get_mut(&domain.uuid) {
             entry.onset.waits = 0;
-            entry.onset.known = domain.wait_ratio().is_some_and(|wait| wait.0 > policy.weight.latency_target);
+            entry.onset.waited = domain.wait_ratio().map_or(0.0, |wait| wait.0);
         }
     }
 }
@@ -68,7 +71,7 @@ impl History {
     /// Whether a domain that talks has begun to wait since the last tick, so that the next one should come at once.
     #[must_use]
     pub fn calls_for_tick(&self) -> bool {
-        self.domains.values().any(|domain| domain.onset.waits >= WAITS && !domain.onset.known)
+        self.domains.values().any(|domain| domain.onset.waits >= WAITS)
     }
 }
 
@@ -109,8 +112,8 @@ mod tests {
         for _ in 0..3 {
             assert!(!second(&mut model, &policy, &mut history), "the tick knows, and has its own pace");
         }
-        // It has helped; the next time is another onset.
-        set_load(&mut model.domains[0], 0.8, 0.0);
+        // It has helped, but for what the host takes; the next time is another onset.
+        set_load(&mut model.domains[0], 0.8, 0.05);
         second(&mut model, &policy, &mut history);
         let _ = tick(&model, &policy, &mut history);
         set_load(&mut model.domains[0], 0.3, 0.6);
