@@ -1,7 +1,8 @@
 //! `bench`: what kvmpilot costs, measured on this machine.
 
-mod common;
+pub(crate) mod common;
 mod guest_priority;
+mod scale;
 
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,9 @@ pub(crate) enum BenchTask {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// CPU and memory of kvmpilotd beside hundreds of domains, and what it costs libvirtd, against a full sweep of statistics
+    /// as by an exporter (as root)
+    Scale(scale::ScaleOptions),
 }
 
 pub(crate) fn bench(task: &BenchTask) -> Result<()> {
@@ -69,6 +73,7 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
         BenchTask::GuestPriority { rounds, seconds, json } => {
             guest_priority::run(*rounds, *seconds, json.as_deref())
         }
+        BenchTask::Scale(options) => scale::run(options),
     }
 }
 

@@ -10,6 +10,7 @@ mod host;
 mod lab;
 mod matrix;
 mod package;
+mod process;
 mod setup;
 mod test;
 mod tidy;
