@@ -68,8 +68,11 @@ impl Guest {
     }
 
     pub(super) fn hogs(&self) -> Vec<&str> {
-        let hog = |work| if let &Work::Hog(ref name) = work { Some(name.as_str()) } else { None };
-        self.spec.work.iter().filter_map(hog).collect()
+        let hogs = self.spec.work.iter().filter_map(|work| match work {
+            Work::Hog(name) => Some(name.as_str()),
+            _ => None,
+        });
+        hogs.collect()
     }
 
     /// A second interface has the address of the first in another block.

@@ -78,7 +78,7 @@ impl Round {
         let (mut nobody, mut pilot, mut exporter) = (None, None, None);
         for turn in 0..3 {
             match (number + turn) % 3 {
-                0 => nobody = Some(phase(herd, length, |end| Ok(sleep_until(end)))?.0),
+                0 => nobody = Some(with_nobody(herd, length)?),
                 1 => pilot = Some(with_pilot(herd, number, length)?),
                 _ => exporter = Some(with_exporter(herd, length)?),
             }
@@ -99,6 +99,14 @@ impl Round {
         let (pilot, exporter) = self.added();
         (pilot > 0.0).then(|| exporter / pilot)
     }
+}
+
+fn with_nobody(herd: &Herd, length: Duration) -> Result<Phase> {
+    let (phase, ()) = phase(herd, length, |end| {
+        sleep_until(end);
+        Ok(())
+    })?;
+    Ok(phase)
 }
 
 fn with_exporter(herd: &Herd, length: Duration) -> Result<(Phase, Sweeps)> {
