@@ -11,6 +11,15 @@ use super::pool::{Guest, KEPT, Power};
 use super::world::Soak;
 use super::{AUTO, Broken, OBSERVE, PATIENCE};
 
+/// More of them are not asked for: the most that there are in one answer.
+const ORDERS: u32 = 1000;
+
+/// Advice is carried out by people, and has no value that could be looked at.
+fn is_carried_out(order: &Value) -> bool {
+    let kind = order["action"]["kind"].as_str();
+    kind.is_some_and(|kind| kind.starts_with("set_") || kind.starts_with("pin_"))
+}
+
 impl Soak<'_> {
     /// Guests that can be asked and put back now.
     pub(super) fn well(&self) -> Vec<String> {
@@ -65,10 +74,10 @@ impl Soak<'_> {
         // Its own server may starve its agent; what it says once it speaks counts at once.
         let now = wait_for("the excluded guests to answer", PATIENCE, || Witness::look_at(self.lab, &whom))?;
         now.is_as(&self.expected(&whom)).context("an excluded guest was touched").context(Broken)?;
-        let order =
-            self.orders()?.into_iter().find(|order| KEPT.iter().any(|kept| order["domain_name"] == *kept));
-        if let Some(order) = order {
-            return Err(anyhow!("an order for an excluded guest: {order}")).context(Broken);
+        for kept in KEPT {
+            if let Some(order) = self.orders(&format!("domain={kept}&limit=1"))?.first() {
+                return Err(anyhow!("an order for an excluded guest: {order}")).context(Broken);
+            }
         }
         self.books.kept_checked += 1;
         Ok(())
@@ -80,8 +89,10 @@ impl Soak<'_> {
         wait_for("the orders under way to end", PATIENCE, || {
             let status = api::get(&self.life()?.daemon.socket(), "/api/v1/status")?;
             ensure!(status["mode"] == "observe", "the configuration was not read again yet");
-            let under_way = |order: &Value| order["state"] == "approved" || order["state"] == "applied";
-            ensure!(!self.orders()?.iter().any(under_way), "orders are on their way");
+            for state in ["approved", "applied"] {
+                let under_way = self.orders(&format!("state={state}&limit={ORDERS}"))?;
+                ensure!(!under_way.iter().any(is_carried_out), "orders are on their way: {under_way:?}");
+            }
             Ok(())
         })
         .context(Broken)?;
@@ -123,23 +134,28 @@ impl Soak<'_> {
         };
         let counts = |order: &Value| {
             let since = order["domain_name"].as_str().and_then(since);
-            // Advice is carried out by people.
-            let ours = order["action"]["kind"]
-                .as_str()
-                .is_some_and(|kind| kind.starts_with("set_") || kind.starts_with("pin_"));
-            ours && is_in_force(order) && since.is_some_and(|since| order["id"].as_u64() > Some(since))
+            is_carried_out(order)
+                && is_in_force(order)
+                && since.is_some_and(|since| order["id"].as_u64() > Some(since))
         };
-        Ok(self.orders()?.into_iter().filter(counts).collect())
+        let mut orders = self.orders(&format!("state=verified&limit={ORDERS}"))?;
+        orders.extend(self.orders(&format!("state=kept&limit={ORDERS}"))?);
+        orders.retain(counts);
+        // Of several for one value the newest counts.
+        orders.sort_by_key(|order| std::cmp::Reverse(order["id"].as_u64()));
+        Ok(orders)
     }
 
-    fn orders(&self) -> Result<Vec<Value>> {
-        let answer = api::get(&self.life()?.daemon.socket(), "/api/v1/orders?limit=1000")?;
+    /// The newest orders that are like this, newest first.
+    fn orders(&self, query: &str) -> Result<Vec<Value>> {
+        let path = format!("/api/v1/orders?{query}");
+        let answer = api::get(&self.life()?.daemon.socket(), &path)?;
         Ok(answer["orders"].as_array().context("no list of orders")?.clone())
     }
 
     /// Its number; the last one that is known while the daemon is down.
     pub(super) fn newest_order(&mut self) -> u64 {
-        let newest = self.orders().ok().and_then(|orders| orders.first()?["id"].as_u64());
+        let newest = self.orders("limit=1").ok().and_then(|orders| orders.first()?["id"].as_u64());
         self.books.newest_order = newest.unwrap_or(self.books.newest_order);
         self.books.newest_order
     }
