@@ -55,6 +55,28 @@ pub fn held_by(pid: u32) -> Result<BTreeSet<Object>> {
     Ok(found)
 }
 
+/// All objects of this kernel, whoever holds them and wherever they are attached.
+///
+/// # Errors
+/// When BPF is refused.
+pub fn all() -> Result<BTreeSet<Object>> {
+    let mut found = BTreeSet::new();
+    for (kind, next) in [(Kind::Program, 11), (Kind::Map, 12), (Kind::Link, 31)] {
+        let mut id = 0;
+        loop {
+            let mut attr = Attr::default();
+            attr.word(0, id);
+            match attr.call(next) {
+                Ok(_) => id = attr.read(4),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(error).with_context(|| format!("the next {kind:?} after {id}")),
+            }
+            found.insert(Object { kind, id });
+        }
+    }
+    Ok(found)
+}
+
 impl Object {
     /// Whether the kernel still has it.
     ///
@@ -68,18 +90,24 @@ impl Object {
         }
     }
 
-    /// The name of a map.
+    /// The name of a map or of a program.
     ///
     /// # Errors
-    /// When it is no map or gone.
-    pub fn map_name(self) -> Result<String> {
-        let map = self.open()?;
-        // struct bpf_map_info up to its name.
-        let mut info = [0_u8; 40];
+    /// When it is a link, which has no name, or gone.
+    pub fn name(self) -> Result<String> {
+        // Where struct bpf_map_info and struct bpf_prog_info have it, 16 bytes long.
+        let at = match self.kind {
+            Kind::Map => 24,
+            Kind::Program => 64,
+            Kind::Link => anyhow::bail!("a link has no name"),
+        };
+        let object = self.open()?;
+        let mut info = [0_u8; 80];
         let mut attr = Attr::default();
-        attr.word(0, raw(&map)?).word(4, 40).pointer(8, info.as_mut_ptr().cast());
+        attr.word(0, raw(&object)?).word(4, at + 16).pointer(8, info.as_mut_ptr().cast());
         attr.call(OBJ_GET_INFO_BY_FD)?;
-        let name = info[24..].split(|byte| *byte == 0).next().unwrap_or_default();
+        let at = usize::try_from(at)?;
+        let name = info[at..at + 16].split(|byte| *byte == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(name).into_owned())
     }
 
@@ -151,6 +179,12 @@ impl Attr {
     fn word(&mut self, at: usize, value: u32) -> &mut Self {
         self.0[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         self
+    }
+
+    fn read(&self, at: usize) -> u32 {
+        let mut word = [0; 4];
+        word.copy_from_slice(&self.0[at..at + 4]);
+        u32::from_ne_bytes(word)
     }
 
     fn pointer(&mut self, at: usize, to: *mut libc::c_void) -> &mut Self {

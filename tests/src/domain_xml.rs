@@ -40,6 +40,7 @@ pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
         System::Busybox => "",
         System::Debian => " kp.systemd",
     };
+    let most_vcpus = guest.most_vcpus.unwrap_or(*vcpus);
     let cpuset = guest.pcpus.as_ref().map(|pcpus| format!(" cpuset='{pcpus}'")).unwrap_or_default();
     let block_arg = match &guest.blocked[..] {
         [] => String::new(),
@@ -50,7 +51,7 @@ pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
         "<domain type='{kind}'>
   <name>{name}</name>
   <memory unit='MiB'>{memory_mib}</memory>
-  <vcpu{cpuset}>{vcpus}</vcpu>
+  <vcpu{cpuset} current='{vcpus}'>{most_vcpus}</vcpu>
   <iothreads>{iothreads}</iothreads>
   <resource><partition>/{partition}</partition></resource>
   <os>

@@ -11,6 +11,9 @@ pub struct GuestSpec {
     pub name: String,
     /// Number of vcpus.
     pub vcpus: u32,
+    /// vcpus that can be plugged in while it runs; none: no more than it has.
+    #[serde(default)]
+    pub most_vcpus: Option<u32>,
     /// Memory in MiB, at start and at most.
     pub memory_mib: u64,
     /// Whether the guest runs qemu-ga and the domain has its channel.
@@ -111,6 +114,7 @@ impl GuestSpec {
         Self {
             name: name.to_owned(),
             vcpus: 1,
+            most_vcpus: None,
             memory_mib: 512,
             agent: true,
             blocked: Vec::new(),
@@ -126,6 +130,13 @@ impl GuestSpec {
     #[must_use]
     pub fn vcpus(mut self, vcpus: u32) -> Self {
         self.vcpus = vcpus;
+        self
+    }
+
+    /// Lets vcpus be plugged in while it runs, up to so many.
+    #[must_use]
+    pub fn at_most_vcpus(mut self, vcpus: u32) -> Self {
+        self.most_vcpus = Some(vcpus);
         self
     }
 

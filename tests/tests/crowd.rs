@@ -3,10 +3,10 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use kvmpilot_tests::api::Events;
 use kvmpilot_tests::daemon::Daemon;
 use kvmpilot_tests::{GuestSpec, Lab, LabOptions};
 
@@ -20,15 +20,12 @@ const TICK: Duration = Duration::from_secs(5);
 
 /// Longest time between two ticks that a follower at the daemon's socket hears of.
 fn longest_between_ticks(daemon: &Daemon<'_>) -> Result<Duration> {
-    let mut stream = UnixStream::connect(daemon.socket())?;
-    stream.set_read_timeout(Some(TICK * 4))?;
-    write!(stream, "GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")?;
-    let mut lines = BufReader::new(stream).lines();
+    let mut events = Events::follow(&daemon.socket())?;
     let mut heard = Vec::new();
     // The first comes at once, and tells nothing about the loop.
     while heard.len() < TICKS + 1 {
-        let line = lines.next().context("the events ended")??;
-        if line == "event: tick" {
+        let (name, _) = events.next().context("the events ended")?;
+        if name == "tick" {
             heard.push(Instant::now());
         }
     }

@@ -228,17 +228,14 @@ fn libvirtd_is_killed(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
             Ok(())
         })
     };
-    let pid_file = format!("/proc/{}/root/run/libvirt/libvirtd-lab.pid", lab.qemu_pid("web")?);
-    let libvirtd: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
-    kill(Pid::from_raw(libvirtd), Signal::SIGKILL)?;
+    lab.end_libvirtd(Signal::SIGKILL)?;
     connected(false)?;
     let then = newest(daemon)?;
     more_cycles(daemon, 2)?;
     ensure!(newest(daemon)? == then, "an order without libvirt: {:?}", daemon.orders()?.first());
     let (complete, values) = restore(daemon)?;
     ensure!(!complete && values.iter().all(|value| value["outcome"] == "failed"), "{values:?}");
-    let mut libvirtd = lab.command("libvirtd");
-    libvirtd.args(["--pid-file", "/run/libvirt/libvirtd-lab.pid"]).stderr(Stdio::null()).spawn()?;
+    lab.start_libvirtd()?;
     connected(true)
 }
 

@@ -1,7 +1,6 @@
 //! The libvirt and agent gateways against a real libvirtd and real guests.
 
 use std::fs;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -299,17 +298,14 @@ async fn outlives_a_hung_qemu_and_a_restart_of_libvirtd() -> Result<()> {
     let gone = libvirt.agent_command(late, ping, Duration::from_secs(1)).await.unwrap_err();
     ensure!(gone.kind == ErrorKind::AgentDisconnected, "{gone}");
 
-    let pid_file = format!("/proc/{}/root/run/libvirt/libvirtd-lab.pid", lab.qemu_pid("well")?);
-    let libvirtd: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
     let mut status = libvirt.status_changes();
-    kill(Pid::from_raw(libvirtd), Signal::SIGKILL)?;
+    lab.end_libvirtd(Signal::SIGKILL)?;
     let down = tokio::time::timeout(PATIENCE, status.wait_for(|status| !status.is_up())).await??.clone();
     ensure!(down.to_string().contains("not connected"), "{down}");
     let error = libvirt.read_domain(well).await.unwrap_err();
     ensure!(matches!(error.kind, ErrorKind::NotConnected(_)), "{error}");
     // It ends with the lab.
-    let mut libvirtd = lab.command("libvirtd");
-    libvirtd.args(["--pid-file", "/run/libvirt/libvirtd-lab.pid"]).stderr(Stdio::null()).spawn()?;
+    lab.start_libvirtd()?;
     wait_up(&libvirt).await?;
     wait_event(&mut events, |event| event == DomainEvent::Resync).await?;
     ensure!(libvirt.read_domain(well).await?.sample.state == DomainState::Running);

@@ -3,55 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use kvmpilot_tests::bpf::{self, Kind, Object};
+use kvmpilot_tests::bpf::Kind;
 use kvmpilot_tests::daemon::Daemon;
-use kvmpilot_tests::{Firmware, GuestSpec, Lab, LabOptions, firmware, wait_for};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use kvmpilot_tests::{Firmware, GuestSpec, Held, Lab, LabOptions, firmware, wait_for};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Windows of a second: this is about what is there, not about how much.
 const CONFIG: &str = "[modes]\ndefault = \"observe\"\n[agent]\nenabled = false\n[weight]\nperiod = \"1s\"\n";
-
-/// What the daemon holds of domains.
-#[derive(Debug)]
-struct Held {
-    /// Links of its descriptors, without its own affairs (sockets, pipes, its database).
-    links: Vec<String>,
-    objects: BTreeSet<Object>,
-}
-
-impl Held {
-    fn by(daemon: &Daemon<'_>) -> Result<Self> {
-        let pid = daemon.process_id();
-        let mut links = Vec::new();
-        for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-            let Ok(link) = fs::read_link(entry?.path()) else { continue };
-            links.push(link.to_string_lossy().into_owned());
-        }
-        links.retain(|link| {
-            link.starts_with("/proc/")
-                || link.starts_with("/sys/")
-                || link.starts_with("anon_inode:kvm")
-                || link.contains("pidfd")
-        });
-        links.sort();
-        Ok(Self { links, objects: bpf::held_by(pid)? })
-    }
-
-    fn count(&self, what: &str) -> usize {
-        self.links.iter().filter(|link| link.contains(what)).count()
-    }
-
-    fn of_kind(&self, kind: Kind) -> usize {
-        self.objects.iter().filter(|object| object.kind == kind).count()
-    }
-}
 
 fn tids(pid: u32) -> Result<BTreeSet<u64>> {
     let mut found = BTreeSet::new();
@@ -88,7 +51,7 @@ fn settle(lab: &Lab, daemon: &Daemon<'_>, domain: &str, vcpus: usize) -> Result<
 fn slots(held: &Held, tids: &BTreeSet<u64>) -> Result<Vec<u64>> {
     let maps: Vec<_> = held.objects.iter().filter(|object| object.kind == Kind::Map).collect();
     for map in maps {
-        if map.map_name()? == "IDX" {
+        if map.name()? == "IDX" {
             let mut found = Vec::new();
             for tid in tids {
                 if map.entry(u32::try_from(*tid)?)? != 0 {
@@ -105,7 +68,7 @@ fn slots(held: &Held, tids: &BTreeSet<u64>) -> Result<Vec<u64>> {
 fn watched(daemon: &Daemon<'_>, pid: u32) -> Result<BTreeSet<u64>> {
     wait_for("all threads to be watched", PATIENCE, || {
         let tids = tids(pid)?;
-        let watched = slots(&Held::by(daemon)?, &tids)?.len();
+        let watched = slots(&Held::by(daemon.process_id())?, &tids)?.len();
         ensure!(watched == tids.len(), "{watched} of {tids:?}");
         Ok(tids)
     })
@@ -114,7 +77,7 @@ fn watched(daemon: &Daemon<'_>, pid: u32) -> Result<BTreeSet<u64>> {
 /// Nothing of a QEMU that is gone is left in the daemon or in the probe.
 fn forgotten(daemon: &Daemon<'_>, pid: u32, old: &BTreeSet<u64>) -> Result<()> {
     wait_for(&format!("QEMU {pid} to be forgotten"), PATIENCE, || {
-        let held = Held::by(daemon)?;
+        let held = Held::by(daemon.process_id())?;
         ensure!(held.count(&format!("/proc/{pid}/")) == 0, "{held:?}");
         let slots = slots(&held, old)?;
         ensure!(slots.is_empty(), "threads {slots:?} still have slots");
@@ -134,7 +97,7 @@ fn gone(daemon: &Daemon<'_>, domain: &str) -> Result<()> {
 fn nothing_of_what_is_gone_stays_behind() -> Result<()> {
     let mut lab = Lab::start(&LabOptions::default())?;
     let daemon = lab_daemon(&lab)?;
-    let alone = Held::by(&daemon)?;
+    let alone = Held::by(daemon.process_id())?;
     ensure!(alone.links.is_empty() && alone.of_kind(Kind::Program) >= 1, "{alone:?}");
     drop(daemon);
 
@@ -164,7 +127,7 @@ fn nothing_of_what_is_gone_stays_behind() -> Result<()> {
     gone(&daemon, "net")?;
     forgotten(&daemon, pid, &old)?;
     wait_for("nothing to be left", PATIENCE, || {
-        let held = Held::by(&daemon)?;
+        let held = Held::by(daemon.process_id())?;
         ensure!(held.links.is_empty(), "{held:?}");
         for kind in [Kind::Program, Kind::Map, Kind::Link] {
             ensure!(held.of_kind(kind) == alone.of_kind(kind), "{kind:?}: {held:?} now, {alone:?} at first");
@@ -173,7 +136,7 @@ fn nothing_of_what_is_gone_stays_behind() -> Result<()> {
     })?;
 
     // And when it ends, so do its programs.
-    let held = Held::by(&daemon)?;
+    let held = Held::by(daemon.process_id())?;
     ensure!(daemon.stop()?.success());
     wait_for("the programs to go", PATIENCE, || {
         for object in &held.objects {
@@ -198,20 +161,32 @@ fn vcpus_come_and_domains_go(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     lab.boot_firmware(&Firmware { name: "fw".to_owned(), vcpus: 1, most_vcpus: 3, sleeps: true })?;
     let view = settle(lab, daemon, "fw", 1)?;
     ensure!(view["vcpu_times"][0]["exits_per_s"].is_number(), "no KVM statistics: {view}");
-    ensure!(Held::by(daemon)?.count("kvm-vcpu-stats") == 1, "{:?}", Held::by(daemon)?);
+    ensure!(
+        Held::by(daemon.process_id())?.count("kvm-vcpu-stats") == 1,
+        "{:?}",
+        Held::by(daemon.process_id())?
+    );
 
     lab.virsh(&["setvcpus", "fw", "3", "--live"])?;
     let view = settle(lab, daemon, "fw", 3)?;
     ensure!(list(&view, "vcpus")?.len() == 3, "{view}");
     ensure!(list(&view, "vcpu_times")?.iter().all(|time| time["exits_per_s"].is_number()), "{view}");
-    ensure!(Held::by(daemon)?.count("kvm-vcpu-stats") == 3, "{:?}", Held::by(daemon)?);
+    ensure!(
+        Held::by(daemon.process_id())?.count("kvm-vcpu-stats") == 3,
+        "{:?}",
+        Held::by(daemon.process_id())?
+    );
 
     let pid = lab.qemu_pid("fw")?;
     let old = watched(daemon, pid)?;
     lab.virsh(&["destroy", "fw"])?;
     gone(daemon, "fw")?;
     forgotten(daemon, pid, &old)?;
-    ensure!(Held::by(daemon)?.count("kvm-vcpu-stats") == 0, "{:?}", Held::by(daemon)?);
+    ensure!(
+        Held::by(daemon.process_id())?.count("kvm-vcpu-stats") == 0,
+        "{:?}",
+        Held::by(daemon.process_id())?
+    );
 
     lab.virsh(&["start", "fw"])?;
     settle(lab, daemon, "fw", 1)?;
@@ -222,7 +197,11 @@ fn vcpus_come_and_domains_go(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     lab.virsh(&["start", "fw"])?;
     settle(lab, daemon, "fw", 1)?;
     forgotten(daemon, pid, &old)?;
-    ensure!(Held::by(daemon)?.count("kvm-vcpu-stats") == 1, "{:?}", Held::by(daemon)?);
+    ensure!(
+        Held::by(daemon.process_id())?.count("kvm-vcpu-stats") == 1,
+        "{:?}",
+        Held::by(daemon.process_id())?
+    );
     let pid = lab.qemu_pid("fw")?;
     let old = watched(daemon, pid)?;
     lab.virsh(&["destroy", "fw"])?;
@@ -242,7 +221,7 @@ fn interfaces_come_and_go(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
         })
     };
     count(1)?;
-    let before = Held::by(daemon)?;
+    let before = Held::by(daemon.process_id())?;
     let mac = "52:54:00:77:01:31";
     lab.virsh(&["attach-interface", "net", "bridge", "br0", "--mac", mac, "--model", "virtio", "--live"])?;
     count(2)?;
@@ -251,7 +230,7 @@ fn interfaces_come_and_go(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     println!("flows of taps are counted: {flows}");
     if flows {
         wait_for("the programs of the interface to come", PATIENCE, || {
-            let now = Held::by(daemon)?;
+            let now = Held::by(daemon.process_id())?;
             ensure!(now.of_kind(Kind::Link) > before.of_kind(Kind::Link), "{now:?} now, {before:?} before");
             Ok(())
         })?;
@@ -259,7 +238,7 @@ fn interfaces_come_and_go(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     lab.virsh(&["detach-interface", "net", "bridge", "--mac", mac, "--live"])?;
     count(1)?;
     wait_for("the programs of the interface to go", PATIENCE, || {
-        let now = Held::by(daemon)?;
+        let now = Held::by(daemon.process_id())?;
         for kind in [Kind::Program, Kind::Map, Kind::Link] {
             ensure!(now.of_kind(kind) == before.of_kind(kind), "{kind:?}: {now:?} now, {before:?} before");
         }
@@ -269,23 +248,20 @@ fn interfaces_come_and_go(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
 
 /// libvirtd is killed and comes back: the domain is the same one, and is followed on.
 fn libvirtd_restarts(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
-    let before = Held::by(daemon)?;
+    let before = Held::by(daemon.process_id())?;
     let connected = |wanted: bool| {
         wait_for(&format!("libvirt to be connected: {wanted}"), PATIENCE, || {
             ensure!(daemon.json(&["status"])?["libvirt"]["connected"] == wanted);
             Ok(())
         })
     };
-    let pid_file = format!("/proc/{}/root/run/libvirt/libvirtd-lab.pid", lab.qemu_pid("net")?);
-    let libvirtd: i32 = fs::read_to_string(&pid_file)?.trim().parse()?;
-    kill(Pid::from_raw(libvirtd), Signal::SIGKILL)?;
+    lab.end_libvirtd(Signal::SIGKILL)?;
     connected(false)?;
-    let mut libvirtd = lab.command("libvirtd");
-    libvirtd.args(["--pid-file", "/run/libvirt/libvirtd-lab.pid"]).stderr(Stdio::null()).spawn()?;
+    lab.start_libvirtd()?;
     connected(true)?;
     settle(lab, daemon, "net", 1)?;
     wait_for("the same as before", PATIENCE, || {
-        let now = Held::by(daemon)?;
+        let now = Held::by(daemon.process_id())?;
         ensure!(now.objects.len() == before.objects.len(), "{now:?} now, {before:?} before");
         ensure!(now.count("pidfd") == before.count("pidfd"), "{now:?} now, {before:?} before");
         Ok(())

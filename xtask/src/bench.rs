@@ -1,9 +1,10 @@
 //! `bench`: what kvmpilot costs, measured on this machine.
 
-mod common;
+pub(crate) mod common;
 mod contention;
 mod document;
 mod guest_priority;
+mod scale;
 
 use std::path::{Path, PathBuf};
 
@@ -71,6 +72,9 @@ pub(crate) enum BenchTask {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// CPU and memory of kvmpilotd beside hundreds of domains, and what it costs libvirtd, against a full sweep of statistics
+    /// as by an exporter (as root)
+    Scale(scale::ScaleOptions),
 }
 
 pub(crate) fn bench(task: &BenchTask) -> Result<()> {
@@ -98,6 +102,7 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
         BenchTask::GuestPriority { rounds, seconds, json } => {
             guest_priority::run(*rounds, *seconds, json.as_deref())
         }
+        BenchTask::Scale(options) => scale::run(options),
     }
 }
 

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
 use kvmpilot_tests::workspace;
 
 use crate::build_ebpf;
 use crate::command::{cargo, run_shown, say};
 
-pub(crate) const TARGETS: [&str; 7] =
-    ["inventory", "system", "replies", "fallback", "windows", "reports", "masking"];
+const TARGETS: [&str; 7] = ["inventory", "system", "replies", "fallback", "windows", "reports", "masking"];
 
 /// What cargo-fuzz sets, without the sanitizers: there is no `unsafe` in what is fuzzed.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -20,10 +21,19 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
                      -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// Runs one target, or all one after the other, `minutes` each. What crashes is in `fuzz/artifacts/TARGET`.
-pub(crate) fn fuzz(target: Option<&str>, minutes: f64) -> Result<()> {
-    let known = |name: &str| TARGETS.contains(&name);
-    ensure!(target.is_none_or(known), "there is no such target; there are {}", TARGETS.join(", "));
+#[derive(Debug, Args)]
+pub(crate) struct FuzzOptions {
+    /// One target instead of all
+    #[arg(value_parser = PossibleValuesParser::new(TARGETS))]
+    target: Option<String>,
+    /// Minutes for each target
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+}
+
+/// Runs one target, or all one after the other, so many minutes each. What crashes is in `fuzz/artifacts/TARGET`.
+pub(crate) fn fuzz(options: &FuzzOptions) -> Result<()> {
+    let (target, minutes) = (options.target.as_deref(), options.minutes);
     ensure!(minutes.is_finite() && minutes > 0.0, "minutes must be more than 0");
     let objects = build_ebpf::build_ebpf()?;
     let home = workspace().join("fuzz");

@@ -10,7 +10,9 @@ mod host;
 mod lab;
 mod matrix;
 mod package;
+mod process;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod toolchain;
@@ -51,15 +53,10 @@ enum Task {
     /// Measure what kvmpilot costs
     #[command(subcommand)]
     Bench(bench::BenchTask),
+    /// Let things happen to real guests for hours, and check all along that kvmpilot keeps its promises (as root)
+    Soak(soak::SoakOptions),
     /// Fuzz what is parsed of what guests say
-    Fuzz {
-        /// One target instead of all
-        #[arg(value_parser = clap::builder::PossibleValuesParser::new(fuzz::TARGETS))]
-        target: Option<String>,
-        /// Minutes for each target
-        #[arg(long, default_value_t = 10.0)]
-        minutes: f64,
-    },
+    Fuzz(fuzz::FuzzOptions),
     /// Make the .deb and the .rpm in target/package and check them; sets up what it needs
     Package {
         /// Put this version on them instead of the real one: an upgrade needs two
@@ -80,7 +77,8 @@ fn main() -> ExitCode {
         Task::Demo { json, keep } => demo::demo(json.as_deref(), keep),
         Task::Matrix(options) => setup::setup(setup::Needs::Lab).and_then(|()| matrix::matrix(&options)),
         Task::Bench(task) => bench::bench(&task),
-        Task::Fuzz { target, minutes } => fuzz::fuzz(target.as_deref(), minutes),
+        Task::Soak(options) => soak::soak(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Package { as_version } => {
             let ready = setup::setup(setup::Needs::Package).and_then(|()| build_ebpf::build_ebpf());
             ready.and_then(|_| package::package(as_version.as_deref())).map(drop)

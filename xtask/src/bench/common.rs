@@ -12,21 +12,21 @@ use crate::command::{cargo, run_shown, say};
 
 /// Where and when a benchmark ran, and how it is run again.
 #[derive(Debug, Serialize)]
-pub(super) struct Machine {
-    pub(super) command: String,
-    pub(super) unix_s: u64,
-    pub(super) kernel: String,
-    pub(super) cpu: String,
-    pub(super) pcpus: usize,
+pub(crate) struct Machine {
+    pub(crate) command: String,
+    pub(crate) unix_s: u64,
+    pub(crate) kernel: String,
+    pub(crate) cpu: String,
+    pub(crate) pcpus: usize,
     /// Load average of the last minute before it began.
-    pub(super) load_before: f64,
+    pub(crate) load_before: f64,
     /// What runs the guests: `kvm` or `tcg`.
-    pub(super) accel: String,
+    pub(crate) accel: String,
 }
 
 impl Machine {
     /// This one, now. Called before the work begins.
-    pub(super) fn look(command: String) -> Result<Self> {
+    pub(crate) fn look(command: String) -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
         let cpuinfo = read("/proc/cpuinfo")?;
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -44,7 +44,7 @@ impl Machine {
 }
 
 /// Builds the daemon for release, and has the lab use that: a debug build takes ten times the CPU from the guests.
-pub(super) fn build_daemon() -> Result<()> {
+pub(crate) fn build_daemon() -> Result<()> {
     say("building the daemon for release, which takes some minutes the first time");
     run_shown(cargo().args(["build", "--quiet", "--release", "--package", "kvmpilot"]))?;
     use_release_build();
@@ -62,14 +62,23 @@ pub(super) fn cpu_s(pid: u32) -> Result<f64> {
 }
 
 /// The middle one of some values; the lower one of an even number. NaN of none.
-pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The smallest of some values that at least this part of all does not exceed, 0 to 1. NaN of none.
+pub(crate) fn quantile(values: impl IntoIterator<Item = f64>, part: f64) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let whole = u32::try_from(values.len()).map_or(f64::INFINITY, f64::from);
+    let enough = (1..).zip(&values).find(|(seen, _)| f64::from(*seen) >= part * whole);
+    enough.map_or(f64::NAN, |(_, value)| *value)
+}
+
 /// Writes a report to the file that `--json` names, if it does.
-pub(super) fn write(report: &impl Serialize, json: Option<&Path>) -> Result<()> {
+pub(crate) fn write(report: &impl Serialize, json: Option<&Path>) -> Result<()> {
     let Some(file) = json else { return Ok(()) };
     let text = serde_json::to_string_pretty(report)? + "\n";
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
@@ -84,5 +93,9 @@ mod tests {
         assert!(median([3.0, 1.0, 2.0]).total_cmp(&2.0).is_eq());
         assert!(median([4.0, 1.0, 2.0, 3.0]).total_cmp(&2.0).is_eq());
         assert!(median([]).is_nan());
+        let hundred = || (1..=100).map(f64::from);
+        assert!(quantile(hundred(), 0.99).total_cmp(&99.0).is_eq());
+        assert!(quantile(hundred(), 0.0).total_cmp(&1.0).is_eq());
+        assert!(quantile([], 0.5).is_nan());
     }
 }

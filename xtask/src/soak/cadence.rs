@@ -1,0 +1,184 @@
+//! Whether the daemon's fast cycle comes when it is due: each turn of a soak is a tick, and each tick is told to those who
+//! follow, with the time of its measurement.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, ensure};
+use kvmpilot_tests::api::Events;
+use serde::Serialize;
+
+/// `[loops] fast` and `[weight] period` of the soak.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A turn was missed when so much lies between two.
+const MISSED: Duration = Duration::from_secs(2);
+/// Nothing at all for so long: the loop stands still.
+const SILENT: Duration = Duration::from_secs(15);
+/// How often this process looks whether it is late itself.
+const LOOK: Duration = Duration::from_millis(100);
+/// Lateness that is remembered.
+const LATE: Duration = Duration::from_millis(250);
+
+/// Follows one life of the daemon in the background, until that ends.
+#[derive(Clone, Debug)]
+pub(super) struct Cadence(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    heard: Instant,
+    last_unix_ms: u64,
+    summary: CadenceSummary,
+    /// When turns were missed, and how long it was since the turn before, ms.
+    missed: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct CadenceSummary {
+    /// Turns that were told of.
+    pub(super) turns: u64,
+    /// The longest time between two.
+    pub(super) longest_ms: u64,
+    /// Missed because the whole machine stood still: this process was as late.
+    pub(super) excused: u64,
+}
+
+impl Cadence {
+    pub(super) fn follow(socket: &Path) -> Result<Self> {
+        let events = Events::follow(socket)?;
+        let state = State {
+            heard: Instant::now(),
+            last_unix_ms: 0,
+            summary: CadenceSummary::default(),
+            missed: Vec::new(),
+        };
+        let cadence = Self(Arc::new(Mutex::new(state)));
+        let heard = cadence.clone();
+        thread::spawn(move || {
+            for (name, data) in events {
+                if name == "tick"
+                    && let Some(unix_ms) = data["unix_ms"].as_u64().filter(|unix_ms| *unix_ms > 0)
+                {
+                    heard.lock().take(unix_ms);
+                }
+            }
+        });
+        Ok(cadence)
+    }
+
+    /// Whether every turn came so far, but for those that nobody on this machine could have made.
+    pub(super) fn check(&self, lateness: &Lateness) -> Result<()> {
+        let mut state = self.lock();
+        for (unix_ms, gap_ms) in std::mem::take(&mut state.missed) {
+            let late = lateness.between(unix_ms.saturating_sub(gap_ms), unix_ms);
+            let gap = Duration::from_millis(gap_ms);
+            ensure!(
+                gap.saturating_sub(late) <= MISSED,
+                "missed cadence: {gap:?} between two turns of the fast cycle, period {PERIOD:?}; this process was {late:?} late meanwhile"
+            );
+            state.summary.excused += 1;
+        }
+        let silence = state.heard.elapsed();
+        ensure!(silence < SILENT, "missed cadence: no turn of the fast cycle for {silence:?}");
+        Ok(())
+    }
+
+    pub(super) fn summary(&self) -> CadenceSummary {
+        self.lock().summary.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, unix_ms: u64) {
+        self.heard = Instant::now();
+        // The first that is told is the last one again.
+        if unix_ms <= self.last_unix_ms {
+            return;
+        }
+        if self.last_unix_ms > 0 {
+            let gap_ms = unix_ms - self.last_unix_ms;
+            self.summary.longest_ms = self.summary.longest_ms.max(gap_ms);
+            if Duration::from_millis(gap_ms) > MISSED {
+                self.missed.push((unix_ms, gap_ms));
+            }
+        }
+        self.summary.turns += 1;
+        self.last_unix_ms = unix_ms;
+    }
+}
+
+/// How late this process was woken, and when: what the machine does to everybody is not the daemon's fault.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lateness(Arc<Mutex<Vec<(u64, Duration)>>>);
+
+impl Lateness {
+    /// Looks in the background as long as this process lives.
+    pub(super) fn watch() -> Self {
+        let lateness = Self::default();
+        let seen = lateness.clone();
+        thread::spawn(move || {
+            loop {
+                let began = Instant::now();
+                thread::sleep(LOOK);
+                let late = began.elapsed().saturating_sub(LOOK);
+                if late > LATE {
+                    seen.0.lock().unwrap_or_else(PoisonError::into_inner).push((unix_ms(), late));
+                }
+            }
+        });
+        lateness
+    }
+
+    fn between(&self, from_unix_ms: u64, to_unix_ms: u64) -> Duration {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that ends a little after the turn has kept the turn back all the same.
+        let at = from_unix_ms..=to_unix_ms + u64::try_from(MISSED.as_millis()).unwrap_or(0);
+        seen.iter().filter(|(ended, _)| at.contains(ended)).map(|(_, late)| *late).sum()
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(turns: &[u64]) -> Cadence {
+        let state = State {
+            heard: Instant::now(),
+            last_unix_ms: 0,
+            summary: CadenceSummary::default(),
+            missed: Vec::new(),
+        };
+        let cadence = Cadence(Arc::new(Mutex::new(state)));
+        turns.iter().for_each(|turn| cadence.lock().take(*turn));
+        cadence
+    }
+
+    #[test]
+    fn turns_that_come_in_time_are_no_fault_and_one_that_does_not_is() {
+        let cadence = told(&[1000, 1000, 2000, 3100, 5000]);
+        cadence.check(&Lateness::default()).unwrap();
+        assert_eq!((cadence.summary().turns, cadence.summary().longest_ms), (4, 1900));
+        let error = told(&[1000, 2000, 4500]).check(&Lateness::default()).unwrap_err().to_string();
+        assert!(error.contains("2.5s between two turns"), "{error}");
+    }
+
+    #[test]
+    fn what_the_whole_machine_missed_is_excused() {
+        let lateness = Lateness::default();
+        lateness.0.lock().unwrap().push((4400, Duration::from_millis(700)));
+        let cadence = told(&[1000, 2000, 4500]);
+        cadence.check(&lateness).unwrap();
+        assert_eq!(cadence.summary().excused, 1);
+        assert!(told(&[1000, 2000, 5500]).check(&lateness).is_err());
+    }
+}
