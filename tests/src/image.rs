@@ -23,9 +23,10 @@ const ASK: &str = include_str!("../guest/ask");
 const CUSTOMER: &str = include_str!("../guest/customer");
 const ANSWER: &str = include_str!("../guest/answer.c");
 const FORKS: &str = include_str!("../guest/forks.c");
+const WORKSET: &str = include_str!("../guest/workset.c");
 
 /// In this order: any other fails with "unknown symbol". Those built into the kernel are left out.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
@@ -36,6 +37,7 @@ const MODULES: [&str; 10] = [
     "failover",
     "net_failover",
     "virtio_net",
+    "virtio_blk",
 ];
 
 /// What a guest boots.
@@ -70,7 +72,7 @@ pub(crate) fn image(system: System) -> Result<Image> {
     let kernel = only_file(&root.join("boot"), "vmlinuz-")?;
     let mut hasher = DefaultHasher::new();
     // The archive's own code is an input, too.
-    (INIT, HOG, SLEEPER, CGI, ASK, CUSTOMER, ANSWER, FORKS, MODULES).hash(&mut hasher);
+    (INIT, HOG, SLEEPER, CGI, ASK, CUSTOMER, ANSWER, FORKS, WORKSET, MODULES).hash(&mut hasher);
     (include_str!("image.rs"), include_str!("cpio.rs"), include_str!("debian.rs")).hash(&mut hasher);
     root.hash(&mut hasher);
     let mut name = format!("initramfs-{:016x}", hasher.finish());
@@ -165,7 +167,7 @@ fn make_initramfs(root: &Path, debian: Option<&Path>, cache: &Path) -> Result<Ve
     archive.file("init", INIT.as_bytes());
     archive.file("lab/hog", HOG.as_bytes());
     archive.file("lab/sleeper", SLEEPER.as_bytes());
-    for (name, source) in [("answer", ANSWER), ("forks", FORKS)] {
+    for (name, source) in [("answer", ANSWER), ("forks", FORKS), ("workset", WORKSET)] {
         archive.copy(&format!("lab/{name}"), &compiled(cache, name, source)?)?;
     }
     archive.file("www/cgi-bin/work", CGI.as_bytes());
