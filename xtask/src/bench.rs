@@ -2,6 +2,7 @@
 
 mod common;
 mod guest_priority;
+mod memory;
 
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,8 @@ pub(crate) enum BenchTask {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Guest memory that is reclaimed, and what that costs the guests: by nobody, by oVirt's MOM, by kvmpilot (as root)
+    Memory(memory::Options),
 }
 
 pub(crate) fn bench(task: &BenchTask) -> Result<()> {
@@ -69,6 +72,7 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
         BenchTask::GuestPriority { rounds, seconds, json } => {
             guest_priority::run(*rounds, *seconds, json.as_deref())
         }
+        BenchTask::Memory(options) => memory::run(options),
     }
 }
 
