@@ -136,7 +136,7 @@ fn series(accounts: &[&Account], resident: &[Resident], balloon: &dyn Fn(&Accoun
         if series.last().is_some_and(|last| t_s < last.t_s + SERIES_S - 0.5) {
             continue;
         }
-        let rss = resident.iter().rfind(|(at, _)| *at <= t_s).or(resident.first());
+        let rss = resident.iter().rfind(|(at, _)| *at <= t_s).or_else(|| resident.first());
         series.push(Point {
             t_s,
             target_mib: account.target_mib,

@@ -45,12 +45,10 @@ pub(super) fn plans(seconds: u32) -> Vec<Plan> {
         ("shrinks", &[(0, 1300), (200, 600), (600, 1000)]),
     ];
     let phase = |&(at, mib): &(u32, u64)| Phase { at_s: at * seconds / 1000, mib };
-    let plan = |((name, phases), octet): ((&'static str, &[(u32, u64)]), u8)| Plan {
-        name,
-        octet,
-        phases: phases.iter().map(phase).collect(),
-    };
-    guests.into_iter().zip(11..).map(plan).collect()
+    let plans = guests.into_iter().zip(11..);
+    plans
+        .map(|((name, phases), octet)| Plan { name, octet, phases: phases.iter().map(phase).collect() })
+        .collect()
 }
 
 impl Plan {

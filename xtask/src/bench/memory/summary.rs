@@ -112,7 +112,8 @@ impl fmt::Display for Summary {
         )?;
         match self.slowdown_ratio.zip(self.slowdown_least_ratio.zip(self.slowdown_most_ratio)) {
             Some((ratio, (least, most))) => {
-                write!(f, "{:+.2} % slower ({:+.2} to {:+.2}); ", ratio * 100.0, least * 100.0, most * 100.0)?
+                let [ratio, least, most] = [ratio, least, most].map(|ratio| ratio * 100.0);
+                write!(f, "{ratio:+.2} % slower ({least:+.2} to {most:+.2}); ")?;
             }
             None => write!(f, "slow-down not known without `none`; ")?,
         }
