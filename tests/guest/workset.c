@@ -3,10 +3,11 @@
  *   MIB@SECONDS   from then on the set has so much, in order; the first at 0
  *   cache=MIB     so much of /dev/vdb is looked at again and again, through the page cache
  *
- * First it touches nearly all memory once, as a guest has that has run for days, says "workset: warm" and waits for /run/go.
- * Then, ten times a second, a unit of work: the set comes nearer to its size, and pages of it and of the file, chosen at
- * random, are read and changed. A unit that takes too long makes the next one late, and those that it overran are not made up
- * for. The work is a child's. One that is killed for want of memory is started again, and builds its set anew. */
+ * First it touches nearly all memory once, as a guest has that has run for days, and reads the file. Then, ten times a second,
+ * a unit of work: the set comes nearer to its size, and pages of it and of the file, chosen at random, are read, those of the
+ * set changed. When the first set is there it says "workset: warm"; the seconds count from when somebody makes /run/go. A unit
+ * that takes too long makes the next one late, and those that it overran are not made up for. The work is a child's. One that
+ * is killed for want of memory is started again, and builds its set anew. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
@@ -21,7 +22,7 @@
 
 enum { PAGE = 4096, MIB = 1 << 20, PERIOD_US = 100000, PHASES = 32 };
 /* Of a unit: pages of the set, pages of the file, and the most by which the set grows (60 MiB a second). */
-enum { SET_PAGES = 1536, FILE_PAGES = 64, GROWTH_MIB = 6 };
+enum { SET_PAGES = 4096, FILE_PAGES = 256, GROWTH_MIB = 6 };
 
 struct phase {
     long mib, second;
@@ -32,13 +33,15 @@ struct account {
     volatile uint64_t units, busy_us, longest_us, set_mib;
     /* When the current unit began, and the last one ended; 0: none. */
     volatile uint64_t began_us, ended_us;
+    /* When the schedule began; 0: not yet. */
+    volatile uint64_t start_us;
 };
 
 static struct phase phases[PHASES];
 static int phase_count;
 static long cache_mib, most_mib;
 static struct account *account;
-static uint64_t start_us;
+static int disk = -1;
 
 static uint64_t now_us(void)
 {
@@ -94,7 +97,7 @@ static void set_oom_score(const char *score)
 
 static uint64_t target_mib(void)
 {
-    uint64_t second = (now_us() - start_us) / 1000000, mib = 0;
+    uint64_t start = account->start_us, second = start ? (now_us() - start) / 1000000 : 0, mib = 0;
 
     for (int i = 0; i < phase_count && (uint64_t)phases[i].second <= second; i++)
         mib = (uint64_t)phases[i].mib;
@@ -140,11 +143,8 @@ static void work(void)
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     const char *file = NULL;
 
-    if (cache_mib) {
-        int disk = open("/dev/vdb", O_RDONLY);
-
+    if (cache_mib)
         file = mmap(NULL, (size_t)cache_mib * MIB, PROT_READ, MAP_SHARED, disk, 0);
-    }
     if (set == MAP_FAILED || file == MAP_FAILED) {
         dprintf(1, "workset: cannot map its memory\n");
         _exit(1);
@@ -206,15 +206,12 @@ static int warm_up(void)
         _exit(memory == MAP_FAILED);
     }
     waitpid(child, &status, 0);
-    if (!cache_mib)
-        return status == 0;
-    int disk = open("/dev/vdb", O_RDONLY);
     static char block[MIB];
 
+    /* The disk stays open: its cache goes with the last who has it open. */
     for (long mib = 0; mib < cache_mib; mib++)
         if (pread(disk, block, MIB, (off_t)mib * MIB) != MIB)
             return 0;
-    close(disk);
     return status == 0;
 }
 
@@ -236,7 +233,7 @@ static void report(uint64_t down_us, unsigned deaths)
         "workset t_ms=%llu target_mib=%llu set_mib=%llu units=%llu busy_us=%llu down_us=%llu longest_us=%llu deaths=%u"
         " total_kib=%llu free_kib=%llu available_kib=%llu swap_kib=%llu swapped_kib=%llu"
         " major_faults=%llu swap_in_pages=%llu swap_out_pages=%llu oom_kills=%llu end\n",
-        (unsigned long long)(now - start_us) / 1000, (unsigned long long)target_mib(),
+        (unsigned long long)(now - account->start_us) / 1000, (unsigned long long)target_mib(),
         (unsigned long long)account->set_mib, (unsigned long long)account->units,
         (unsigned long long)(busy + (began && now > began ? now - began : 0)), (unsigned long long)down_us,
         (unsigned long long)account->longest_us, deaths, (unsigned long long)total, (unsigned long long)free,
@@ -250,17 +247,26 @@ static void report(uint64_t down_us, unsigned deaths)
 static void watch(void)
 {
     pid_t child = start_worker();
-    uint64_t next = start_us, down_us = 0;
+    uint64_t next = 0, down_us = 0;
     unsigned deaths = 0;
+    int warm = 0;
 
     for (;;) {
+        if (!warm && account->set_mib && account->set_mib == target_mib()) {
+            warm = 1;
+            dprintf(1, "workset: warm\n");
+        }
+        if (!next && !access("/run/go", F_OK)) {
+            account->longest_us = 0;
+            next = account->start_us = now_us();
+        }
         if (child < 0 || waitpid(child, NULL, WNOHANG) == child) {
             /* Since its last unit nothing was done. */
             down_us += now_us() - account->ended_us;
             deaths++;
             child = start_worker();
         }
-        if (now_us() >= next) {
+        if (next && now_us() >= next) {
             report(down_us, deaths);
             next += 1000000;
         }
@@ -283,6 +289,8 @@ int main(int count, char **words)
         most_mib = phase.mib > most_mib ? phase.mib : most_mib;
     }
     account = mmap(NULL, sizeof(*account), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (cache_mib)
+        disk = open("/dev/vdb", O_RDONLY);
     if (!most_mib || account == MAP_FAILED || !warm_up()) {
         dprintf(1, "workset: cannot begin\n");
         return 1;
@@ -291,9 +299,5 @@ int main(int count, char **words)
     set_oom_score("-1000");
     if (mlockall(MCL_CURRENT))
         dprintf(1, "workset: cannot stay in memory\n");
-    dprintf(1, "workset: warm\n");
-    while (access("/run/go", F_OK))
-        usleep(50000);
-    start_us = now_us();
     watch();
 }

@@ -19,6 +19,7 @@ use super::schedule::{MEMORY_MIB, Plan};
 const BOOT: Duration = Duration::from_secs(180);
 /// To touch all memory, which emulated guests do at some hundred MiB a second.
 const WARM: Duration = Duration::from_secs(300);
+const SETTLE: Duration = Duration::from_secs(10);
 const EXEC: Duration = Duration::from_secs(60);
 /// Between two looks at what is resident. MOM looks every 5 s, kvmpilot every second.
 const LOOK: Duration = Duration::from_millis(500);
@@ -65,6 +66,8 @@ pub(super) fn turn(
             Ok(())
         })?;
     }
+    // Pages of the file that are in the cache already are only mapped as they are met.
+    sleep(SETTLE);
     let budget = Budget::impose(&lab, options.free)?;
     let mut running = Running::start(peer, &lab, mom, options.cycle)?;
     for plan in plans {
