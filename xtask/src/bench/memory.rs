@@ -8,6 +8,7 @@
 mod account;
 mod budget;
 mod contestant;
+mod cpu;
 mod figures;
 mod mom;
 mod schedule;

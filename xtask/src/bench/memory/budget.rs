@@ -55,6 +55,11 @@ impl Budget {
         Ok(budget)
     }
 
+    /// The guests' QEMUs.
+    pub(super) fn qemus(&self) -> impl Iterator<Item = u32> {
+        self.qemus.iter().map(|(_, pid)| *pid)
+    }
+
     /// Looks what is resident, and tells the contestants.
     pub(super) fn look(&self) -> Result<Residents> {
         let residents = self.residents()?;

@@ -9,6 +9,7 @@ use kvmpilot_tests::Lab;
 use kvmpilot_tests::daemon::Daemon;
 use serde::Serialize;
 
+use super::cpu::process_s;
 use super::mom::{Checkout, Mom};
 
 /// Whom to measure.
@@ -110,17 +111,10 @@ fn balloons_set(daemon: &Daemon<'_>) -> Result<BTreeMap<String, u64>> {
 }
 
 fn used(pid: u32, actions: BTreeMap<String, u64>) -> Result<Effort> {
-    let read = |file: &str| {
-        let path = format!("/proc/{pid}/{file}");
-        fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
-    };
-    let stat = read("stat")?;
-    // utime and stime are the fields 14 and 15 of proc(5), the state behind the name is its field 3. USER_HZ is 100.
-    let fields = stat.rsplit_once(')').context("no stat line")?.1.split_whitespace();
-    let ticks = fields.skip(11).take(2).map(|ticks| Ok(ticks.parse::<u64>()?)).sum::<Result<u64>>()?;
-    let status = read("status")?;
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let rss =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
     let rss: u64 = rss.with_context(|| format!("process {pid} has no VmRSS"))?;
-    Ok(Effort { actions, cpu_s: ticks as f64 / 100.0, rss_mib: rss / 1024 })
+    Ok(Effort { actions, cpu_s: process_s(pid)?, rss_mib: rss / 1024 })
 }

@@ -41,6 +41,9 @@ pub(super) struct Summary {
     swapped_mib: f64,
     actions: f64,
     cpu_s: f64,
+    rss_mib: f64,
+    /// pcpus that everybody but the guests used: where contestants differ by more than their `cpu_s`, the machine was disturbed.
+    others_pcpus: f64,
 }
 
 impl Summary {
@@ -89,6 +92,8 @@ impl Summary {
             swapped_mib: over(|turn| sum(turn, |guest| guest.swapped_mib)),
             actions: over(|turn| turn.effort.actions.values().sum::<u64>() as f64),
             cpu_s: over(|turn| turn.effort.cpu_s),
+            rss_mib: over(|turn| turn.effort.rss_mib as f64),
+            others_pcpus: over(|turn| turn.others_pcpus),
         })
     }
 }
@@ -146,6 +151,8 @@ mod tests {
             host_memory_mib: 8000,
             unit_ms,
             units: 1000,
+            guests_pcpus: 0.5,
+            others_pcpus: 0.1,
             oom_kills: 1,
             effort: Effort::default(),
             guests: Vec::new(),

@@ -12,6 +12,7 @@ use super::Options;
 use super::account::{accounts, console};
 use super::budget::{Budget, Residents};
 use super::contestant::{Effort, Peer, Running};
+use super::cpu::CpuTime;
 use super::figures::{GuestFigures, Resident, average};
 use super::mom::Checkout;
 use super::schedule::{MEMORY_MIB, Plan};
@@ -45,6 +46,9 @@ pub(super) struct Turn {
     /// Time that a unit of work took, over all guests.
     pub(super) unit_ms: f64,
     pub(super) units: u64,
+    /// What the guests' QEMUs used of the machine's pcpus, and everybody else: the contestant, libvirtd, and whoever disturbs.
+    pub(super) guests_pcpus: f64,
+    pub(super) others_pcpus: f64,
     pub(super) oom_kills: u64,
     pub(super) effort: Effort,
     pub(super) guests: Vec<GuestFigures>,
@@ -73,7 +77,7 @@ pub(super) fn turn(
     for plan in plans {
         lab.guest_exec(plan.name, "echo >/run/go", EXEC)?;
     }
-    let looks = watch(&budget, &mut running, Duration::from_secs(options.seconds.into()))?;
+    let watched = watch(&budget, &mut running, Duration::from_secs(options.seconds.into()))?;
     let effort = running.effort()?;
     running.stop()?;
     let guests: Vec<GuestFigures> = plans
@@ -84,28 +88,45 @@ pub(super) fn turn(
             let said = accounts(&lab, plan.name)?;
             ensure!(said[0].swap_kib > 0, "{} has no swap; its console says so", plan.name);
             let resident: Vec<Resident> =
-                looks.iter().map(|(at, residents)| (*at, residents.kib[guest])).collect();
+                watched.looks.iter().map(|(at, residents)| (*at, residents.kib[guest])).collect();
             GuestFigures::new(plan, options.seconds, &said, &resident)
                 .with_context(|| format!("{} has said too little", plan.name))
         })
         .collect::<Result<_>>()?;
-    let turn =
-        Turn::new(peer, options.seconds, &budget, &looks, effort, guests).context("nothing was measured")?;
+    let turn = Turn::new(peer, options.seconds, &watched, effort, guests).context("nothing was measured")?;
     let accel = lab.accel();
     lab.stop()?;
     Ok((turn, accel))
 }
 
+/// The host during a turn.
+#[derive(Debug)]
+struct Watched {
+    host_kib: u64,
+    /// What was resident when, in seconds since the start.
+    looks: Vec<(f64, Residents)>,
+    seconds: f64,
+    guests_cpu_s: f64,
+    others_cpu_s: f64,
+}
+
 /// Keeps the host's figures true until the turn is over, and a moment longer: guests began a little later.
-fn watch(budget: &Budget, running: &mut Running<'_>, turn: Duration) -> Result<Vec<(f64, Residents)>> {
-    let began = Instant::now();
+fn watch(budget: &Budget, running: &mut Running<'_>, turn: Duration) -> Result<Watched> {
+    let (began, before) = (Instant::now(), CpuTime::now(budget.qemus())?);
     let mut looks = Vec::new();
     while began.elapsed() < turn + Duration::from_secs(2) {
         looks.push((began.elapsed().as_secs_f64(), budget.look()?));
         running.check()?;
         sleep(LOOK);
     }
-    Ok(looks)
+    let used = CpuTime::now(budget.qemus())?.since(&before);
+    Ok(Watched {
+        host_kib: budget.total_kib,
+        looks,
+        seconds: began.elapsed().as_secs_f64(),
+        guests_cpu_s: used.guests_s,
+        others_cpu_s: used.machine_s - used.guests_s,
+    })
 }
 
 /// Everything hangs on `MemTotal` telling where the balloon is: so libvirt is asked, once, at the end.
@@ -129,8 +150,7 @@ impl Turn {
     fn new(
         peer: Peer,
         seconds: u32,
-        budget: &Budget,
-        looks: &[(f64, Residents)],
+        watched: &Watched,
         effort: Effort,
         guests: Vec<GuestFigures>,
     ) -> Option<Self> {
@@ -144,9 +164,8 @@ impl Turn {
                 average(points.map(|point| (point.t_s, point.balloon_mib)), end)
             })
             .sum();
-        let free = |residents: &Residents| {
-            budget.total_kib.saturating_sub(residents.sum_kib()) as f64 / budget.total_kib as f64
-        };
+        let host = watched.host_kib;
+        let free = |residents: &Residents| host.saturating_sub(residents.sum_kib()) as f64 / host as f64;
         let units: u64 = guests.iter().map(|guest| guest.units).sum();
         Some(Self {
             peer,
@@ -154,10 +173,15 @@ impl Turn {
             reclaimed_later_ratio: later? / memory_mib,
             rss_less_ratio: sum(|guest| guest.rss_less_mib) / memory_mib,
             used_ratio: sum(|guest| guest.used_mib) / memory_mib,
-            host_free_ratio: average(looks.iter().map(|(at, residents)| (*at, free(residents))), end)?,
-            host_memory_mib: budget.total_kib / 1024,
+            host_free_ratio: average(
+                watched.looks.iter().map(|(at, residents)| (*at, free(residents))),
+                end,
+            )?,
+            host_memory_mib: host / 1024,
             unit_ms: sum(|guest| guest.work_s) * 1000.0 / units as f64,
             units,
+            guests_pcpus: watched.guests_cpu_s / watched.seconds,
+            others_pcpus: watched.others_cpu_s / watched.seconds,
             oom_kills: guests.iter().map(|guest| guest.oom_kills).sum(),
             effort,
             guests,
@@ -171,7 +195,7 @@ impl fmt::Display for Turn {
         write!(
             f,
             "{:.1} % reclaimed ({:.1} % in the second half), {:.2} ms a unit, {} units, {} OOM kills, {:.0} MiB swapped in, \
-             the host {:.0} % free, {} actions",
+             the host {:.0} % free, {} actions, others used {:.2} pcpus",
             self.reclaimed_ratio * 100.0,
             self.reclaimed_later_ratio * 100.0,
             self.unit_ms,
@@ -179,7 +203,8 @@ impl fmt::Display for Turn {
             self.oom_kills,
             sum(|guest| guest.swap_in_mib),
             self.host_free_ratio * 100.0,
-            self.effort.actions.values().sum::<u64>()
+            self.effort.actions.values().sum::<u64>(),
+            self.others_pcpus
         )
     }
 }
