@@ -32,6 +32,9 @@ pub(super) struct Summary {
     /// that never came count as longer than any other. `null`: the median one never came, or there was none.
     give_back_s: Option<f64>,
     give_back_most_s: Option<f64>,
+    /// By how much that was later than with nobody, who has nothing to give back: the median and the latest of the growths.
+    give_back_late_s: Option<f64>,
+    give_back_latest_s: Option<f64>,
     growths: usize,
     /// Growths that were not served before the next phase.
     never_given_back: usize,
@@ -70,6 +73,7 @@ impl Summary {
             .flat_map(|guest| &guest.growths)
             .map(|growth| growth.give_back_s)
             .collect();
+        let late: Vec<f64> = pairs.iter().flat_map(|(none, turn)| later(none, turn)).collect();
         Some(Self {
             reclaimed_ratio: over(|turn| turn.reclaimed_ratio),
             reclaimed_mib: over(|turn| sum(turn, |guest| guest.balloon_mib)),
@@ -84,6 +88,8 @@ impl Summary {
             oom_kills: turns.iter().map(|turn| turn.oom_kills).sum(),
             give_back_s: finite(median(growths.iter().map(|growth| growth.unwrap_or(f64::INFINITY)))),
             give_back_most_s: growths.iter().copied().flatten().reduce(f64::max),
+            give_back_late_s: finite(median(late.iter().copied())),
+            give_back_latest_s: late.iter().copied().reduce(f64::max),
             growths: growths.len(),
             never_given_back: growths.iter().filter(|growth| growth.is_none()).count(),
             major_faults: over(|turn| sum(turn, |guest| guest.major_faults as f64)),
@@ -100,6 +106,15 @@ impl Summary {
 
 fn sum(turn: &Turn, value: fn(&GuestFigures) -> f64) -> f64 {
     turn.guests.iter().map(value).sum()
+}
+
+/// By how many seconds each growth was served later; those that were not are left out.
+fn later(none: &Turn, turn: &Turn) -> Vec<f64> {
+    let growths = |turn: &Turn| {
+        let growths = turn.guests.iter().flat_map(|guest| &guest.growths);
+        growths.map(|growth| growth.give_back_s).collect::<Vec<_>>()
+    };
+    growths(none).iter().zip(growths(turn)).filter_map(|(none, turn)| Some(turn? - (*none)?)).collect()
 }
 
 fn finite(value: f64) -> Option<f64> {
@@ -124,8 +139,11 @@ impl fmt::Display for Summary {
         }
         write!(f, "{} OOM kills; ", self.oom_kills)?;
         match self.give_back_s {
-            Some(seconds) => write!(f, "{seconds:.1} s to give back")?,
-            None => write!(f, "seldom gave back")?,
+            Some(seconds) => write!(f, "{seconds:.1} s to grow")?,
+            None => write!(f, "most growths not served")?,
+        }
+        if let Some(seconds) = self.give_back_latest_s {
+            write!(f, ", {seconds:.1} s later than with nobody at most")?;
         }
         write!(
             f,
