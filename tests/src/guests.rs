@@ -56,6 +56,10 @@ pub enum Work {
     Customer(String),
     /// A process of this name that burns CPU and says nothing.
     Hog(String),
+    /// A process of this name that burns CPU and tells on the console how much work it has done: see [`crate::Told`].
+    Cruncher(String),
+    /// A process of this name that wakes up each 10 ms and tells on the console how late it was.
+    Metronome(String),
     /// A process of this name that does nothing.
     Sleeper(String),
     /// A program whose memory grows and shrinks: `tests/guest/workset.c` with these words, which hold neither blanks nor `,/`.
@@ -70,6 +74,8 @@ impl fmt::Display for Work {
             Self::Answer => write!(f, "answer:answer"),
             Self::Customer(peer) => write!(f, "customer:{peer}"),
             Self::Hog(name) => write!(f, "hog:{name}"),
+            Self::Cruncher(name) => write!(f, "cruncher:{name}"),
+            Self::Metronome(name) => write!(f, "metronome:{name}"),
             Self::Sleeper(name) => write!(f, "sleeper:{name}"),
             Self::Workset(words) => write!(f, "workset:{}", words.join("/")),
         }

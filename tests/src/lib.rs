@@ -27,6 +27,7 @@ pub mod probe_report;
 mod run;
 pub mod tap;
 pub mod terminal;
+pub mod told;
 mod tracefs;
 pub mod witness;
 
@@ -41,5 +42,6 @@ pub use load::{HttpLoad, HttpReport};
 pub use paths::{lab_cache, target_dir, workspace};
 pub use run::{output_of, run, wait_for};
 pub use terminal::Terminal;
+pub use told::Told;
 pub use tracefs::with_tracefs;
 pub use witness::Witness;

@@ -1,5 +1,6 @@
 //! HTTP load from inside the lab's network namespace, by wrk.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -8,6 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Lab;
 use crate::run::output_of;
+
+/// wrk prints no percentile above the 99th by itself.
+const MORE_PERCENTILES: &str = "function done(summary, latency, requests)
+    io.write(string.format(\"     99.9%% %.2fus\\n\", latency:percentile(99.9)))
+end
+";
 
 /// A load on one guest's HTTP server.
 #[derive(Clone, Debug)]
@@ -27,6 +34,8 @@ pub struct HttpReport {
     pub p50_ms: f64,
     /// 99th percentile of the latency in milliseconds.
     pub p99_ms: f64,
+    /// 99.9th percentile of the latency in milliseconds.
+    pub p999_ms: f64,
     /// Answered requests per second.
     pub requests_per_second: f64,
     /// Answered requests.
@@ -42,9 +51,12 @@ impl Lab {
     /// When the guest is unknown, or wrk fails or prints something new.
     pub fn http_load(&self, load: &HttpLoad) -> Result<HttpReport> {
         let url = format!("http://{}/cgi-bin/work", self.guest(&load.guest)?.ip());
+        let script = self.state_dir().join("wrk.lua");
+        fs::write(&script, MORE_PERCENTILES)?;
         let text = output_of(
             self.command("wrk")
-                .args(["--latency", "--threads", "1", "--timeout", "10"])
+                .args(["--latency", "--threads", "1", "--timeout", "10", "--script"])
+                .arg(script)
                 .args(["--connections", &load.connections.to_string()])
                 .args(["--duration", &format!("{}s", load.seconds)])
                 .arg(url),
@@ -96,6 +108,7 @@ fn parse(text: &str) -> Result<HttpReport> {
     Ok(HttpReport {
         p50_ms: latency("50%")?,
         p99_ms: latency("99%")?,
+        p999_ms: latency("99.9%")?,
         requests_per_second: rate.parse()?,
         requests: requests.parse()?,
         errors: errors.iter().sum(),
@@ -135,6 +148,7 @@ mod tests {
   Non-2xx or 3xx responses: 7
 Requests/sec:    117.73
 Transfer/sec:     12.99KB
+     99.9% 1530000.00us
 ";
 
     #[test]
@@ -143,6 +157,7 @@ Transfer/sec:     12.99KB
         let expected = HttpReport {
             p50_ms: 32.1,
             p99_ms: 1020.0,
+            p999_ms: 1530.0,
             requests_per_second: 117.73,
             requests: 118,
             errors: 10,

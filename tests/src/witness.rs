@@ -50,6 +50,25 @@ impl Witness {
     /// # Errors
     /// When one of them does not answer.
     pub fn look_at(lab: &Lab, names: &[&str]) -> Result<Self> {
+        let mut witness = Self::look_outside(lab, names)?;
+        for name in names {
+            let guest = lab.guest(name)?;
+            if guest.agent {
+                witness.nices.extend(nices(lab, name)?);
+                witness.autogroups.extend(autogroups(lab, name)?);
+                if guest.system == System::Debian {
+                    witness.look_at_units(lab, name)?;
+                }
+            }
+        }
+        Ok(witness)
+    }
+
+    /// As [`Self::look_at`], what libvirt says alone: for guests that cannot be asked, because they are suspended.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn look_outside(lab: &Lab, names: &[&str]) -> Result<Self> {
         let mut witness = Self::default();
         for name in names {
             let name = (*name).to_owned();
@@ -72,13 +91,6 @@ impl Witness {
             let actual =
                 memory.lines().find_map(|line| line.strip_prefix("actual ")).context("no balloon")?;
             witness.balloons.insert(name.clone(), actual.trim().parse()?);
-            if lab.guest(&name)?.agent {
-                witness.nices.extend(nices(lab, &name)?);
-                witness.autogroups.extend(autogroups(lab, &name)?);
-                if lab.guest(&name)?.system == System::Debian {
-                    witness.look_at_units(lab, &name)?;
-                }
-            }
         }
         Ok(witness)
     }

@@ -1,6 +1,8 @@
 //! `bench`: what kvmpilot costs, measured on this machine.
 
 mod common;
+mod contention;
+mod document;
 mod guest_priority;
 mod memory;
 
@@ -38,6 +40,26 @@ pub(crate) enum BenchTask {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// A server beside CPU-bound guests, under nobody, static weights and kvmpilot, which is told nothing (as root)
+    Contention {
+        /// Who takes part
+        #[arg(long = "peer", value_enum, default_values = ["none", "static", "numad", "mom", "kvmpilot"])]
+        peers: Vec<contention::Peer>,
+        /// Rounds; in each, every contestant goes through six phases
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Seconds of a phase; the first 10 are for the reaction
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Give the guests agents, which kvmpilot polls
+        #[arg(long)]
+        agents: bool,
+        /// Also write the figures to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Write docs/BENCHMARKS.md anew from the figures in docs/benchmarks/
+    Document,
     /// Latency of a server beside CPU hogs in one guest, with kvmpilot off and on, in both kinds of guests (as root)
     GuestPriority {
         /// Rounds of alone, off and on; medians are reported
@@ -55,9 +77,12 @@ pub(crate) enum BenchTask {
 }
 
 pub(crate) fn bench(task: &BenchTask) -> Result<()> {
-    setup::setup(setup::Needs::Lab)?;
-    build_ebpf::build_ebpf()?;
+    if !matches!(task, BenchTask::Document) {
+        setup::setup(setup::Needs::Lab)?;
+        build_ebpf::build_ebpf()?;
+    }
     match task {
+        BenchTask::Document => document::run(),
         BenchTask::Probes { rounds, json } => {
             // What is measured runs in the kernel, and is always built for release: the rest may be as it is.
             let arguments = vec!["--rounds".to_owned(), rounds.to_string()];
@@ -68,6 +93,10 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
             arguments.extend(["--cycles".to_owned(), cycles.to_string()]);
             arguments.extend(no_probes.then(|| "--no-probes".to_owned()));
             run("cycle", &[], arguments, json.as_deref())
+        }
+        BenchTask::Contention { peers, rounds, seconds, agents, json } => {
+            let (rounds, seconds, agents) = (*rounds, *seconds, *agents);
+            contention::run(contention::Settings { peers, rounds, seconds, agents }, json.as_deref())
         }
         BenchTask::GuestPriority { rounds, seconds, json } => {
             guest_priority::run(*rounds, *seconds, json.as_deref())

@@ -21,6 +21,9 @@ pub struct Windows {
     tick: Window,
     cycle: Window,
     ticks: u32,
+    /// The next sample ends the tick's window before its time.
+    #[serde(default)]
+    early: bool,
 }
 
 /// The windows that a sample ends.
@@ -78,7 +81,7 @@ impl Windows {
     #[must_use]
     pub fn due(&self, now: Duration, policy: &Policy) -> Due {
         Due {
-            tick: self.tick.is_due(now, policy.weight.period),
+            tick: self.early || self.tick.is_due(now, policy.weight.period),
             cycle: self.cycle.is_due(now, policy.periods.cycle),
         }
     }
@@ -115,6 +118,7 @@ impl Windows {
             let decision = decide::cycle(&model, policy, history);
             decided.cycle = Some((model, decision));
         }
+        self.early = history.calls_for_tick();
         decided
     }
 }
@@ -173,6 +177,16 @@ mod tests {
     fn a_window_closes_when_it_is_long_enough_and_has_detail_at_both_ends() {
         let seen = turns(&mut Windows::default(), &[0, 1000, 4950, 5000, 9900], false);
         let expected = [(None, true), (None, false), (Some(4950), true), (None, false), (Some(4950), true)];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn an_early_tick_begins_a_whole_window() {
+        let mut windows = Windows::default();
+        assert_eq!(turns(&mut windows, &[0, 1000, 2000], false)[0].0, None);
+        windows.early = true;
+        let seen = turns(&mut windows, &[3000, 4000, 7000, 8000], false);
+        let expected = [(Some(3000), true), (None, false), (None, false), (Some(5000), true)];
         assert_eq!(seen, expected);
     }
 

@@ -51,6 +51,16 @@ pub(super) fn build_daemon() -> Result<()> {
     Ok(())
 }
 
+/// CPU time of a process until now, in seconds, all of its threads together: proc(5), in ticks of 10 ms.
+pub(super) fn cpu_s(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // utime and stime are the fields 14 and 15, the state behind the name is field 3.
+    let fields = stat.rsplit_once(')').with_context(|| format!("no name in {path}"))?.1.split_whitespace();
+    let ticks = fields.skip(11).take(2).map(|ticks| Ok(ticks.parse::<f64>()?)).sum::<Result<f64>>()?;
+    Ok(ticks / 100.0)
+}
+
 /// The middle one of some values; the lower one of an even number. NaN of none.
 pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();

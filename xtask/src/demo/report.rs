@@ -195,7 +195,7 @@ impl Report {
 
 /// One line about a measurement.
 pub(super) fn http(report: &HttpReport) -> String {
-    let HttpReport { p50_ms, p99_ms, requests_per_second, requests, errors } = report;
+    let HttpReport { p50_ms, p99_ms, requests_per_second, requests, errors, .. } = report;
     format!(
         "p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms, {requests_per_second:.1} requests/s ({requests} requests, {errors} errors)"
     )

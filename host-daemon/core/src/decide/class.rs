@@ -40,26 +40,43 @@ pub fn class_of(domain: &DomainModel, policy: &Policy, history: &History) -> Cla
     }
 }
 
+/// Whether a domain answers others in this window.
+pub(super) fn talks(domain: &DomainModel) -> bool {
+    let serves = domain.guest.as_ref().and_then(GuestModel::communicating) == Some(true);
+    let packets = domain.conversation_packets_per_s();
+    packets.is_some_and(|packets| packets >= TALKS_PACKETS_PER_S || (serves && packets >= 1.0))
+}
+
+/// Whether a domain burns CPU in silence in this window.
+pub(super) fn burns(domain: &DomainModel) -> bool {
+    !talks(domain) && domain.cpu_demand().is_some_and(|demand| demand >= BURNS * domain.vcpu_count())
+}
+
 /// Looks at one window of a domain.
 pub(super) fn infer(domain: &DomainModel, policy: &Policy, history: &mut History) {
     let Some(history) = history.domains.get_mut(&domain.uuid) else { return };
-    let class = &mut history.class;
+    let (onset, class) = (history.onset, &mut history.class);
     let (Some(wait), Some(demand)) = (domain.wait_ratio(), domain.cpu_demand()) else { return };
     let packets = domain.conversation_packets_per_s();
-    let serves = domain.guest.as_ref().and_then(GuestModel::communicating) == Some(true);
-    let talks = packets.is_some_and(|packets| packets >= TALKS_PACKETS_PER_S || (serves && packets >= 1.0));
+    let talks = talks(domain);
     let waits = wait.0 > policy.weight.latency_target;
     // Once protected it does not wait any more; that must not cost it the protection.
     let seen = if talks && (waits || class.current == Class::Latency) {
         Class::Latency
-    } else if !talks && demand >= BURNS * domain.vcpu_count() {
+    } else if burns(domain) {
         Class::Batch
     } else {
         Class::Standard
     };
     class.windows = if seen == class.candidate { class.windows.saturating_add(1) } else { 1 };
     class.candidate = seen;
-    let needed = if class.current == Class::Latency { LEAVE_LATENCY } else { ENTER };
+    // A tick that comes early must not find everybody unknown.
+    let is_plain = (seen == Class::Latency && onset.talks()) || (seen == Class::Batch && onset.burns());
+    let needed = match class.current {
+        Class::Latency => LEAVE_LATENCY,
+        _ if is_plain => 1,
+        _ => ENTER,
+    };
     if seen == class.current || class.windows >= needed {
         class.current = seen;
         class.evidence = vec![

@@ -58,6 +58,9 @@ pub struct DomainHistory {
     incarnation: Option<String>,
     /// Class inferred, with its evidence.
     pub class: super::class::ClassHistory,
+    /// What it does in the fast windows until now.
+    #[serde(default)]
+    pub(super) onset: super::onset::Onset,
     /// CPU weight.
     pub shares: Managed<u64>,
     /// vcpu pins.

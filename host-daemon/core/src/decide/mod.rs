@@ -15,6 +15,7 @@ mod guard;
 pub mod history;
 mod managed;
 mod newcomer;
+mod onset;
 mod overhead;
 mod own_word;
 mod placement;
@@ -75,6 +76,7 @@ pub fn release(model: &Model, policy: &Policy, history: &mut History) -> Decisio
     }
     history.observe(model, policy);
     balloon::note(model, policy, history);
+    onset::note(model, policy, history);
     let findings = rules::ask(model, policy, history, rules::Pace::Release);
     let mut proposals: Vec<Proposal> = running(model)
         .filter(|domain| domain.hold(true).is_none())
@@ -126,6 +128,7 @@ pub fn tick(model: &Model, policy: &Policy, history: &mut History) -> Decision {
     proposals.extend(drift::enforce(model, policy, history));
     proposals.extend(weight::decide(model, policy, history, &mut findings));
     proposals.extend(balloon::inflate(model, policy, history, &mut findings));
+    onset::ticked(model, policy, history);
     rules::sign(&mut proposals, policy, history);
     let decision = guard::hold_back(proposals, findings, model, policy, history);
     Decision { verdicts: judged.verdicts, transitions, ..decision }

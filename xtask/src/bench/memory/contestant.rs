@@ -9,8 +9,8 @@ use kvmpilot_tests::Lab;
 use kvmpilot_tests::daemon::Daemon;
 use serde::Serialize;
 
-use super::cpu::process_s;
 use super::mom::{Checkout, Mom};
+use crate::bench::common::cpu_s;
 
 /// Whom to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
@@ -116,5 +116,5 @@ fn used(pid: u32, actions: BTreeMap<String, u64>) -> Result<Effort> {
     let rss =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
     let rss: u64 = rss.with_context(|| format!("process {pid} has no VmRSS"))?;
-    Ok(Effort { actions, cpu_s: process_s(pid)?, rss_mib: rss / 1024 })
+    Ok(Effort { actions, cpu_s: cpu_s(pid)?, rss_mib: rss / 1024 })
 }

@@ -5,6 +5,8 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
+use crate::bench::common::cpu_s;
+
 /// CPU time so far, or in between, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CpuTime {
@@ -18,7 +20,7 @@ impl CpuTime {
     pub(super) fn now(qemus: impl IntoIterator<Item = u32>) -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let machine_s = busy_s(&stat).context("/proc/stat has no line of all pcpus")?;
-        Ok(Self { machine_s, guests_s: qemus.into_iter().map(process_s).sum::<Result<f64>>()? })
+        Ok(Self { machine_s, guests_s: qemus.into_iter().map(cpu_s).sum::<Result<f64>>()? })
     }
 
     pub(super) fn since(self, before: &Self) -> Self {
@@ -26,17 +28,7 @@ impl CpuTime {
     }
 }
 
-/// CPU time of a process and its threads, in seconds. USER_HZ is 100.
-pub(super) fn process_s(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // utime and stime are the fields 14 and 15 of proc(5), the state behind the name is its field 3.
-    let fields = stat.rsplit_once(')').context("no stat line")?.1.split_whitespace();
-    let ticks = fields.skip(11).take(2).map(|ticks| Ok(ticks.parse::<u64>()?)).sum::<Result<u64>>()?;
-    Ok(ticks as f64 / 100.0)
-}
-
-/// user, nice, system, irq, softirq and steal of proc_stat(5); not idle, iowait, and guests, which are part of user.
+/// user, nice, system, irq, softirq and steal of proc_stat(5), in seconds: ticks of 10 ms; not idle, iowait, and guests, which are part of user.
 fn busy_s(stat: &str) -> Option<f64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<u64> = line.split_whitespace().map_while(|ticks| ticks.parse().ok()).collect();
@@ -53,11 +45,5 @@ mod tests {
         let stat = "cpu  100 20 30 9000 800 5 6 7 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
         assert!((busy_s(stat).unwrap() - 1.68).abs() < 1e-9);
         assert_eq!(busy_s("intr 1"), None);
-    }
-
-    #[test]
-    fn this_process_has_used_some() {
-        assert!(process_s(std::process::id()).unwrap() >= 0.0);
-        assert!(process_s(u32::MAX).is_err());
     }
 }
