@@ -1,6 +1,7 @@
 //! The libvirt XML of a guest.
 
-use std::path::Path;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use crate::image::Image;
 use crate::{Accel, GuestSpec, System};
@@ -14,6 +15,33 @@ pub(crate) struct Site<'a> {
     pub(crate) partition: &'a str,
     /// Directory of the console logs.
     pub(crate) logs: &'a Path,
+    /// Directory of the disks.
+    pub(crate) disks: &'a Path,
+}
+
+/// The file of a guest's disk, the first being 0.
+pub(crate) fn disk_file(directory: &Path, guest: &str, disk: usize) -> PathBuf {
+    directory.join(format!("{guest}-disk{disk}.img"))
+}
+
+/// Disks that are no quicker than a cheap SSD, whatever the host's page cache can do: what a guest reads again for want of
+/// memory must cost something.
+fn disks(guest: &GuestSpec, directory: &Path) -> String {
+    let mut xml = String::new();
+    for (disk, letter) in (0..guest.disks_mib.len()).zip('a'..='z') {
+        let file = disk_file(directory, &guest.name, disk);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            xml,
+            "<disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/><source file='{}'/><target dev='vd{letter}' bus='virtio'/>
+      <iotune><total_bytes_sec>209715200</total_bytes_sec><total_iops_sec>5000</total_iops_sec></iotune>
+    </disk>
+    ",
+            file.display()
+        );
+    }
+    xml
 }
 
 /// Kernel command line that every boot of the image has in common. The guest is a throw-away, so no mitigations. On a
@@ -22,7 +50,8 @@ pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off n
 
 pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
     let GuestSpec { name, vcpus, iothreads, memory_mib, octet, .. } = guest;
-    let Site { image, accel, partition, logs } = site;
+    let Site { image, accel, partition, logs, disks: directory } = site;
+    let disks = disks(guest, directory);
     let work: Vec<_> = guest.work.iter().map(ToString::to_string).collect();
     let (work, ip, spin) = (work.join(","), guest.ip(), accel.spin());
     let agent = u8::from(guest.agent);
@@ -77,7 +106,7 @@ pub(crate) fn domain_xml(guest: &GuestSpec, site: &Site<'_>) -> String {
       <mac address='52:54:00:77:00:{octet:02x}'/>
       <model type='virtio'/>
     </interface>
-    <serial type='file'><source path='{logs}/console-{name}.log'/></serial>
+    {disks}<serial type='file'><source path='{logs}/console-{name}.log'/></serial>
     {channel}
     <memballoon model='virtio'><stats period='1'/></memballoon>
   </devices>

@@ -26,6 +26,9 @@ pub struct GuestSpec {
     /// pcpus that its administrator keeps it to, like `4-7`; none: all.
     #[serde(default)]
     pub pcpus: Option<String>,
+    /// Sizes of its disks in MiB, empty at start, as quick as a cheap SSD: `/dev/vda`, `/dev/vdb`, ...
+    #[serde(default)]
+    pub disks_mib: Vec<u64>,
     /// Last part of its address 10.77.0.x; also the last part of its MAC address. Unique in a lab.
     pub octet: u8,
     /// Its operating system.
@@ -62,6 +65,9 @@ pub enum Work {
     Metronome(String),
     /// A process of this name that does nothing.
     Sleeper(String),
+    /// A program whose memory grows and shrinks: `tests/guest/workset.c` with these words, which hold neither blanks nor `,/`.
+    /// The guest swaps to its first disk.
+    Workset(Vec<String>),
 }
 
 impl fmt::Display for Work {
@@ -74,6 +80,7 @@ impl fmt::Display for Work {
             Self::Cruncher(name) => write!(f, "cruncher:{name}"),
             Self::Metronome(name) => write!(f, "metronome:{name}"),
             Self::Sleeper(name) => write!(f, "sleeper:{name}"),
+            Self::Workset(words) => write!(f, "workset:{}", words.join("/")),
         }
     }
 }
@@ -120,6 +127,7 @@ impl GuestSpec {
             blocked: Vec::new(),
             iothreads: 0,
             pcpus: None,
+            disks_mib: Vec::new(),
             octet,
             system: System::Busybox,
             work: Vec::new(),
@@ -158,6 +166,13 @@ impl GuestSpec {
     #[must_use]
     pub fn on(mut self, pcpus: &str) -> Self {
         self.pcpus = Some(pcpus.to_owned());
+        self
+    }
+
+    /// Adds a disk of this size.
+    #[must_use]
+    pub fn disk_mib(mut self, size: u64) -> Self {
+        self.disks_mib.push(size);
         self
     }
 

@@ -23,15 +23,21 @@ const ASK: &str = include_str!("../guest/ask");
 const CUSTOMER: &str = include_str!("../guest/customer");
 const ANSWER: &str = include_str!("../guest/answer.c");
 const FORKS: &str = include_str!("../guest/forks.c");
+const WORKSET: &str = include_str!("../guest/workset.c");
 const CRUNCHER: &str = include_str!("../guest/cruncher.c");
 const METRONOME: &str = include_str!("../guest/metronome.c");
 
 /// Programs of the guests' that are built here.
-const PROGRAMS: [(&str, &str); 4] =
-    [("answer", ANSWER), ("forks", FORKS), ("cruncher", CRUNCHER), ("metronome", METRONOME)];
+const PROGRAMS: [(&str, &str); 5] = [
+    ("answer", ANSWER),
+    ("forks", FORKS),
+    ("cruncher", CRUNCHER),
+    ("metronome", METRONOME),
+    ("workset", WORKSET),
+];
 
 /// In this order: any other fails with "unknown symbol". Those built into the kernel are left out.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
@@ -42,6 +48,7 @@ const MODULES: [&str; 10] = [
     "failover",
     "net_failover",
     "virtio_net",
+    "virtio_blk",
 ];
 
 /// What a guest boots.

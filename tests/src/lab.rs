@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::accel::{self, Accel};
-use crate::domain_xml::{Site, domain_xml};
+use crate::domain_xml::{Site, disk_file, domain_xml};
 use crate::guests::System;
 use crate::image::image;
 use crate::keeper::{self, Keeper, state_dir};
@@ -106,7 +106,12 @@ impl Lab {
     /// When libvirt refuses.
     pub fn boot(&mut self, guest: &GuestSpec) -> Result<()> {
         let image = image(guest.system)?;
-        let site = Site { image: &image, accel: self.accel(), partition: &self.name, logs: &self.logs };
+        let disks = self.state_dir();
+        for (disk, size) in guest.disks_mib.iter().enumerate() {
+            fs::File::create(disk_file(&disks, &guest.name, disk))?.set_len(size << 20)?;
+        }
+        let (accel, partition) = (self.accel(), &self.name);
+        let site = Site { image: &image, accel, partition, logs: &self.logs, disks: &disks };
         let xml = self.state_dir().join(format!("{}.xml", guest.name));
         fs::write(&xml, domain_xml(guest, &site))?;
         let xml = xml.to_string_lossy();

@@ -4,6 +4,7 @@ pub(crate) mod common;
 mod contention;
 mod document;
 mod guest_priority;
+mod memory;
 mod scale;
 
 use std::path::{Path, PathBuf};
@@ -72,6 +73,8 @@ pub(crate) enum BenchTask {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Guest memory that is reclaimed, and what that costs the guests: by nobody, by oVirt's MOM, by kvmpilot (as root)
+    Memory(memory::Options),
     /// CPU and memory of kvmpilotd beside hundreds of domains, and what it costs libvirtd, against a full sweep of statistics
     /// as by an exporter (as root)
     Scale(scale::ScaleOptions),
@@ -102,6 +105,7 @@ pub(crate) fn bench(task: &BenchTask) -> Result<()> {
         BenchTask::GuestPriority { rounds, seconds, json } => {
             guest_priority::run(*rounds, *seconds, json.as_deref())
         }
+        BenchTask::Memory(options) => memory::run(options),
         BenchTask::Scale(options) => scale::run(options),
     }
 }

@@ -45,6 +45,8 @@ const NODE: [(&str, &str); 2] = [("node", "nodejs"), ("npm", "npm")];
 const PROMETHEUS: &str = "prometheus";
 /// Masks that service. A person who wants it takes the link away.
 const MASK: &str = "/etc/systemd/system/prometheus.service";
+/// What oVirt's MOM needs, beside which a benchmark measures.
+const MOM: [&str; 1] = ["python3-libvirt"];
 /// To make the image of the host VM, and to show its console.
 const HOST: [&str; 3] = ["mmdebstrap", "e2fsprogs", "socat"];
 /// A Rust with its library source, for the eBPF programs, where rustup has none. Same in both releases.
@@ -71,6 +73,8 @@ pub(crate) enum Needs {
     Lab,
     /// And for the tests of the faces: a browser, a Prometheus.
     Tests,
+    /// To build, for the lab, and to run MOM in it.
+    Mom,
     /// To build, and to make packages.
     Package,
     /// To make packages, and for the host VM.
@@ -117,8 +121,9 @@ pub(crate) fn setup(needs: Needs) -> Result<()> {
 /// The steps that are left, in order.
 fn missing(needs: Needs) -> Result<Vec<Step>> {
     let release = Release::of_this_machine()?;
-    let installed =
-        apt::installed(&[&HYPERVISOR[..], &TOOLS, &FACES, &PACKAGING, &HOST, &RUST, &["rustup"]].concat());
+    let installed = apt::installed(
+        &[&HYPERVISOR[..], &TOOLS, &FACES, &PACKAGING, &HOST, &MOM, &RUST, &["rustup"]].concat(),
+    );
     let lacks = |packages: &[&'static str]| -> Vec<&'static str> {
         packages.iter().copied().filter(|package| !installed.contains(*package)).collect()
     };
@@ -154,6 +159,9 @@ fn missing(needs: Needs) -> Result<Vec<Step>> {
         steps.extend(packagers::missing());
     }
 
+    if needs == Needs::Mom {
+        steps.extend(install_any(&lacks(&MOM)));
+    }
     if needs == Needs::Host {
         steps.extend(install_any(&lacks(&HOST)));
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::{HostVm, PAYLOAD, images};
@@ -22,14 +22,17 @@ impl HostVm {
     /// Defines a guest, without starting it.
     ///
     /// # Errors
-    /// When libvirt refuses.
+    /// When libvirt refuses, or the guest has disks: only the lab makes those.
     pub fn define(&self, guest: &GuestSpec) -> Result<()> {
+        ensure!(guest.disks_mib.is_empty(), "{}: guests of the host VM have no disks", guest.name);
         let directory = Path::new(PAYLOAD).join("guests");
         let image = Image {
             kernel: directory.join(images::KERNEL),
             initramfs: directory.join(images::initramfs(guest.system)),
         };
-        let site = Site { image: &image, accel: Accel::Kvm, partition: PARTITION, logs: Path::new(CONSOLES) };
+        let consoles = Path::new(CONSOLES);
+        let site =
+            Site { image: &image, accel: Accel::Kvm, partition: PARTITION, logs: consoles, disks: consoles };
         let file = format!("/root/{}.xml", guest.name);
         self.write(&file, &domain_xml(guest, &site))?;
         self.virsh(&format!("define {file}")).map(drop)
