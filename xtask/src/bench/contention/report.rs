@@ -33,7 +33,8 @@ pub(super) struct Measured {
 
 impl Measured {
     fn units(&self) -> f64 {
-        self.units_per_second.iter().sum()
+        // The sum of nothing is -0.0.
+        self.units_per_second.iter().sum::<f64>() + 0.0
     }
 
     /// Jain's index of the neighbours' work: 1 if all get the same, 1/n if one gets all. R. Jain et al., DEC-TR-301, 1984.
