@@ -57,6 +57,8 @@ struct Report {
     /// CPU of all threads a second.
     cpu_ms_per_s: f64,
     rss_mib: f64,
+    /// Its own part of that; the rest is of files, like its program.
+    anonymous_mib: f64,
     startup_s: f64,
     listed_s: f64,
     /// CPU of libvirtd because of kvmpilotd, and because of the sweeps.
@@ -138,6 +140,7 @@ impl Report {
             cycle_p99_ms: super::common::quantile(seconds, 0.99),
             cpu_ms_per_s: of(&|round| round.own.cpu_ms_per_s),
             rss_mib: of(&|round| round.own.rss_mib),
+            anonymous_mib: of(&|round| round.own.anonymous_mib),
             startup_s: of(&|round| round.own.startup_s),
             listed_s: of(&|round| round.own.listed_s),
             libvirtd_added_ms_per_s: of(&|round| round.added().0),
@@ -171,8 +174,13 @@ impl Report {
             ratio.map_or_else(|| "uncountably many".to_owned(), |ratio| format!("{ratio:.1}"))
         );
         println!(
-            "fast cycle: {:.2} ms of CPU, p99 {:.2} ms; RSS {:.1} MiB; the first answer after {:.2} s, all domains after {:.2} s",
-            self.cpu_ms_per_cycle, self.cycle_p99_ms, self.rss_mib, self.startup_s, self.listed_s
+            "fast cycle: {:.2} ms of CPU, p99 {:.2} ms; RSS {:.1} MiB ({:.1} without files); the first answer after {:.2} s, all domains after {:.2} s",
+            self.cpu_ms_per_cycle,
+            self.cycle_p99_ms,
+            self.rss_mib,
+            self.anonymous_mib,
+            self.startup_s,
+            self.listed_s
         );
         if let Some(recorded) = &self.recorded {
             let figure = |name: &str| recorded[name].as_f64().unwrap_or(f64::NAN);

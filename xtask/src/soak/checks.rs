@@ -88,7 +88,10 @@ impl Soak<'_> {
         let held = Held::by(pid)?;
         let domains = life.status["domains"]["running"].as_u64().context("no number of domains")?;
         let reading = Reading::take(pid, &held, life.began.elapsed().as_secs_f64(), database, domains)?;
-        reading.check().context(Broken)?;
+        // First of all into the books: it may be what is wrong.
+        life.readings.push(reading.clone());
+        self.books.database.push(database);
+        reading.check(self.alone.rss_kib).context(Broken)?;
         let dead = held.of_the_dead();
         life.dead.retain(|pid, _| dead.contains(pid));
         for pid in dead {
@@ -106,8 +109,6 @@ impl Soak<'_> {
             return Err(anyhow!("the database has {database} bytes, {DATABASE_BYTES} at most"))
                 .context(Broken);
         }
-        self.books.database.push(database);
-        life.readings.push(reading);
         Ok(())
     }
 

@@ -79,6 +79,7 @@ pub(super) struct LifeSummary {
     descriptors: Span,
     threads: Span,
     rss_kib: Span,
+    anonymous_kib: Span,
     /// One a minute.
     readings: Vec<Reading>,
 }
@@ -94,6 +95,7 @@ impl LifeSummary {
             descriptors: of(|reading| reading.descriptors),
             threads: of(|reading| reading.threads),
             rss_kib: of(|reading| reading.rss_kib),
+            anonymous_kib: of(|reading| reading.anonymous_kib),
             readings: life.readings.iter().step_by(THINNED).cloned().collect(),
         }
     }

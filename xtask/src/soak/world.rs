@@ -41,6 +41,7 @@ const SLACK: u64 = 8;
 pub(super) struct Alone {
     pub(super) held: Held,
     pub(super) threads: u64,
+    pub(super) rss_kib: u64,
     /// In its state directory, once it has ended.
     pub(super) files: BTreeSet<String>,
 }
@@ -77,17 +78,18 @@ pub(super) struct Soak<'a> {
 /// Starts and ends a daemon on the empty host, and looks at what it holds.
 pub(super) fn alone(lab: &Lab) -> Result<Alone> {
     let daemon = lab.start_daemon("d", AUTO)?;
-    let (held, threads) = wait_for("the daemon to be settled", PATIENCE, || {
+    let (held, threads, rss_kib) = wait_for("the daemon to be settled", PATIENCE, || {
         let status = api::get(&daemon.socket(), "/api/v1/status")?;
         ensure!(status["libvirt"]["connected"] == true && status["health"]["ok"] == true, "{status}");
         ensure!(status["cycle"]["number"].as_u64() >= Some(3), "it has only begun: {status}");
         let held = Held::by(daemon.process_id())?;
         ensure!(held.links.is_empty(), "{held:?}");
-        Ok((held, process::status(daemon.process_id(), "Threads")?))
+        let status = |name| process::status(daemon.process_id(), name);
+        Ok((held, status("Threads")?, status("VmRSS")?))
     })
     .with_context(|| daemon.log())?;
     ensure!(daemon.stop()?.success(), "kvmpilotd did not end well on an empty host");
-    Ok(Alone { held, threads, files: state_files(lab)?.into_keys().collect() })
+    Ok(Alone { held, threads, rss_kib, files: state_files(lab)?.into_keys().collect() })
 }
 
 /// Files of the daemon's state directory, with their sizes.
@@ -222,11 +224,12 @@ impl Soak<'_> {
         })
         .context(Broken)?;
         self.diary.note(&format!(
-            "all guests are gone: {} descriptors and {threads} threads ({} and {} before the first guest), {} KiB",
+            "all guests are gone: {} descriptors, {threads} threads, {} KiB; before the first guest {}, {} and {}",
             held.descriptors,
+            process::status(pid, "VmRSS")?,
             self.alone.held.descriptors,
             self.alone.threads,
-            process::status(pid, "VmRSS")?
+            self.alone.rss_kib
         ));
         Ok(())
     }

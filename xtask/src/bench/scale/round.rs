@@ -49,6 +49,8 @@ pub(super) struct Own {
     pub(super) cycle_mean_ms: f64,
     pub(super) cycle_p99_ms: f64,
     pub(super) rss_mib: f64,
+    /// Its own part of that; the rest is of files, like its program.
+    pub(super) anonymous_mib: f64,
     pub(super) peak_rss_mib: f64,
     pub(super) threads: u64,
     /// What it had given up to keep to its budget.
@@ -170,6 +172,7 @@ fn with_pilot(herd: &Herd, number: u32, length: Duration) -> Result<(Phase, Own)
         cycle_p99_ms: quantile(cycle_ms.iter().copied(), 0.99),
         cycle_ms,
         rss_mib: mib(process::status(pid, "VmRSS")?),
+        anonymous_mib: mib(process::status(pid, "RssAnon")?),
         peak_rss_mib: mib(process::status(pid, "VmHWM")?),
         threads: process::status(pid, "Threads")?,
         shed: shed(&daemon)?,
