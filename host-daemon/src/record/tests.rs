@@ -11,14 +11,17 @@ pub(crate) fn domain() -> DomainSample {
     serde_json::from_str(json).unwrap()
 }
 
-/// The host after `s` seconds: `web` answers requests and waits for its CPU, `batch` burns in silence.
+/// Second from which `web` waits: after the beginning of the recording, so that what it is helped by is in it.
+const WAITS_FROM: u64 = 8;
+
+/// The host after `s` seconds: `web` answers requests and comes to wait for its CPU, `batch` burns in silence.
 fn sample(s: u64, web_shares: u64) -> Sample {
     let thread = |tid: u32, run: u64, wait: u64| {
         let json = format!(
             r#"{{"tid":{tid},"tgid":{tid},"start_ticks":5,"role":{{"vcpu":0}},"comm":"CPU 0/KVM","source":"schedstat",
                 "on_cpu_ns":{},"runq_wait_ns":{}}}"#,
             run * s * 10_000_000,
-            wait * s * 10_000_000
+            wait * s.saturating_sub(WAITS_FROM) * 10_000_000
         );
         serde_json::from_str(&json).unwrap()
     };
