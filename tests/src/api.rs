@@ -75,3 +75,46 @@ fn request(socket: &Path, path: &str) -> Result<(String, BufReader<UnixStream>)>
     }
     Ok((head.trim().to_owned(), reader))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    /// A socket that gives this answer to whoever asks first.
+    fn answering(name: &str, answer: &'static str) -> std::path::PathBuf {
+        let path = std::env::temp_dir().join(format!("kvmpilot-api-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        path
+    }
+
+    #[test]
+    fn an_answer_is_its_body_and_a_refusal_is_an_error() {
+        let path =
+            answering("good", "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{\"mode\":\"auto\"}");
+        assert_eq!(get(&path, "/api/v1/status").unwrap()["mode"], "auto");
+        std::fs::remove_file(path).unwrap();
+        let path = answering("bad", "HTTP/1.0 404 Not Found\r\n\r\n{}");
+        assert!(get(&path, "/nothing").unwrap_err().to_string().contains("404"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(get(&path, "/nobody").is_err());
+    }
+
+    #[test]
+    fn events_come_with_their_names_until_the_daemon_ends() {
+        let told = "HTTP/1.0 200 OK\r\n\r\nevent: tick\ndata: {\"unix_ms\":1}\n\nevent: ping\ndata: {}\n\nevent: tick\nda";
+        let path = answering("events", told);
+        let heard: Vec<(String, Value)> = Events::follow(&path).unwrap().collect();
+        std::fs::remove_file(path).unwrap();
+        let names: Vec<&str> = heard.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((names, &heard[0].1["unix_ms"]), (vec!["tick", "ping"], &Value::from(1)));
+    }
+}

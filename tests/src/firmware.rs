@@ -1,7 +1,7 @@
-//! The smallest KVM guest: a boot sector that runs wherever `/dev/kvm` runs anything at all, also where no Linux boots.
-//! What it does is in `tests/guest/steal.S`.
+//! The smallest guests: boot sectors that run wherever `/dev/kvm` runs anything at all, also where no Linux boots. One tells of
+//! its steal time (`tests/guest/steal.S`), the other does nothing.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -31,7 +31,7 @@ pub struct Firmware {
 /// Why this machine cannot run such guests, if so.
 #[must_use]
 pub fn refusal() -> Option<String> {
-    match fs::File::options().read(true).write(true).open("/dev/kvm") {
+    match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => None,
         Err(error) => Some(format!("/dev/kvm: {error}")),
     }
@@ -79,6 +79,49 @@ impl Lab {
             }
             Ok(())
         })
+    }
+
+    /// Starts a guest that comes to rest for good as soon as its firmware is through: no interrupt wakes its vcpu. It has 32 MiB,
+    /// an interface and a balloon that nobody drives, and does without `/dev/kvm` where that is refused.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn boot_still(&self, name: &str) -> Result<()> {
+        let disk = self.state_dir().join(format!("{name}.img"));
+        // cli; hlt; and once more after an interrupt that cannot be masked.
+        let mut sector = [0_u8; 512];
+        sector[..4].copy_from_slice(&[0xfa, 0xf4, 0xeb, 0xfd]);
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        fs::write(&disk, sector)?;
+        File::options().write(true).open(&disk)?.set_len(1 << 20)?;
+        let kind = if refusal().is_none() { "kvm" } else { "qemu" };
+        let xml = format!(
+            "<domain type='{kind}'>
+  <name>{name}</name>
+  <memory unit='MiB'>32</memory>
+  <vcpu>1</vcpu>
+  <resource><partition>/{}</partition></resource>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <controller type='usb' model='none'/>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/><source file='{}'/><target dev='sda' bus='sata'/>
+    </disk>
+    <interface type='bridge'>
+      <source bridge='br0'/><model type='virtio'/><rom enabled='no'/>
+    </interface>
+    <memballoon model='virtio'/>
+  </devices>
+</domain>
+",
+            self.name(),
+            disk.display()
+        );
+        let path = self.state_dir().join(format!("{name}.xml"));
+        fs::write(&path, xml)?;
+        self.virsh(&["define", &path.to_string_lossy()])?;
+        self.virsh(&["start", name]).map(drop)
     }
 
     /// Steal time as the guest sees it, in ns since the vcpu registered.

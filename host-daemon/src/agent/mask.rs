@@ -220,6 +220,8 @@ mod tests {
             name in "(--|-|DB_|X-)?[a-z]{0,5}[-_]?(password|token|secret|key|credential|PASSWD|Passphrase)",
             before in "[a-z/-]{0,12}",
         ) {
+            // Of a script (`sh -c`) the value ends at the space; those are above.
+            prop_assume!(!(before.starts_with('-') && before.ends_with('c')));
             let argument = format!("{name}={secret}");
             let option = format!("--{name}");
             let header = format!("{name}: {secret}");

@@ -45,8 +45,6 @@ struct Report {
     machine: Machine,
     /// Real domains.
     domains: u32,
-    /// What runs in them: `firmware` or `linux`.
-    kind: &'static str,
     mib_per_domain: f64,
     limited_by: Option<String>,
     mode: &'static str,
@@ -88,7 +86,7 @@ pub(super) fn run(options: &ScaleOptions) -> Result<()> {
     let mut machine = Machine::look(command)?;
     let recorded = if *recorded > 0 { Some(recorded_cycles(*recorded)?) } else { None };
     let herd = Herd::start(*domains)?;
-    machine.accel = herd.accel().to_string();
+    machine.accel = herd.accel.to_string();
     let length = Duration::from_secs((*seconds).into());
     let rounds = (0..*rounds).map(|number| round(&herd, number, length)).collect::<Result<Vec<_>>>()?;
     let report = Report::new(machine, &herd, rounds, recorded);
@@ -131,7 +129,6 @@ impl Report {
         Self {
             machine,
             domains: herd.domains,
-            kind: herd.kind,
             mib_per_domain: herd.mib_each,
             limited_by: herd.limit.clone(),
             mode: "recommend",
@@ -155,7 +152,10 @@ impl Report {
 
     fn print(&self) {
         let of = |value: &dyn Fn(&Round) -> f64| median(self.rounds.iter().map(value));
-        println!("\n{} domains ({}, {:.0} MiB each)", self.domains, self.kind, self.mib_per_domain);
+        println!(
+            "\n{} domains under {}, {:.0} MiB each",
+            self.domains, self.machine.accel, self.mib_per_domain
+        );
         println!("CPU, ms a second            libvirtd      all QEMUs     kvmpilotd");
         let row = |name: &str, phase: fn(&Round) -> &Phase, own: Option<f64>| {
             println!(

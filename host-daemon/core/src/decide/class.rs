@@ -40,6 +40,17 @@ pub fn class_of(domain: &DomainModel, policy: &Policy, history: &History) -> Cla
     }
 }
 
+/// Whether a domain burned CPU in silence in the last window, so that it is about to be `batch`: raised meanwhile, it would take
+/// from those that it is to yield to.
+pub(super) fn will_be_batch(domain: &DomainModel, policy: &Policy, history: &History) -> bool {
+    let is_open = policy.of(domain).class().value == ClassSetting::Auto;
+    is_open
+        && history
+            .domains
+            .get(&domain.uuid)
+            .is_some_and(|entry| entry.class.candidate == Class::Batch && entry.asked.class().is_none())
+}
+
 /// Whether a domain answers others in this window.
 pub(super) fn talks(domain: &DomainModel) -> bool {
     let serves = domain.guest.as_ref().and_then(GuestModel::communicating) == Some(true);

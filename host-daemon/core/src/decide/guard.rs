@@ -189,7 +189,10 @@ fn refusal(
     let protects = !enforces
         && matches!(proposal.action, Action::SetCpuShares { to, .. }
         if domains.get(&proposal.domain).is_some_and(|entry| leads_away(&entry.shares, to)));
-    if protects { None } else { oscillation(proposal, model.at, policy, guard) }
+    // A guest whose need comes and goes is not flapping: balloons have rests of their own, from a minute to half an hour, and
+    // learn what was needed twice (`balloon/release.rs`). Held for 10 min and more, one that grew once gave nothing for hours.
+    let rests = matches!(proposal.action, Action::SetBalloon { .. }) && !enforces;
+    if protects || rests { None } else { oscillation(proposal, model.at, policy, guard) }
 }
 
 /// Whether `to` is farther from the original than what is in force.

@@ -13,6 +13,8 @@ use crate::policy::{Class, Policy};
 const ENOUGH: u32 = 3;
 /// Fast windows in a row with waiting until a tick is called for: one alone may be a single bad moment.
 const WAITS: u32 = 2;
+/// Fast windows in a row without a word that end a conversation.
+const PAUSE: u32 = 10;
 /// What it waits must be so many times what the last tick saw. A busy server waits a few percent for the host's own threads.
 const TIMES: f64 = 2.0;
 /// pcpus that a domain must want for its waiting to mean something in so short a window.
@@ -22,6 +24,8 @@ const WANTS: f64 = 0.05;
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Onset {
     talks: u32,
+    /// Windows in a row in which it did not talk.
+    silent: u32,
     burns: u32,
     waits: u32,
     /// Wait ratio that the last tick saw: calling for another one because of that would change nothing.
@@ -47,7 +51,13 @@ pub(super) fn note(model: &Model, policy: &Policy, history: &mut History) {
         let Some(entry) = history.domains.get_mut(&domain.uuid) else { continue };
         let onset = &mut entry.onset;
         let count = |counted: u32, now: bool| if now { counted.saturating_add(1) } else { 0 };
-        onset.talks = count(onset.talks, talks(domain));
+        // Clients pause; that is no reason to forget that they are there.
+        onset.silent = count(onset.silent, !talks(domain));
+        onset.talks = match onset.silent {
+            0 => onset.talks.saturating_add(1),
+            1..PAUSE => onset.talks,
+            _ => 0,
+        };
         onset.burns = count(onset.burns, burns(domain));
         let too_long = policy.weight.latency_target * (1.0 + policy.weight.dead_band);
         let news = too_long.max(onset.waited * TIMES);
@@ -98,6 +108,10 @@ mod tests {
         for _ in 0..3 {
             assert!(!second(&mut model, &policy, &mut history), "nobody waits");
         }
+        // A pause of its clients.
+        let talking = std::mem::replace(&mut model.domains[0], domain(1, 2, 0.0, 0.0, 0.0, 2));
+        assert!(!second(&mut model, &policy, &mut history));
+        model.domains[0] = talking;
         set_load(&mut model.domains[0], 0.3, 0.6);
         set_load(&mut model.domains[1], 0.6, 0.4);
         assert!(!second(&mut model, &policy, &mut history), "one window may be a bad moment");
@@ -119,6 +133,25 @@ mod tests {
         set_load(&mut model.domains[0], 0.3, 0.6);
         assert!(!second(&mut model, &policy, &mut history));
         assert!(second(&mut model, &policy, &mut history));
+    }
+
+    #[test]
+    fn who_has_just_begun_to_burn_is_not_raised() {
+        let (policy, mut history) = (Policy::default(), History::default());
+        let mut model = host(2, vec![domain(1, 2, 0.8, 0.0, 100.0, 2), domain(2, 2, 0.9, 0.0, 0.0, 2)]);
+        model.domains.push(domain(3, 2, 0.0, 0.0, 0.0, 2));
+        for _ in 0..3 {
+            second(&mut model, &policy, &mut history);
+        }
+        set_load(&mut model.domains[0], 0.3, 0.6);
+        set_load(&mut model.domains[1], 0.6, 0.4);
+        set_load(&mut model.domains[2], 0.2, 0.8);
+        second(&mut model, &policy, &mut history);
+        assert!(second(&mut model, &policy, &mut history));
+        let orders = tick(&model, &policy, &mut history).proposals;
+        let raised = |order: &&crate::order::Proposal| matches!(order.action, Action::SetCpuShares { from, to } if to > from);
+        let raised: Vec<u128> = orders.iter().filter(raised).map(|order| order.domain.as_u128()).collect();
+        assert_eq!(raised, [1], "{orders:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::class::class_of;
+use super::class::{class_of, will_be_batch};
 use super::history::{History, Managed};
 use super::rules::wants;
 use super::state::{target_wait, wants_cpu};
@@ -42,7 +42,7 @@ pub(super) fn decide(
     for domain in victims {
         let Some(wait) = domain.wait_ratio() else { continue };
         let Some(target) = target_wait(class_of(domain, policy, history), policy) else { continue };
-        if !wants(domain, Means::Protect, history) {
+        if !wants(domain, Means::Protect, history) || will_be_batch(domain, policy, history) {
             continue;
         }
         let stolen = stolen_from(domain, model);

@@ -1,25 +1,28 @@
 //! As many domains as there is memory for, the smallest that this machine runs.
 
 use std::fs;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use kvmpilot_tests::{Accel, Firmware, GuestSpec, Lab, LabOptions, Work, firmware};
+use anyhow::{Context, Result, ensure};
+use kvmpilot_tests::{Accel, Lab, LabOptions, firmware, wait_for};
 
 use crate::command::say;
 
-const FIRMWARE: &str = "firmware";
 /// Memory that is left to the machine.
 const FLOOR_MIB: u64 = 3 * 1024;
-const BOOT: Duration = Duration::from_secs(300);
-/// Addresses end before 255.
-const MOST_GUESTS: u32 = 253;
+/// Firmware that is emulated instruction by instruction takes seconds of CPU, and all of them run at once.
+const REST: Duration = Duration::from_secs(1800);
+/// A domain at rest takes less of a pcpu than this, in ms a second. Emulation has timers of its own.
+const CALM_MS_PER_S: f64 = 3.0;
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The domains, and what they are.
 pub(super) struct Herd {
     pub(super) lab: Lab,
     pub(super) domains: u32,
-    pub(super) kind: &'static str,
+    /// What runs them.
+    pub(super) accel: Accel,
     /// Memory of the machine that each of them costs.
     pub(super) mib_each: f64,
     /// Why there are no more of them.
@@ -27,59 +30,45 @@ pub(super) struct Herd {
 }
 
 impl Herd {
-    /// Starts domains until there are so many or memory is short.
+    /// Starts domains until there are so many or memory is short, and waits until all of them rest.
     pub(super) fn start(wanted: u32) -> Result<Self> {
         let refusal = firmware::refusal();
-        let kind = if refusal.is_some() { "linux" } else { FIRMWARE };
-        match &refusal {
-            None => say(&format!("{wanted} KVM guests of a boot sector that sleeps, 1 vcpu and 32 MiB each")),
-            Some(why) => say(&format!("{wanted} Linux guests that sleep, 1 vcpu and 128 MiB each ({why})")),
-        }
+        let accel = if refusal.is_some() { Accel::Tcg } else { Accel::Kvm };
+        let why = refusal.map(|why| format!(" ({why})")).unwrap_or_default();
+        say(&format!("{wanted} domains that rest, 1 vcpu, 32 MiB and an interface each, under {accel}{why}"));
         let lab = Lab::start(&LabOptions::default())?;
         let before = available_mib()?;
-        let mut herd = Self { lab, domains: 0, kind, mib_each: 0.0, limit: None };
+        let mut herd = Self { lab, domains: 0, accel, mib_each: 0.0, limit: None };
         let began = Instant::now();
         while herd.domains < wanted {
             let left = available_mib()?;
             if left < FLOOR_MIB {
                 herd.limit = Some(format!("{left} MiB of memory are left"));
+                println!("    it stays at {} domains: {left} MiB of memory are left", herd.domains);
                 break;
             }
-            if refusal.is_some() && herd.domains == MOST_GUESTS {
-                herd.limit = Some("the lab's network has no more addresses".to_owned());
-                break;
-            }
-            herd.add(refusal.is_none())
-                .with_context(|| format!("domain {} of {wanted}", herd.domains + 1))?;
+            let name = format!("d{:03}", herd.domains);
+            herd.lab.boot_still(&name).with_context(|| format!("domain {} of {wanted}", herd.domains + 1))?;
+            herd.domains += 1;
             if herd.domains.is_multiple_of(50) {
                 println!("    {} domains after {:.0} s", herd.domains, began.elapsed().as_secs_f64());
             }
         }
-        herd.lab.wait_booted(BOOT)?;
-        if let Some(limit) = &herd.limit {
-            println!("    it stays at {} domains: {limit}", herd.domains);
-        }
+        ensure!(herd.domains > 0, "there is not enough memory for a single domain");
+        wait_for("the domains to rest", REST, || herd.rests())?;
+        println!("    {} domains rest after {:.0} s", herd.domains, began.elapsed().as_secs_f64());
         let taken = Duration::from_secs(before.saturating_sub(available_mib()?)).as_secs_f64();
         herd.mib_each = taken / f64::from(herd.domains);
         Ok(herd)
     }
 
-    fn add(&mut self, firmware: bool) -> Result<()> {
-        let name = format!("d{:03}", self.domains);
-        if firmware {
-            self.lab.boot_firmware(&Firmware { name, vcpus: 1, most_vcpus: 1, sleeps: true })?;
-        } else {
-            let octet = u8::try_from(self.domains + 2)?;
-            let sleeper = Work::Sleeper("sleeper".to_owned());
-            self.lab.boot(&GuestSpec::new(&name, octet).memory_mib(128).without_agent().runs(sleeper))?;
-        }
-        self.domains += 1;
+    fn rests(&self) -> Result<()> {
+        let before = self.cpu()?;
+        sleep(LOOK);
+        let used = (self.cpu()? - before).as_secs_f64() * 1000.0 / LOOK.as_secs_f64();
+        let most = CALM_MS_PER_S * f64::from(self.domains);
+        ensure!(used < most, "they take {used:.0} ms a second of CPU, {most:.0} when they rest");
         Ok(())
-    }
-
-    /// What runs them: boot sectors also run where no Linux does.
-    pub(super) fn accel(&self) -> Accel {
-        if self.kind == FIRMWARE { Accel::Kvm } else { self.lab.accel() }
     }
 
     /// CPU time of all QEMUs so far.

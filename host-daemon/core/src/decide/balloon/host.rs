@@ -28,6 +28,8 @@ const IDLE_PAGE_COST: f64 = 4.0;
 pub(super) struct HostMemory {
     pub(super) available: Option<KiB>,
     pub(super) reserve: KiB,
+    /// What should be available, else it is short.
+    pub(super) enough: KiB,
     /// Why it is short, if it is.
     pub(super) short: Option<&'static str>,
 }
@@ -48,7 +50,8 @@ impl HostMemory {
         } else {
             pressed.then_some("its tasks wait for memory")
         };
-        Self { available: Some(available), reserve, short }
+        let enough = total.part(SHORT).max(reserve + reserve);
+        Self { available: Some(available), reserve, enough, short }
     }
 
     /// What can be given without touching the reserve; everything where the host does not tell.

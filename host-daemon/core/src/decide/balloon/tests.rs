@@ -192,6 +192,40 @@ fn need_that_rises_is_met_within_a_second_and_what_it_took_twice_is_left_to_it()
 }
 
 #[test]
+fn a_guest_that_grew_once_gives_again_when_its_own_rest_is_over() {
+    let mut scene = Scene::new();
+    while scene.current == MAXIMUM {
+        scene.run(1);
+        assert!(scene.second < 1100);
+    }
+    scene.used = 900;
+    scene.run(10);
+    assert_eq!(scene.current, MAXIMUM);
+    scene.used = 100;
+    let orders = scene.run(180);
+    assert!(rules(&orders).contains(&"balloon.reclaim"), "{orders:?}");
+}
+
+#[test]
+fn nothing_is_taken_while_the_need_grows() {
+    let mut scene = Scene::new();
+    scene.run(120);
+    let before = scene.current;
+    assert!(before < MAXIMUM);
+    for _ in 0..20 {
+        scene.used += 5;
+        assert_eq!(rules(&scene.run(1)), [""; 0], "it grows by three steps in the time of one");
+    }
+    assert!(!scene.run(20).is_empty());
+    // Slowly is no reason.
+    for _ in 0..5 {
+        scene.used += 1;
+        scene.run(6);
+    }
+    assert!(scene.current < before);
+}
+
+#[test]
 fn rests_double_up_to_half_an_hour() {
     let mut memory = BalloonHistory::default();
     let rest = |n: u64| {
@@ -329,6 +363,7 @@ fn a_short_host_takes_faster_and_gives_no_more_than_it_has() {
         MAXIMUM - scene.current
     };
     assert!(took(4) > 2 * took(50), "{} and {}", took(4), took(50));
+    assert!(took(15) > 2 * took(50), "still short with three reserves: {} and {}", took(15), took(50));
 
     let mut scene = Scene::new();
     scene.host = HostModel { memory_total: gib(100), memory_available: gib(50), ..HostModel::default() };
