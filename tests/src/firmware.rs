@@ -69,10 +69,7 @@ impl Lab {
             self.name(),
             disk.display()
         );
-        let path = self.state_dir().join(format!("{name}.xml"));
-        fs::write(&path, xml)?;
-        self.virsh(&["define", &path.to_string_lossy()])?;
-        self.virsh(&["start", name])?;
+        self.define_and_start(name, &xml)?;
         crate::wait_for(&format!("the vcpus of {name} to start"), std::time::Duration::from_secs(60), || {
             for vcpu in 0..*vcpus {
                 ensure!(self.updates(name, vcpu)? > 0, "vcpu {vcpu} has not registered");
@@ -118,10 +115,7 @@ impl Lab {
             self.name(),
             disk.display()
         );
-        let path = self.state_dir().join(format!("{name}.xml"));
-        fs::write(&path, xml)?;
-        self.virsh(&["define", &path.to_string_lossy()])?;
-        self.virsh(&["start", name]).map(drop)
+        self.define_and_start(name, &xml)
     }
 
     /// Steal time as the guest sees it, in ns since the vcpu registered.

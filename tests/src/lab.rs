@@ -112,14 +112,18 @@ impl Lab {
         }
         let (accel, partition) = (self.accel(), &self.name);
         let site = Site { image: &image, accel, partition, logs: &self.logs, disks: &disks };
-        let xml = self.state_dir().join(format!("{}.xml", guest.name));
-        fs::write(&xml, domain_xml(guest, &site))?;
-        let xml = xml.to_string_lossy();
-        self.virsh(&["define", &xml])?;
-        self.virsh(&["start", &guest.name])?;
+        self.define_and_start(&guest.name, &domain_xml(guest, &site))?;
         self.guests.push(guest.clone());
         fs::write(self.state_dir().join("guests.json"), serde_json::to_vec(&self.guests)?)?;
         Ok(())
+    }
+
+    /// Defines a domain of this XML, and starts it.
+    pub(crate) fn define_and_start(&self, name: &str, xml: &str) -> Result<()> {
+        let path = self.state_dir().join(format!("{name}.xml"));
+        fs::write(&path, xml)?;
+        self.virsh(&["define", &path.to_string_lossy()])?;
+        self.virsh(&["start", name]).map(drop)
     }
 
     /// The lab's name; also its cgroup partition, with `.partition` behind it.
