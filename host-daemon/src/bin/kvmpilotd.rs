@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kvmpilot::cli::DaemonArguments;
-use kvmpilot::{config, daemon};
+use kvmpilot::{config, daemon, kernel};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    kernel::give_back_freed_memory();
     let arguments = DaemonArguments::parse();
     let config = match config::load(arguments.config.as_deref()) {
         Ok(config) => config,
