@@ -1,6 +1,8 @@
 //! `bench document`: docs/BENCHMARKS.md out of docs/benchmarks/: a text with places for figures, and the JSON of the runs that
 //! they come from. No figure of theirs is written by hand.
 
+mod parts;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
@@ -82,6 +84,7 @@ fn part(place: &str) -> Result<String> {
         )?,
         ("contention", "chart") => chart(rows(&run, "rows")?, "phase", "contestant", "p99_ms", "ms")?,
         ("contention", "absent") => absent(&run)?,
+        ("memory" | "guest-priority" | "scale" | "soak", part) => parts::part(bench, part, &run)?,
         _ => bail!("there is no part {part} of {bench}"),
     })
 }
