@@ -61,11 +61,12 @@ pub(super) fn cpu_s(pid: u32) -> Result<f64> {
     Ok(ticks / 100.0)
 }
 
-/// The middle one of some values; the lower one of an even number. NaN of none.
+/// The middle one of some values; the mean of the middle two of an even number. NaN of none.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+    let middle = |at: usize| values.get(at).copied().unwrap_or(f64::NAN);
+    f64::midpoint(middle(values.len().saturating_sub(1) / 2), middle(values.len() / 2))
 }
 
 /// The smallest of some values that at least this part of all does not exceed, 0 to 1. NaN of none.
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn medians_are_values_that_were_measured() {
         assert!(median([3.0, 1.0, 2.0]).total_cmp(&2.0).is_eq());
-        assert!(median([4.0, 1.0, 2.0, 3.0]).total_cmp(&2.0).is_eq());
+        assert!(median([4.0, 1.0, 2.0, 3.0]).total_cmp(&2.5).is_eq());
         assert!(median([]).is_nan());
         let hundred = || (1..=100).map(f64::from);
         assert!(quantile(hundred(), 0.99).total_cmp(&99.0).is_eq());

@@ -64,11 +64,12 @@ impl Soak<'_> {
 
     fn power_off(&mut self) -> Result<Option<String>> {
         let Some(at) = self.pick_well(|guest| guest.spec.agent) else { return Ok(None) };
-        self.inside(at, "(sleep 1; poweroff -f) </dev/null >/dev/null 2>&1 &")?;
+        // On a busy machine the guest may have gone before its agent could say that the command was started.
+        let asked = self.inside(at, "(sleep 1; poweroff -f) </dev/null >/dev/null 2>&1 &");
         let name = self.guests[at].name().to_owned();
         wait_for(&format!("{name} to power off"), GUEST, || {
             let state = self.lab.virsh(&["domstate", &name])?;
-            ensure!(state.trim() == "shut off", "it is {state}");
+            ensure!(state.trim() == "shut off", "it is {state}; it was asked with the result {asked:?}");
             Ok(())
         })?;
         self.guests[at].power = Power::Off;

@@ -79,6 +79,16 @@ impl Round {
         phases.iter().find(|measured| measured.phase == phase)
     }
 
+    fn p99(&self, contestant: &str, phase: &str) -> Option<f64> {
+        self.of(contestant, phase)?.http.as_ref().map(|http| http.p99_ms)
+    }
+
+    fn p99_alone(&self) -> Option<f64> {
+        let others = self.contestants.iter().filter(|(name, _)| *name != OURS);
+        let values: Vec<f64> = others.filter_map(|(name, _)| self.p99(name, ALONE)).collect();
+        (!values.is_empty()).then(|| median(values))
+    }
+
     /// CPU seconds that a request costs in peace, and a unit of the neighbours' work where nobody asks the server.
     fn costs(&self) -> Option<(f64, f64)> {
         let (alone, idle) = (self.of("none", ALONE)?, self.of("none", IDLE)?);
@@ -130,7 +140,8 @@ struct Row {
 pub(super) struct Report {
     #[serde(flatten)]
     machine: Machine,
-    /// p99 beside two neighbours under kvmpilot to p99 alone under nobody.
+    /// p99 beside two neighbours under kvmpilot to p99 alone, the median of the contestants but kvmpilot: without neighbours none
+    /// of them does anything, and one such measurement alone differs from the next by a fifth.
     p99_vs_alone: Option<f64>,
     /// p99 beside two neighbours under kvmpilot to that under nobody.
     p99_ratio_vs_none: Option<f64>,
@@ -161,9 +172,6 @@ pub(super) fn report(machine: Machine, rounds: Vec<Round>, absent: Vec<(&'static
         (!values.is_empty()).then(|| median(values))
     };
     let ratio = |phase: &str, other: &str| over_rounds(&|round| round.against(OURS, other, phase));
-    let p99 = |round: &Round, contestant: &str, phase: &str| {
-        round.of(contestant, phase)?.http.as_ref().map(|http| http.p99_ms)
-    };
     let work = |round: &Round, contestant: &str| {
         PHASES.iter().map(|phase| round.work(contestant, phase.name)).sum::<Option<f64>>()
     };
@@ -175,7 +183,7 @@ pub(super) fn report(machine: Machine, rounds: Vec<Round>, absent: Vec<(&'static
         Some(phases.iter().map(|measured| measured.actions as f64).sum())
     };
     let head = (
-        over_rounds(&|round| Some(p99(round, OURS, TWO)? / p99(round, NOBODY, ALONE)?)),
+        over_rounds(&|round| Some(round.p99(OURS, TWO)? / round.p99_alone()?)),
         over_rounds(&|round| Some(work(round, OURS)? / work(round, NOBODY)?)),
         over_rounds(&|round| round.of(OURS, TWO)?.reaction_s),
         over_rounds(&|round| actions(round, OURS)),
