@@ -1,8 +1,15 @@
 //! What libvirt knows of the domains, kept fresh in the background, each domain on its own: one that hangs keeps its
 //! old reading, is asked less and less often, and delays nobody.
+//!
+//! Events say what changes, and the kernel's signs what has no event (`sense/signs.rs`). A sweep is one call, however many
+//! domains there are: it confirms what is known, and finds what differs from it. What is behind an event, a sign or a
+//! difference is read whole; the rest now and then (`due.rs`).
 
+mod due;
 mod entry;
 mod hints;
+mod later;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -11,24 +18,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::sample::{BalloonSample, DiskSample, DomainSample, DomainState};
+use kvmpilot_core::sample::{BalloonSample, Job};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::hook::HookCall;
-use crate::libvirt::{ActiveDomain, DomainEvent, ErrorKind, Libvirt};
+use crate::libvirt::{ActiveDomain, DomainEvent, Error, ErrorKind, Glance, Libvirt};
+use due::{Due, Sweep};
 pub use entry::InventoryEntry;
-use entry::answers;
 use hints::{Hints, Settled};
+use later::Later;
+use reading::{Told, is_hang, is_the_domains, read};
 
 /// Between two looks at the balloon of a domain that has less memory than it began with: guests report each second at best,
 /// and must get it back within two.
 const BALLOON_LOOK: Duration = Duration::from_millis(500);
 /// Reports that may wait for the loop; it looks at all balloons by itself soon enough.
 const REPORTS: usize = 64;
-/// Between two readings of a domain's disks: QEMU has to be asked twice for each.
-const DISKS: Duration = Duration::from_secs(60);
+/// What was tuned is read after so long: a change of ours is read anyway as soon as it is made, and several of somebody else
+/// come together.
+const TUNED: Duration = Duration::from_millis(300);
+/// Least time between two readings of a domain for no better reason than a sign.
+const SIGNS: Duration = Duration::from_secs(5);
 
 /// The domains as libvirt last told.
 #[derive(Debug)]
@@ -38,8 +50,8 @@ pub struct Inventory {
     /// A domain has come or gone since this was asked last.
     pub comings: Arc<Notify>,
     entries: Arc<Mutex<Entries>>,
-    lean: Arc<Mutex<BTreeSet<Uuid>>>,
-    refresh: mpsc::UnboundedSender<Uuid>,
+    watched: Arc<Mutex<Watched>>,
+    requests: mpsc::UnboundedSender<Request>,
     task: JoinHandle<()>,
 }
 
@@ -55,51 +67,64 @@ pub struct BalloonReport {
     pub now: BalloonSample,
 }
 
+/// Domains whose balloons matter.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Looked at twice a second.
+    lean: BTreeSet<Uuid>,
+    /// Looked at in each sweep.
+    often: BTreeSet<Uuid>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Request {
+    Refresh(Uuid),
+    Sign { domain: Uuid, balloon: bool },
+}
+
 struct Reading {
     uuid: Uuid,
     began: Instant,
-    result: Result<Told, crate::libvirt::Error>,
-}
-
-/// What libvirt told of a domain.
-struct Told {
-    domain: DomainSample,
-    /// What it did not tell, in words.
-    trouble: Vec<String>,
-    /// A call hangs, which says that QEMU does.
-    hangs: bool,
-    disks_read_at: Option<Instant>,
+    result: Result<Told, Error>,
 }
 
 struct Look {
     uuid: Uuid,
     began: Instant,
-    balloon: Option<BalloonSample>,
+    saw: Result<Saw, Error>,
+}
+
+enum Saw {
+    Balloon(BalloonSample),
+    Glance { job: Option<Job>, balloon: Option<BalloonSample> },
 }
 
 impl Inventory {
-    /// Starts to read; everything is read again each `period`, and a domain at once when an event of libvirt's or its hook
-    /// says so.
+    /// Starts to read. The list is read each `period`, and a domain at once when it is not there as it is known, or when an
+    /// event of libvirt's or its hook says so.
     #[must_use]
     pub fn start(libvirt: Libvirt, period: Duration, hook: mpsc::Receiver<HookCall>) -> Self {
         let entries = Arc::new(Mutex::new(Entries::new()));
-        let lean = Arc::default();
+        let watched = Arc::default();
         let comings = Arc::<Notify>::default();
-        let (refresh, requests) = mpsc::unbounded_channel();
+        let (sender, requests) = mpsc::unbounded_channel();
         let (reporter, reports) = mpsc::channel(REPORTS);
         let keeper = Keeper {
             libvirt,
             entries: Arc::clone(&entries),
-            lean: Arc::clone(&lean),
+            watched: Arc::clone(&watched),
+            began: Instant::now(),
+            resync: false,
             looking: BTreeSet::new(),
             reporter,
             reading: BTreeSet::new(),
-            again: BTreeSet::new(),
+            again: BTreeMap::new(),
+            later: Later::default(),
             comings: Arc::clone(&comings),
             hints: Hints::default(),
         };
         let task = tokio::spawn(keeper.run(requests, hook, period));
-        Self { reports, comings, entries, lean, refresh, task }
+        Self { reports, comings, entries, watched, requests: sender, task }
     }
 
     /// All active domains.
@@ -108,15 +133,22 @@ impl Inventory {
         lock(&self.entries).clone()
     }
 
-    /// Says which domains have lean balloons: only those are looked at more often than the rest.
-    pub fn watch_balloons(&self, lean: BTreeSet<Uuid>) {
-        *self.lean.lock().unwrap_or_else(PoisonError::into_inner) = lean;
+    /// Says whose balloons matter: those that are `lean` are looked at twice a second, those that are to be looked at
+    /// `often` in each sweep, and the rest each minute.
+    pub fn watch_balloons(&self, lean: BTreeSet<Uuid>, often: BTreeSet<Uuid>) {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Watched { lean, often };
     }
 
     /// Asks for a new reading of one domain, now.
     pub fn refresh(&self, domain: Uuid) {
         // The keeper ends with the daemon only.
-        let _ = self.refresh.send(domain);
+        let _ = self.requests.send(Request::Refresh(domain));
+    }
+
+    /// Asks for a new reading of a domain that shows signs of not being as it is known; `balloon`: also of its QEMU. At most
+    /// one each 5 s comes of it.
+    pub fn suspect(&self, domain: Uuid, balloon: bool) {
+        let _ = self.requests.send(Request::Sign { domain, balloon });
     }
 }
 
@@ -133,14 +165,19 @@ fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
 struct Keeper {
     libvirt: Libvirt,
     entries: Arc<Mutex<Entries>>,
-    lean: Arc<Mutex<BTreeSet<Uuid>>>,
+    watched: Arc<Mutex<Watched>>,
+    /// When it began: the turns of the domains are counted from there.
+    began: Instant,
+    /// Events may have been lost, and not everything has been read since.
+    resync: bool,
     /// Domains whose balloon is being looked at.
     looking: BTreeSet<Uuid>,
     reporter: mpsc::Sender<BalloonReport>,
     /// Domains that are being read.
     reading: BTreeSet<Uuid>,
-    /// Domains that changed while they were being read.
-    again: BTreeSet<Uuid>,
+    /// Domains that changed while they were being read, and whether their balloons are wanted again.
+    again: BTreeMap<Uuid, bool>,
+    later: Later,
     comings: Arc<Notify>,
     hints: Hints,
 }
@@ -148,7 +185,7 @@ struct Keeper {
 impl Keeper {
     async fn run(
         mut self,
-        mut requests: mpsc::UnboundedReceiver<Uuid>,
+        mut requests: mpsc::UnboundedReceiver<Request>,
         mut hook: mpsc::Receiver<HookCall>,
         period: Duration,
     ) {
@@ -160,28 +197,35 @@ impl Keeper {
         let mut readings = JoinSet::new();
         let mut looks = JoinSet::new();
         loop {
-            let due = self.hints.due();
+            let (hint, later) = (self.hints.due(), self.later.due());
             tokio::select! {
                 _ = look.tick() => self.look(&mut looks),
                 Some(call) = hook.recv() => self.hints.take(call),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.follow_hints(&mut readings).await;
+                () = sleep_until(hint.unwrap_or_else(Instant::now)), if hint.is_some() => {
+                    self.follow_hints(&mut readings, &mut looks).await;
+                }
+                () = sleep_until(later.unwrap_or_else(Instant::now)), if later.is_some() => {
+                    for (domain, balloon) in self.later.take(Instant::now()) {
+                        self.read(domain, balloon, &mut readings);
+                    }
                 }
                 Some(done) = looks.join_next() => match done {
-                    Ok(look) => self.report(&look),
+                    Ok(look) => self.report(look, &mut readings),
                     Err(error) => tracing::error!(%error, "looking at a balloon ended early"),
                 },
-                _ = sweep.tick() => self.sweep(&mut readings).await,
+                _ = sweep.tick() => self.sweep(&mut readings, &mut looks).await,
                 event = events.next() => match event {
                     None => return,
-                    Some(DomainEvent::Resync) => self.sweep(&mut readings).await,
-                    Some(event) => if let Some(domain) = domain_of(event) {
-                        self.read(domain, &mut readings);
+                    Some(DomainEvent::Resync) => {
+                        self.resync = true;
+                        self.sweep(&mut readings, &mut looks).await;
                     }
+                    Some(event) => self.follow(event, &mut readings),
                 },
                 request = requests.recv() => match request {
                     None => return,
-                    Some(domain) => self.read(domain, &mut readings),
+                    Some(Request::Refresh(domain)) => self.read(domain, true, &mut readings),
+                    Some(Request::Sign { domain, balloon }) => self.follow_sign(domain, balloon),
                 },
                 Some(done) = readings.join_next() => match done {
                     Ok(reading) => self.take(reading, &mut readings),
@@ -191,45 +235,96 @@ impl Keeper {
         }
     }
 
-    /// Looks at the lean balloons.
-    fn look(&mut self, looks: &mut JoinSet<Look>) {
-        let lean = self.lean.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for uuid in lean {
-            let answers = lock(&self.entries).get(&uuid).is_some_and(|entry| entry.answers());
-            if !answers || self.reading.contains(&uuid) || !self.looking.insert(uuid) {
-                continue;
+    /// Reads what an event is about, as far as it tells of a change.
+    fn follow(&mut self, event: DomainEvent, readings: &mut JoinSet<Reading>) {
+        match event {
+            DomainEvent::Lifecycle { domain, .. } => self.read(domain, true, readings),
+            DomainEvent::Agent { domain, .. }
+            | DomainEvent::DevicesChanged { domain }
+            | DomainEvent::MetadataChanged { domain }
+            | DomainEvent::JobCompleted { domain } => self.read(domain, false, readings),
+            DomainEvent::Tuned { domain } => self.later.add(domain, Instant::now() + TUNED, false),
+            // Balloons move in many small steps; the sweeps see where they end.
+            DomainEvent::BalloonChanged { domain, .. } => {
+                if let Some(entry) = lock(&self.entries).get_mut(&domain) {
+                    Arc::make_mut(entry).balloon_moved_at = Some(Instant::now());
+                }
             }
-            let libvirt = self.libvirt.clone();
-            looks.spawn(async move {
-                let began = Instant::now();
-                Look { uuid, began, balloon: libvirt.read_balloon(uuid).await.ok() }
-            });
+            DomainEvent::Resync => self.resync = true,
         }
     }
 
-    /// Takes a look at a balloon in, and reports what is new.
-    fn report(&mut self, look: &Look) {
-        let Look { uuid, began, balloon } = *look;
-        self.looking.remove(&uuid);
-        // What is wrong the next whole reading says.
-        let Some(now) = balloon else { return };
-        let mut entries = lock(&self.entries);
-        let Some(entry) = entries.get_mut(&uuid).map(Arc::make_mut) else { return };
-        // A whole reading may have been faster.
-        if entry.balloon_read_at.is_some_and(|at| at >= began) {
+    /// Reads a domain soon that may not be as it is known. One that is in trouble is read anyway, at its own pace.
+    fn follow_sign(&mut self, domain: Uuid, balloon: bool) {
+        let entry = lock(&self.entries).get(&domain).cloned();
+        let Some(entry) = entry.filter(|entry| entry.failures == 0) else { return };
+        let now = Instant::now();
+        self.later.add(domain, entry.read_at.map_or(now, |at| now.max(at + SIGNS)), balloon);
+    }
+
+    /// Looks at the lean balloons.
+    fn look(&mut self, looks: &mut JoinSet<Look>) {
+        let lean = self.watched.lock().unwrap_or_else(PoisonError::into_inner).lean.clone();
+        for uuid in lean {
+            self.look_at(uuid, false, looks);
+        }
+    }
+
+    /// Looks at a balloon, or glances at the job too.
+    fn look_at(&mut self, uuid: Uuid, glance: bool, looks: &mut JoinSet<Look>) {
+        let answers = lock(&self.entries).get(&uuid).is_some_and(|entry| entry.answers());
+        if !answers || self.reading.contains(&uuid) || !self.looking.insert(uuid) {
             return;
         }
-        let Some(domain) = &mut entry.domain else { return };
-        let before = domain.balloon.replace(now);
-        entry.balloon_read_at = Some(began);
-        if let Some(before) = before.filter(|before| before.last_update_unix_s != now.last_update_unix_s) {
+        let libvirt = self.libvirt.clone();
+        looks.spawn(async move {
+            let began = Instant::now();
+            let saw = if glance {
+                let glance = libvirt.glance(uuid).await;
+                glance.map(|Glance { job, balloon }| Saw::Glance { job, balloon })
+            } else {
+                libvirt.read_balloon(uuid).await.map(Saw::Balloon)
+            };
+            Look { uuid, began, saw }
+        });
+    }
+
+    /// Takes a look at a balloon in, and reports what is new.
+    fn report(&mut self, look: Look, readings: &mut JoinSet<Reading>) {
+        let Look { uuid, began, saw } = look;
+        self.looking.remove(&uuid);
+        let saw = match saw {
+            Ok(saw) => saw,
+            // Whose trouble it is a whole reading tells, and what follows from it.
+            Err(error) => {
+                tracing::debug!(%error, "a look at a balloon");
+                let known = lock(&self.entries).get(&uuid).is_some_and(|entry| entry.failures == 0);
+                if known && is_the_domains(&error.kind) {
+                    self.read(uuid, true, readings);
+                }
+                return;
+            }
+        };
+        let mut entries = lock(&self.entries);
+        let Some(entry) = entries.get_mut(&uuid).map(Arc::make_mut) else { return };
+        let now = match saw {
+            Saw::Balloon(balloon) => Some(balloon),
+            Saw::Glance { job, balloon } => {
+                entry.read_job(job, began);
+                balloon
+            }
+        };
+        let Some(now) = now else { return };
+        let Some(Some(before)) = entry.read_balloon(now, began) else { return };
+        if before.last_update_unix_s != now.last_update_unix_s {
             // A full channel means that the loop has enough reasons already.
             let _ = self.reporter.try_send(BalloonReport { before, now });
         }
     }
 
-    /// Reads the list, forgets what is gone and reads what is there.
-    async fn sweep(&mut self, readings: &mut JoinSet<Reading>) {
+    /// Reads the list, forgets what is gone, confirms what is there as known, and sees after the rest.
+    async fn sweep(&mut self, readings: &mut JoinSet<Reading>, looks: &mut JoinSet<Look>) {
+        let asked = Instant::now();
         let domains: Vec<ActiveDomain> = match self.libvirt.domains().await {
             Ok(domains) => domains,
             Err(error) => {
@@ -237,8 +332,11 @@ impl Keeper {
                 return;
             }
         };
-        let now = Instant::now();
-        let due: Vec<Uuid> = {
+        let everything = std::mem::take(&mut self.resync);
+        let sweep = Sweep { began: self.began, now: Instant::now(), everything };
+        let mut dues = Vec::new();
+        {
+            let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
             let mut entries = lock(&self.entries);
             let before = entries.len();
             entries.retain(|uuid, _| domains.iter().any(|domain| domain.uuid == *uuid));
@@ -246,32 +344,44 @@ impl Keeper {
                 self.comings.notify_one();
             }
             for domain in &domains {
-                let entry =
-                    entries.entry(domain.uuid).or_insert_with(|| Arc::new(InventoryEntry::new(&domain.name)));
+                let entry = entries
+                    .entry(domain.uuid)
+                    .or_insert_with(|| Arc::new(InventoryEntry::new(&domain.name, sweep.now)));
+                let is_stuck = || self.libvirt.is_stuck(domain.uuid);
+                let due = sweep.of(domain, entry, watched.often.contains(&domain.uuid), is_stuck);
+                let entry = Arc::make_mut(entry);
+                if entry.run != domain.id {
+                    entry.runs_anew(domain.id, sweep.now);
+                }
                 if entry.name != domain.name {
-                    Arc::make_mut(entry).name.clone_from(&domain.name);
+                    entry.name.clone_from(&domain.name);
+                }
+                if due == Due::Whole {
+                    dues.push((domain.uuid, due));
+                } else {
+                    entry.confirmed_at = Some(asked);
+                    dues.extend((due == Due::Glance).then_some((domain.uuid, due)));
                 }
             }
-            // The pause spares a QEMU that hangs. As soon as the call that hung has returned, it may be well again.
-            let is_due = |(uuid, entry): &(&Uuid, &Arc<InventoryEntry>)| {
-                entry.retry_at.is_none_or(|at| at <= now) || entry.hung && !self.libvirt.is_stuck(**uuid)
-            };
-            entries.iter().filter(is_due).map(|(uuid, _)| *uuid).collect()
-        };
-        for uuid in due {
-            self.read(uuid, readings);
+        }
+        for (uuid, due) in dues {
+            match due {
+                Due::Whole => self.read(uuid, true, readings),
+                Due::Glance => self.look_at(uuid, true, looks),
+                Due::Nothing => {}
+            }
         }
     }
 
     /// Sees after what libvirt's hook has told and no event of libvirt's has confirmed.
-    async fn follow_hints(&mut self, readings: &mut JoinSet<Reading>) {
+    async fn follow_hints(&mut self, readings: &mut JoinSet<Reading>, looks: &mut JoinSet<Look>) {
         let settled = self.hints.settle(Instant::now(), &lock(&self.entries));
         let Settled { look_for, look_at, everything } = settled;
         if everything {
-            return self.sweep(readings).await;
+            return self.sweep(readings, looks).await;
         }
         for uuid in look_at {
-            self.read(uuid, readings);
+            self.read(uuid, true, readings);
         }
         if look_for.is_empty() {
             return;
@@ -280,23 +390,25 @@ impl Keeper {
             Ok(domains) => {
                 for domain in domains.iter().filter(|domain| look_for.contains(&domain.name)) {
                     tracing::debug!(domain = domain.name, "known by libvirt's hook before any event");
-                    self.read(domain.uuid, readings);
+                    self.read(domain.uuid, true, readings);
                 }
             }
             Err(error) => tracing::debug!(%error, "what the hook has told is left to the next sweep"),
         }
     }
 
-    fn read(&mut self, uuid: Uuid, readings: &mut JoinSet<Reading>) {
+    /// Reads a domain whole, with its balloon or with that which is known.
+    fn read(&mut self, uuid: Uuid, balloon: bool, readings: &mut JoinSet<Reading>) {
+        let balloon = self.later.begun(uuid) || balloon;
         if !self.reading.insert(uuid) {
-            self.again.insert(uuid);
+            *self.again.entry(uuid).or_default() |= balloon;
             return;
         }
         let libvirt = self.libvirt.clone();
         let known = lock(&self.entries).get(&uuid).cloned();
         readings.spawn(async move {
             let began = Instant::now();
-            Reading { uuid, began, result: read(&libvirt, uuid, known.as_deref()).await }
+            Reading { uuid, began, result: read(&libvirt, uuid, known.as_deref(), balloon).await }
         });
     }
 
@@ -305,22 +417,22 @@ impl Keeper {
         self.reading.remove(&uuid);
         let mut entries = lock(&self.entries);
         match result {
-            Ok(Told { domain, trouble, hangs, disks_read_at }) => {
-                let mut entry = InventoryEntry::read(domain, began, trouble);
-                entry.disks_read_at = disks_read_at;
-                if hangs {
-                    entry.failures = entries.get(&uuid).map_or(0, |entry| entry.failures);
-                    entry.fail(true);
-                }
-                // A look at its balloon may have been faster.
-                let known = entries.get(&uuid).filter(|known| known.balloon_read_at > Some(began));
-                if let (Some(known), Some(domain)) = (known, &mut entry.domain) {
-                    domain.balloon = known.domain.as_ref().and_then(|known| known.balloon).or(domain.balloon);
-                    entry.balloon_read_at = known.balloon_read_at;
-                }
-                let known = entries.insert(uuid, Arc::new(entry));
-                if known.is_none_or(|known| known.domain.is_none()) {
+            Ok(told) => {
+                let new = || Arc::new(InventoryEntry::new(&told.domain.name, began));
+                let entry = Arc::make_mut(entries.entry(uuid).or_insert_with(new));
+                if entry.domain.is_none() {
                     self.comings.notify_one();
+                }
+                if entry.run != told.run {
+                    entry.runs_anew(told.run, began);
+                }
+                let failures = entry.failures;
+                entry.take(told.domain, began, told.balloon_asked);
+                (entry.trouble, entry.troubled) = (told.trouble, told.troubled);
+                entry.disks_read_at = told.disks_read_at;
+                if told.hangs {
+                    entry.failures = failures;
+                    entry.fail(true);
                 }
             }
             Err(error) if error.kind == ErrorKind::DomainGone => {
@@ -330,7 +442,7 @@ impl Keeper {
             }
             Err(error) => {
                 if let Some(entry) = entries.get_mut(&uuid).map(Arc::make_mut) {
-                    entry.trouble = vec![error.to_string()];
+                    (entry.trouble, entry.troubled) = (vec![error.to_string()], true);
                     if is_the_domains(&error.kind) {
                         entry.fail(is_hang(&error.kind));
                     }
@@ -338,82 +450,8 @@ impl Keeper {
             }
         }
         drop(entries);
-        if self.again.remove(&uuid) {
-            self.read(uuid, readings);
+        if let Some(balloon) = self.again.remove(&uuid) {
+            self.read(uuid, balloon, readings);
         }
-    }
-}
-
-/// Whether it is the domain that is in trouble, and not libvirt as a whole.
-const fn is_the_domains(kind: &ErrorKind) -> bool {
-    !matches!(
-        kind,
-        ErrorKind::NotConnected(_) | ErrorKind::Overloaded(_) | ErrorKind::Deadline { started: false, .. }
-    )
-}
-
-/// Whether the call has not returned, as far as is known.
-const fn is_hang(kind: &ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Deadline { started: true, .. } | ErrorKind::Quarantined(_))
-}
-
-/// One domain with its balloon and its disks. If these cannot be read that is no reason to lose the rest.
-async fn read(
-    libvirt: &Libvirt,
-    uuid: Uuid,
-    known: Option<&InventoryEntry>,
-) -> Result<Told, crate::libvirt::Error> {
-    let reading = libvirt.read_domain(uuid).await?;
-    let mut domain = reading.sample;
-    let mut trouble: Vec<String> = reading.missing.iter().map(ToString::to_string).collect();
-    let mut hangs = false;
-    let mut disks_read_at = known.and_then(|known| known.disks_read_at);
-    let earlier = known.and_then(|known| known.domain.as_ref()).map(|domain| domain.disks.clone());
-    domain.disks = earlier.unwrap_or_default();
-    // A paused QEMU answers, but its guest reports nothing new.
-    if answers(domain.job) && domain.state == DomainState::Running {
-        match libvirt.read_balloon(uuid).await {
-            Ok(balloon) => domain.balloon = Some(balloon),
-            Err(error) => {
-                hangs = is_hang(&error.kind);
-                trouble.push(error.to_string());
-            }
-        }
-    }
-    if answers(domain.job) && !hangs && disks_read_at.is_none_or(|at| at.elapsed() >= DISKS) {
-        let now = Instant::now();
-        match libvirt.read_disks(uuid).await {
-            Ok(disks) => domain.disks = since(&domain.disks, disks_read_at.map(|at| now - at), disks),
-            Err(error) => {
-                hangs = is_hang(&error.kind);
-                trouble.push(error.to_string());
-            }
-        }
-        // One that cannot be read is asked again as rarely.
-        disks_read_at = Some(now);
-    }
-    Ok(Told { domain, trouble, hangs, disks_read_at })
-}
-
-/// Disks as they are now, with what went through them before.
-fn since(earlier: &[DiskSample], window: Option<Duration>, mut now: Vec<DiskSample>) -> Vec<DiskSample> {
-    for disk in &mut now {
-        let before = earlier.iter().find(|other| other.target == disk.target && other.source == disk.source);
-        let window = window.and_then(|window| u64::try_from(window.as_millis()).ok());
-        disk.before = before.and_then(|before| before.counters).zip(window);
-    }
-    now
-}
-
-const fn domain_of(event: DomainEvent) -> Option<Uuid> {
-    match event {
-        DomainEvent::Lifecycle { domain, .. }
-        | DomainEvent::Tuned { domain }
-        | DomainEvent::Agent { domain, .. }
-        | DomainEvent::DevicesChanged { domain }
-        | DomainEvent::MetadataChanged { domain }
-        | DomainEvent::JobCompleted { domain } => Some(domain),
-        // Balloons move in many small steps; the sweep sees where they end.
-        DomainEvent::BalloonChanged { .. } | DomainEvent::Resync => None,
     }
 }
