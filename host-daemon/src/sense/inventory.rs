@@ -115,6 +115,7 @@ impl Inventory {
             watched: Arc::clone(&watched),
             began: Instant::now(),
             resync: false,
+            swept: false,
             looking: BTreeSet::new(),
             reporter,
             reading: BTreeSet::new(),
@@ -170,6 +171,8 @@ struct Keeper {
     began: Instant,
     /// Events may have been lost, and not everything has been read since.
     resync: bool,
+    /// The list has been read. Whoever is in the first one may have been there for long.
+    swept: bool,
     /// Domains whose balloon is being looked at.
     looking: BTreeSet<Uuid>,
     reporter: mpsc::Sender<BalloonReport>,
@@ -334,6 +337,11 @@ impl Keeper {
         };
         let everything = std::mem::take(&mut self.resync);
         let sweep = Sweep { began: self.began, now: Instant::now(), everything };
+        let since = if std::mem::replace(&mut self.swept, true) {
+            sweep.now
+        } else {
+            sweep.now.checked_sub(due::FRESH).unwrap_or(sweep.now)
+        };
         let mut dues = Vec::new();
         {
             let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -344,14 +352,15 @@ impl Keeper {
                 self.comings.notify_one();
             }
             for domain in &domains {
+                let is_new = !entries.contains_key(&domain.uuid);
                 let entry = entries
                     .entry(domain.uuid)
-                    .or_insert_with(|| Arc::new(InventoryEntry::new(&domain.name, sweep.now)));
+                    .or_insert_with(|| Arc::new(InventoryEntry::new(&domain.name, since)));
                 let is_stuck = || self.libvirt.is_stuck(domain.uuid);
                 let due = sweep.of(domain, entry, watched.often.contains(&domain.uuid), is_stuck);
                 let entry = Arc::make_mut(entry);
                 if entry.run != domain.id {
-                    entry.runs_anew(domain.id, sweep.now);
+                    entry.runs_anew(domain.id, if is_new { since } else { sweep.now });
                 }
                 if entry.name != domain.name {
                     entry.name.clone_from(&domain.name);

@@ -17,7 +17,7 @@ const WHOLE: Duration = Duration::from_secs(300);
 /// Between two glances at it.
 const GLANCE: Duration = Duration::from_secs(60);
 /// Time for which a domain that is new, or in a new state, and a balloon that moves are looked at in each sweep.
-const FRESH: Duration = Duration::from_secs(60);
+pub(super) const FRESH: Duration = Duration::from_secs(60);
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

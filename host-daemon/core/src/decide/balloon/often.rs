@@ -7,11 +7,11 @@ use uuid::Uuid;
 use super::host::HostMemory;
 use crate::decide::history::History;
 use crate::decide::running;
-use crate::model::{DomainModel, Model};
+use crate::model::{BalloonModel, DomainModel, Model};
 use crate::policy::{Actuator, Mode, Policy};
 use crate::rules::Means;
 
-/// Domains whose memory may be decided on soon: all whose balloon may be moved while the host is short of memory or not far
+/// Domains whose guests report and whose memory may be decided on soon: all whose balloon may be moved while the host is short of memory or not far
 /// from it, and always those that something is about to be taken from without anybody's word. Those that something was
 /// taken from are [`History::lean`], and looked at more often than that.
 #[must_use]
@@ -23,7 +23,10 @@ pub fn often(model: &Model, policy: &Policy, history: &History) -> BTreeSet<Uuid
                 entry.states.idle_memory > 0 || entry.asked.wants(Means::Reclaim).is_some()
             })
         };
+        // Of a guest that is silent nothing can be decided, however often it is asked.
+        let reports = |balloon: BalloonModel| !balloon.is_stale(policy.balloon.stale_after);
         domain.balloon_refusal.is_none()
+            && domain.balloon.is_some_and(reports)
             && match policy.of(*domain).mode(Actuator::Balloon).value {
                 Mode::Observe => false,
                 Mode::Recommend => near,
@@ -36,7 +39,7 @@ pub fn often(model: &Model, policy: &Policy, history: &History) -> BTreeSet<Uuid
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::tests::{domain, host};
+    use crate::decide::tests::{balloon_of, domain, host};
     use crate::policy::Policy;
     use crate::units::{KiB, Ratio};
 
@@ -47,6 +50,7 @@ mod tests {
             model.host.memory_total = Some(KiB(100_000));
             model.host.memory_available = Some(KiB(available_percent * 1000));
             model.host.memory_pressure_avg10 = Some(Ratio(pressure));
+            model.domains[0].balloon = Some(balloon_of(1024, 100));
             model.domains[0].balloon_refusal = refused.then(|| "VFIO".to_owned());
             let mut policy = Policy::default();
             policy.actuator_modes.retain(|(actuator, _)| *actuator != Actuator::Balloon);
@@ -70,6 +74,10 @@ mod tests {
         }
         let mut model = host(2, vec![domain(1, 1, 0.0, 0.0, 0.0, 2)]);
         model.host.memory_available = None;
+        assert!(often(&model, &Policy::default(), &History::default()).is_empty(), "it has no balloon");
+        model.domains[0].balloon = Some(BalloonModel { age: None, ..balloon_of(1024, 100) });
+        assert!(often(&model, &Policy::default(), &History::default()).is_empty(), "it never reports");
+        model.domains[0].balloon = Some(balloon_of(1024, 100));
         assert_eq!(often(&model, &Policy::default(), &History::default()).len(), 1, "who knows");
     }
 }
