@@ -302,8 +302,10 @@ impl Keeper {
             Err(error) => {
                 tracing::debug!(%error, "a look at a balloon");
                 let known = lock(&self.entries).get(&uuid).is_some_and(|entry| entry.failures == 0);
-                if known && is_the_domains(&error.kind) {
+                if known && (is_hang(&error.kind) || error.kind == ErrorKind::DomainGone) {
                     self.read(uuid, true, readings);
+                } else if is_the_domains(&error.kind) {
+                    self.follow_sign(uuid, true);
                 }
                 return;
             }

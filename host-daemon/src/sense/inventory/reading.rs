@@ -42,8 +42,8 @@ pub(super) const fn is_hang(kind: &ErrorKind) -> bool {
     matches!(kind, ErrorKind::Deadline { started: true, .. } | ErrorKind::Quarantined(_))
 }
 
-/// One domain, with its balloon if that is wanted or not known yet, and its disks if it is time. If these cannot be read that
-/// is no reason to lose the rest.
+/// One domain; and, unless QEMU is to be spared, its balloon, and its disks if it is time. If these cannot be read that is no
+/// reason to lose the rest.
 pub(super) async fn read(
     libvirt: &Libvirt,
     uuid: Uuid,
@@ -74,7 +74,8 @@ pub(super) async fn read(
             Err(error) => failed(&error, &mut hangs),
         }
     }
-    if answers(domain.job) && !hangs && disks_read_at.is_none_or(|at| at.elapsed() >= DISKS) {
+    if balloon_asked && answers(domain.job) && !hangs && disks_read_at.is_none_or(|at| at.elapsed() >= DISKS)
+    {
         let now = Instant::now();
         match libvirt.read_disks(uuid).await {
             Ok(disks) => domain.disks = since(&domain.disks, disks_read_at.map(|at| now - at), disks),
