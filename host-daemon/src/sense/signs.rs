@@ -127,7 +127,7 @@ impl Signs {
         if stopped {
             return Some(Sign::Stopped);
         }
-        threads.or(weight.then_some(Sign::Weight))
+        threads.or_else(|| weight.then_some(Sign::Weight))
     }
 
     /// Stopped by a signal or a debugger; or waiting for a device at two looks in a row, without having run between them.

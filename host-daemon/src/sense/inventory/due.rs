@@ -215,7 +215,7 @@ mod tests {
         let young = InventoryEntry { since: now - 59 * S, ..known.clone() };
         let old = InventoryEntry { since: now - 60 * S, ..known.clone() };
         let moves = InventoryEntry { balloon_moved_at: Some(now - 59 * S), ..known.clone() };
-        let rests = InventoryEntry { balloon_moved_at: Some(now - 60 * S), ..known.clone() };
+        let rests = InventoryEntry { balloon_moved_at: Some(now - 60 * S), ..known };
         let of = |entry: &InventoryEntry| sweep.of(&listed(uuid), entry, false, || false);
         let expected = [Due::Glance, Due::Nothing, Due::Glance, Due::Nothing];
         assert_eq!([&young, &old, &moves, &rests].map(of), expected);

@@ -1,6 +1,7 @@
 //! Against libvirt's test driver: its domains never send an event, as if all of them were lost.
 
 use kvmpilot_core::Uuid;
+use kvmpilot_core::sample::Job;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
