@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
-use kvmpilot_core::decide::{Decision, History, Overhead, Shed, Verdict};
+use kvmpilot_core::decide::{Decision, History, Overhead, Shed, Verdict, often};
 use kvmpilot_core::finding::Finding;
 use kvmpilot_core::model::{Model, is_bad_news};
 use kvmpilot_core::order::Proposal;
@@ -51,7 +51,7 @@ use crate::libvirt::Libvirt;
 use crate::orders::OrderBook;
 use crate::otlp::Otlp;
 use crate::sense::{
-    BalloonReport, Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory, WatchedFiles,
+    BalloonReport, Cadence, FlowState, Flows, GuestState, Guests, HostSense, Inventory, Sign, WatchedFiles,
 };
 use crate::store::Store;
 use crate::watch::Desk;
@@ -91,6 +91,8 @@ struct Daemon {
     history: History,
     windows: Windows,
     overhead: Overhead,
+    /// Domains whose balloons matter, as of the last tick.
+    often: BTreeSet<Uuid>,
     work: JoinSet<Done>,
     /// Domains that are being changed.
     busy: BTreeSet<Uuid>,
@@ -180,7 +182,7 @@ impl Daemon {
     fn turn(&mut self) {
         self.turned_at = Instant::now();
         self.early = None;
-        self.inventory.watch_balloons(self.history.lean().collect());
+        self.inventory.watch_balloons(self.history.lean().collect(), self.often.clone());
         let inventory = self.inventory.snapshot();
         let plan =
             self.windows.plan(self.began.elapsed(), &self.config.policy, self.overhead.is_shed(Shed::Detail));
@@ -193,6 +195,10 @@ impl Daemon {
         self.host.note_programs(flows.into_iter().chain(self.desk.programs()).collect());
         let cadence = Cadence::of(plan.detail);
         let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at, cadence));
+        for (domain, sign) in self.host.signs() {
+            tracing::debug!(%domain, ?sign, "it may not be as libvirt told");
+            self.inventory.suspect(domain, sign == Sign::Stopped);
+        }
         self.unread = unread;
         self.unread.extend(inventory.values().flat_map(|entry| &entry.trouble).cloned());
         self.changed.retain(|uuid, _| inventory.contains_key(uuid));
@@ -233,6 +239,7 @@ impl Daemon {
         wanted.extend(self.take_arrivals(decided.arrival.map(|(_, decision)| decision)));
         if let Some((model, decision)) = decided.tick {
             self.latest = model;
+            self.often = often(&self.latest, &self.config.policy, &self.history);
             publish = true;
             wanted.extend(self.take(decision, "tick"));
             self.keep_to_budget();

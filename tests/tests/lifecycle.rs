@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kvmpilot_tests::bpf::Kind;
@@ -116,6 +117,7 @@ fn nothing_of_what_is_gone_stays_behind() -> Result<()> {
     if kvm.is_none() {
         vcpus_come_and_domains_go(&lab, &daemon)?;
     }
+    a_weight_that_somebody_writes_is_seen(&lab, &daemon)?;
     interfaces_come_and_go(&lab, &daemon)?;
     libvirtd_restarts(&lab, &daemon)?;
     a_saved_domain_is_another_qemu(&lab, &daemon)?;
@@ -207,6 +209,41 @@ fn vcpus_come_and_domains_go(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
     lab.virsh(&["destroy", "fw"])?;
     gone(daemon, "fw")?;
     forgotten(daemon, pid, &old)
+}
+
+/// libvirt has no event for what is written into a cgroup past it, and nobody reads all domains again and again.
+fn a_weight_that_somebody_writes_is_seen(lab: &Lab, daemon: &Daemon<'_>) -> Result<()> {
+    let membership = fs::read_to_string(format!("/proc/{}/cgroup", lab.qemu_pid("net")?))?;
+    let of = |controller: &str| {
+        membership.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let controllers = parts.next()?;
+            controllers.split(',').any(|name| name == controller).then(|| parts.next()).flatten()
+        })
+    };
+    let (hierarchy, emulator, file) = match of("cpu") {
+        Some(path) => ("/sys/fs/cgroup/cpu", path, "cpu.shares"),
+        None => ("/sys/fs/cgroup", of("").context("no cgroup")?, "cpu.weight"),
+    };
+    let own = Path::new(emulator).parent().context("no cgroup of its own")?;
+    let file = Path::new(hierarchy).join(own.strip_prefix("/")?).join(file);
+    let shown = |wanted: u64| {
+        let began = Instant::now();
+        wait_for(&format!("a weight of {wanted}"), PATIENCE, || {
+            let view = daemon.json(&["domain", "net"])?;
+            ensure!(view["cpu_shares"]["current"] == wanted, "{}", view["cpu_shares"]);
+            Ok(began.elapsed())
+        })
+    };
+    let before: u64 = fs::read_to_string(&file)?.trim().parse()?;
+    shown(before)?;
+    for weight in [before / 2, before] {
+        fs::write(&file, weight.to_string())?;
+        let took = shown(weight)?;
+        println!("a weight of {weight} in {} was seen after {:.1} s", file.display(), took.as_secs_f64());
+        ensure!(took < Duration::from_secs(20), "{took:?}");
+    }
+    Ok(())
 }
 
 /// An interface is attached to the running domain and taken away again.

@@ -28,7 +28,10 @@ type Found = (DomainSample, Vec<String>, Option<GuestState>);
 pub(super) async fn checks(libvirt: &Libvirt, config: &Config) -> (Vec<CheckView>, usize) {
     let deadline = Instant::now() + PATIENCE;
     let Ok(Ok(active)) = timeout_at(deadline, libvirt.domains()).await else { return (Vec::new(), 0) };
-    let mut left: Vec<_> = active.into_iter().filter(|domain| domain.state == DomainState::Running).collect();
+    let mut left: Vec<_> = active
+        .into_iter()
+        .filter(|domain| domain.state.is_none_or(|state| state == DomainState::Running))
+        .collect();
     if !left.is_empty() && config.daemon.agent.enabled {
         eprintln!(
             "kvmpilot: asking the agents of {} domains, for {} s at most",

@@ -179,6 +179,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         history: super::services::learned(&store),
         windows: Windows::default(),
         overhead: Overhead::default(),
+        often: BTreeSet::new(),
         work: JoinSet::new(),
         busy: BTreeSet::new(),
         changed: BTreeMap::new(),

@@ -112,6 +112,17 @@ impl Hierarchies {
         Ok(groups)
     }
 
+    /// Directories that may hold the CPU weight of a whole domain, from its own outwards, and whether they are of cgroup v2.
+    pub(super) fn weighted(&self, of: &Membership) -> io::Result<(Vec<PathBuf>, bool)> {
+        let (mount, path, v2) = self.cpu(of)?;
+        let own = domain_group(path)?;
+        let mut groups = vec![mount.directory(own)?];
+        if last(own) == "libvirt" {
+            groups.push(mount.directory(parent(own))?);
+        }
+        Ok((groups, v2))
+    }
+
     /// Pressure of a whole domain, from the cgroups of its main thread; `known` is taken over if it is still that one.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ mod thread;
 mod topology;
 mod trace_event;
 mod vhost;
+mod vitals;
 
 use std::fmt;
 use std::fs::File;
@@ -37,6 +38,7 @@ pub use kvm_stats::{KvmStats, Layout, Stat, StatKind, StatUnit};
 pub use process::OwnUse;
 pub use thread::{Schedstat, ThreadInfo, role};
 pub use trace_event::{TraceEvent, TraceEventError, TraceField};
+pub use vitals::{MainThread, Vitals};
 
 /// No file that is read here is longer; QEMU's command line comes closest.
 const LIMIT: u64 = 1 << 20;

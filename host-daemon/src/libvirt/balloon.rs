@@ -1,13 +1,16 @@
 //! Reading balloons: libvirt's memory statistics, and what only QEMU's monitor tells.
 
-use kvmpilot_core::sample::BalloonSample;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kvmpilot_core::sample::{BalloonSample, Job};
 use serde::Deserialize;
 use uuid::Uuid;
 use virt::domain::{Domain, MemoryStat};
 use virt::sys;
 
-use super::Libvirt;
 use super::error::{Error, ErrorKind};
+use super::session::Session;
+use super::{Libvirt, ffi};
 
 /// Signs of want in QEMU's `guest-stats`. The guest wrote the values.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
@@ -21,28 +24,64 @@ struct Want {
     stat_direct_reclaims: Option<u64>,
 }
 
+/// What a glance at a domain tells: all that changes without an event of libvirt's and without a sign in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// The job that is under way.
+    pub job: Option<Job>,
+    /// The balloon, unless that job keeps QEMU from answering.
+    pub balloon: Option<BalloonSample>,
+}
+
 impl Libvirt {
-    /// The balloon and its statistics. Asks QEMU: 1 ms where it is well, for ever where it hangs.
+    /// The balloon and its statistics: two calls. Asks QEMU: 1 ms where it is well, for ever where it hangs.
     ///
     /// # Errors
     /// When the domain is gone, its QEMU hangs, or libvirt cannot be asked.
     pub async fn read_balloon(&self, uuid: Uuid) -> Result<BalloonSample, Error> {
         let monitor = self.0.options.qemu_monitor;
         self.read("balloon statistics", Some(uuid), move |session| {
-            let domain = session.domain(uuid)?;
-            let mut sample = from_libvirt(&domain, &domain.memory_stats(0)?)?;
-            if monitor {
-                let facts = session.link.cache.facts(uuid, || domain.xml_desc(0).map_err(ErrorKind::from))?;
-                // Without the guest's driver, or before QEMU 9.2, there is nothing; the rest is good all the same.
-                if let Some(want) = facts.balloon_alias.as_deref().and_then(|alias| from_qemu(&domain, alias))
-                {
-                    add(&mut sample, &want);
-                }
-            }
-            Ok(sample)
+            balloon(session, uuid, &session.domain(uuid)?, monitor)
         })
         .await
     }
+
+    /// The job and, where that permits, the balloon: three calls.
+    ///
+    /// # Errors
+    /// As [`Libvirt::read_balloon`].
+    pub async fn glance(&self, uuid: Uuid) -> Result<Glance, Error> {
+        let monitor = self.0.options.qemu_monitor;
+        self.read("a glance", Some(uuid), move |session| {
+            let domain = session.domain(uuid)?;
+            let job = match ffi::job(&domain) {
+                // A driver that has no jobs.
+                Err(ErrorKind::Unsupported(_)) => None,
+                result => result?,
+            };
+            let asked = !job.is_some_and(Job::keeps_qemu_busy);
+            let balloon = if asked { Some(balloon(session, uuid, &domain, monitor)?) } else { None };
+            Ok(Glance { job, balloon })
+        })
+        .await
+    }
+}
+
+fn balloon(
+    session: &Session,
+    uuid: Uuid,
+    domain: &Domain,
+    monitor: bool,
+) -> Result<BalloonSample, ErrorKind> {
+    let mut sample = from_libvirt(domain, &domain.memory_stats(0)?)?;
+    if monitor {
+        let facts = session.link.cache.facts(uuid, || domain.xml_desc(0).map_err(ErrorKind::from))?;
+        // Without the guest's driver, or before QEMU 9.2, there is nothing; the rest is good all the same.
+        if let Some(want) = facts.balloon_alias.as_deref().and_then(|alias| from_qemu(domain, alias)) {
+            add(&mut sample, &want);
+        }
+    }
+    Ok(sample)
 }
 
 fn from_libvirt(domain: &Domain, stats: &[MemoryStat]) -> Result<BalloonSample, ErrorKind> {
@@ -62,6 +101,7 @@ fn from_libvirt(domain: &Domain, stats: &[MemoryStat]) -> Result<BalloonSample, 
         rss_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_RSS),
         // 0 is "the guest has not reported yet".
         last_update_unix_s: value(sys::VIR_DOMAIN_MEMORY_STAT_LAST_UPDATE).filter(|at| *at > 0),
+        read_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs()),
         ..BalloonSample::default()
     })
 }

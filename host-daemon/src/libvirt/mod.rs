@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod facts;
 mod ffi;
+mod list;
 mod metadata;
 mod pool;
 mod read;
@@ -36,11 +37,13 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
+pub use balloon::Glance;
 pub use error::{Error, ErrorKind};
 pub use events::{DomainEvent, Events, Lifecycle};
+pub use list::ActiveDomain;
 pub use metadata::{OwnWord, Scope};
 use pool::{Pool, Refusal};
-pub use read::{ActiveDomain, DomainReading};
+pub use read::DomainReading;
 use session::{Link, Session};
 pub use status::Status;
 use supervisor::{Backoff, Signal};
@@ -95,6 +98,9 @@ struct Inner {
     calls: Pool<Session>,
     agents: Pool<Session>,
     supervisor: Mutex<mpsc::Sender<Signal>>,
+    /// How often each of our calls was made.
+    #[cfg(test)]
+    made: Mutex<std::collections::BTreeMap<&'static str, u32>>,
 }
 
 impl std::fmt::Debug for Libvirt {
@@ -131,6 +137,8 @@ impl Libvirt {
             calls: pool("libvirt-call", options.workers),
             agents: pool("libvirt-agent", options.agent_workers),
             supervisor: Mutex::new(mouth.clone()),
+            #[cfg(test)]
+            made: Mutex::default(),
             link: Arc::clone(&link),
             options,
         };
@@ -167,6 +175,12 @@ impl Libvirt {
         Events::new(self.0.link.events.subscribe())
     }
 
+    /// The calls that were made since this was asked last.
+    #[cfg(test)]
+    pub(crate) fn made(&self) -> std::collections::BTreeMap<&'static str, u32> {
+        std::mem::take(&mut *self.0.made.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Runs `work` in a worker of `pool`.
     async fn run<T, F>(
         &self,
@@ -180,6 +194,10 @@ impl Libvirt {
         T: Send + 'static,
         F: FnOnce(&Session) -> Result<T, ErrorKind> + Send + 'static,
     {
+        #[cfg(test)]
+        {
+            *self.0.made.lock().unwrap_or_else(PoisonError::into_inner).entry(call).or_default() += 1;
+        }
         let down = match &*self.0.link.status.borrow() {
             Status::Up { .. } => None,
             down @ Status::Down { .. } => Some(ErrorKind::NotConnected(down.to_string())),

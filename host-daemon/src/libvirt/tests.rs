@@ -63,6 +63,23 @@ async fn reads_a_domain() {
 }
 
 #[tokio::test]
+async fn the_list_tells_states_and_without_them_it_is_the_same() {
+    let (libvirt, _turn) = connected(Options::default()).await;
+    let uuid = only_domain(&libvirt).await;
+    let listed = libvirt.domains().await.unwrap().remove(0);
+    assert_eq!((listed.uuid, listed.id, listed.state), (uuid, Some(1), Some(DomainState::Running)));
+    assert_eq!(libvirt.read_domain(uuid).await.unwrap().run, listed.id);
+    let plain = libvirt.read("plain list", None, super::list::plain).await.unwrap().remove(0);
+    assert_eq!(plain, super::ActiveDomain { state: None, ..listed });
+
+    let suspend = move |session: &super::Session| Ok(session.domain(uuid)?.suspend()?);
+    libvirt.read("suspend", Some(uuid), suspend).await.unwrap();
+    assert_eq!(libvirt.domains().await.unwrap()[0].state, Some(DomainState::Paused));
+    let resume = move |session: &super::Session| Ok(session.domain(uuid)?.resume()?);
+    libvirt.read("resume", Some(uuid), resume).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_domain_s_own_word_is_written_read_and_announced() {
     let (libvirt, _turn) = connected(Options::default()).await;
     let uuid = only_domain(&libvirt).await;

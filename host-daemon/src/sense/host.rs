@@ -13,14 +13,17 @@ use tokio::time::Instant;
 use super::inventory::{Entries, InventoryEntry};
 use super::own::Meter;
 use super::qemu::Qemus;
+use super::signs::Sign;
 use super::thread::Depth;
-use crate::kernel::{Kernel, Shared};
+use crate::kernel::{Hierarchies, Kernel, Shared};
 use crate::probes::Probes;
 
 /// Time after which pcpus are looked for again: hot-plug is rare, and sysfs has a dozen files for each pcpu.
 const TOPOLOGY_AGE: Duration = Duration::from_secs(10);
 /// Time after which other daemons are looked for again: it means a look at each process of the host.
 const COMPETITORS_AGE: Duration = Duration::from_secs(30);
+/// Time after which the mounts of cgroups are looked at again, where they are needed.
+const MOUNTS_AGE: Duration = Duration::from_secs(60);
 /// One thread of so many is checked in each cycle against the kernel's file, even if the probe says that it sleeps:
 /// kernels have been seen that do not trace each switch.
 const CHECK_ONE_OF: usize = 10;
@@ -41,6 +44,10 @@ pub struct HostSense {
     meter: Meter,
     /// What the detailed readings of all QEMUs have in common.
     shared: Shared,
+    /// Where cgroups are mounted, and since when that is known.
+    hierarchies: Option<(Hierarchies, Instant)>,
+    /// Signs that were seen and not taken yet.
+    signs: Vec<(Uuid, Sign)>,
 }
 
 /// How much a sample holds.
@@ -76,6 +83,8 @@ impl HostSense {
             cycles: 0,
             meter: Meter::default(),
             shared: Shared::default(),
+            hierarchies: None,
+            signs: Vec::new(),
         }
     }
 
@@ -126,6 +135,11 @@ impl HostSense {
         }
         let own = self.meter.sample(&self.kernel, self.probes.as_mut(), now);
         (Sample { host, topology: self.topology.clone(), domains, own }, unread)
+    }
+
+    /// The domains that showed, since this was asked last, that they are not as libvirt told.
+    pub fn signs(&mut self) -> Vec<(Uuid, Sign)> {
+        std::mem::take(&mut self.signs)
     }
 
     /// What programs have counted that are not the scheduler probe's: they are in the next sample.
@@ -185,6 +199,9 @@ impl HostSense {
                 None => qemu.listings = 2,
             }
         }
+        let now = Instant::now();
+        let hierarchies = || mounted(&mut self.hierarchies, &self.kernel, now);
+        self.signs.extend(qemu.sign(&self.kernel, entry, hierarchies, now).map(|sign| (uuid, sign)));
         if cadence == Cadence::Detail && self.topology.nodes.len() > 1 {
             domain.memory_by_node = qemu.memory_by_node(&self.kernel, Instant::now());
         }
@@ -194,6 +211,14 @@ impl HostSense {
         }
         Some(domain)
     }
+}
+
+/// Where cgroups are mounted: what is known, unless that is old.
+fn mounted(known: &mut Option<(Hierarchies, Instant)>, kernel: &Kernel, now: Instant) -> Option<Hierarchies> {
+    if known.as_ref().is_none_or(|(_, at)| now - *at >= MOUNTS_AGE) {
+        *known = kernel.hierarchies().ok().map(|hierarchies| (hierarchies, now));
+    }
+    known.as_ref().map(|(hierarchies, _)| hierarchies.clone())
 }
 
 /// What we may have changed since it was read, but for the balloon, which is read more often.

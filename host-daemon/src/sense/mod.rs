@@ -13,6 +13,7 @@ mod host;
 mod inventory;
 mod own;
 mod qemu;
+mod signs;
 mod thread;
 
 pub use files::WatchedFiles;
@@ -20,3 +21,4 @@ pub use flows::{FlowState, Flows};
 pub use guests::{GuestState, Guests};
 pub use host::{Cadence, HostSense};
 pub use inventory::{BalloonReport, Entries, Inventory, InventoryEntry};
+pub use signs::Sign;

@@ -10,8 +10,9 @@ use kvmpilot_core::sample::{DetailSample, DomainState, NodeMemorySample};
 use tokio::time::Instant;
 
 use super::inventory::{Entries, InventoryEntry};
+use super::signs::{Sign, Signs};
 use super::thread::Followed;
-use crate::kernel::{Detail, Kernel, Process, QemuProcess, Shared};
+use crate::kernel::{Detail, Hierarchies, Kernel, Process, QemuProcess, Shared};
 use crate::probes::ThreadKey;
 
 /// Time after which QEMU processes are looked for again where one is missing.
@@ -51,6 +52,8 @@ pub(super) struct Qemu {
     memory_by_node: Vec<NodeMemorySample>,
     /// When that is looked at again.
     memory_due: Instant,
+    /// What tells that libvirt's word about it may be old.
+    signs: Signs,
 }
 
 impl Qemus {
@@ -162,6 +165,7 @@ impl Qemu {
             detail: Detail::default(),
             memory_by_node: Vec::new(),
             memory_due: now,
+            signs: Signs::new(pid, now),
         })
     }
 
@@ -207,11 +211,23 @@ impl Qemu {
                 }
             }
         }
+        self.signs.note_threads(self.threads.iter().map(Followed::purpose));
         if changed {
             // Births of a new thread are counted only from now on.
             self.listings = self.listings.max(1);
         }
         changed || !known.is_empty()
+    }
+
+    /// Whether it shows that it is not as `entry` says.
+    pub(super) fn sign(
+        &mut self,
+        kernel: &Kernel,
+        entry: &InventoryEntry,
+        hierarchies: impl FnOnce() -> Option<Hierarchies>,
+        now: Instant,
+    ) -> Option<Sign> {
+        self.signs.look(kernel, self.pid, entry, hierarchies, now)
     }
 
     /// Where its vcpus' time goes.

@@ -70,6 +70,11 @@ impl Followed {
         ThreadKey { tid: self.info.tid, start_ticks: self.info.start_ticks }
     }
 
+    /// What it is for, and its name.
+    pub(super) fn purpose(&self) -> (ThreadRole, &str) {
+        (self.info.role, &self.info.comm)
+    }
+
     /// Which vcpu it runs, if it does.
     pub(super) fn vcpu(&self) -> Option<VcpuThread> {
         let ThreadInfo { tid, start_ticks, role, .. } = self.info;

@@ -103,8 +103,7 @@ fn more_vcpus(domain: &DomainModel, model: &Model, policy: &Policy, history: &Hi
 fn more_memory(domain: &DomainModel, policy: &Policy, history: &History) -> Option<Proposal> {
     let states = &history.domains.get(&domain.uuid)?.states;
     let model = domain.balloon.filter(|balloon| {
-        balloon.age.is_some_and(|age| age <= policy.balloon.stale_after)
-            && balloon.current >= domain.memory_maximum
+        !balloon.is_stale(policy.balloon.stale_after) && balloon.current >= domain.memory_maximum
     })?;
     if !wants(domain, Means::MoreMemory, history) {
         return None;

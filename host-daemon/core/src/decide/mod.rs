@@ -32,7 +32,7 @@ mod weight;
 use std::time::Duration;
 
 pub use advice::came_true;
-pub use balloon::{Accounting, least_memory};
+pub use balloon::{Accounting, least_memory, often};
 pub use class::class_of;
 pub use confine::placement_refusal;
 pub use drift::ENFORCE;

@@ -39,6 +39,8 @@ pub struct BalloonModel {
     pub direct_reclaim_kib_per_s: Option<f64>,
     /// Age of the guest's report.
     pub age: Option<Duration>,
+    /// Age that it had when it was read; unknown in older recordings.
+    pub age_when_read: Option<Duration>,
     /// When the guest reported, in seconds since 1970: tells reports apart.
     pub reported_unix_s: Option<u64>,
     /// Why the guest's figures cannot be true, if so; they are left out then.
@@ -82,6 +84,9 @@ impl BalloonModel {
         let apart =
             rise(|sample| sample.last_update_unix_s).map_or(elapsed, Duration::from_secs).max(elapsed);
         let rate = |counter: fn(&BalloonSample) -> Option<u64>| per_second(rise(counter), apart);
+        // A report from the future (clock step) has no age that we could trust.
+        let age_at =
+            |wall: u64| end.last_update_unix_s.and_then(|at| wall.checked_sub(at)).map(Duration::from_secs);
         Self {
             current: KiB(end.current_kib),
             inflated: maximum - KiB(end.current_kib),
@@ -95,10 +100,26 @@ impl BalloonModel {
             oom_kills: rise(|sample| sample.oom_kills),
             alloc_stalls: rise(|sample| sample.alloc_stalls),
             direct_reclaim_kib_per_s: rate(|sample| sample.direct_reclaim_bytes).map(|bytes| bytes / 1024.0),
-            // A report from the future (clock step) has no age that we could trust.
-            age: end.last_update_unix_s.and_then(|at| wall_unix_s.checked_sub(at)).map(Duration::from_secs),
+            age: age_at(wall_unix_s),
+            age_when_read: end.read_unix_s.and_then(age_at),
             reported_unix_s: end.last_update_unix_s,
             doubt,
+        }
+    }
+}
+
+/// Age up to which figures of a guest that reports say how it is: balloons that nobody needs to know are read each minute.
+const RECENT: Duration = Duration::from_secs(80);
+
+impl BalloonModel {
+    /// Whether the figures say nothing any more: the guest had been silent for longer than `stale_after` when they were
+    /// read, or nobody has read them since long ago.
+    #[must_use]
+    pub fn is_stale(&self, stale_after: Duration) -> bool {
+        let Some(age) = self.age else { return true };
+        match self.age_when_read {
+            Some(then) => then > stale_after || age > RECENT.max(stale_after),
+            None => age > stale_after,
         }
     }
 }
@@ -175,6 +196,21 @@ mod tests {
         assert!(!is_bad_news(&before, &BalloonSample { usable_kib: Some(450 * MIB), ..before }));
         assert!(is_bad_news(&before, &BalloonSample { usable_kib: Some(394 * MIB), ..before }));
         assert!(is_bad_news(&before, &BalloonSample { oom_kills: Some(1), ..before }));
+    }
+
+    #[test]
+    fn a_silent_guest_is_told_from_figures_that_nobody_has_read_again() {
+        let stale = |read: Option<u64>, now: u64| {
+            let sample = BalloonSample { read_unix_s: read, ..sample(480 * MIB, 400 * MIB) };
+            let model = BalloonModel::new(None, &sample, KiB::from_mib(1024), S, now);
+            (model.is_stale(10 * S), model.age)
+        };
+        // The guest reported at 100.
+        assert_eq!(stale(Some(101), 165), (false, Some(65 * S)), "read a minute ago");
+        assert_eq!(stale(Some(111), 112), (true, Some(12 * S)), "silent");
+        assert_eq!(stale(Some(101), 181), (true, Some(81 * S)), "not read for long");
+        assert_eq!((stale(None, 110).0, stale(None, 111).0), (false, true), "an older recording");
+        assert_eq!(stale(Some(99), 99), (true, None), "a clock that was put back");
     }
 
     #[test]

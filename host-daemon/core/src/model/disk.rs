@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::rise;
 use crate::sample::{DiskCounters, DiskSample};
 
-/// One disk. Rates are over the time between its last two readings, a minute; null before the second one.
+/// One disk. Rates are over the time between its last two readings, five minutes; null before the second one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskModel {
     /// The guest's name for it.

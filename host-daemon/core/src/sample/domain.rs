@@ -45,6 +45,14 @@ pub enum Job {
     Other,
 }
 
+impl Job {
+    /// Whether a call to QEMU may have to wait for its end.
+    #[must_use]
+    pub const fn keeps_qemu_busy(self) -> bool {
+        !matches!(self, Self::Backup)
+    }
+}
+
 impl std::fmt::Display for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -114,7 +122,7 @@ pub struct DomainSample {
     /// Why nothing is asked of it and nothing is changed on it: a call for it hangs, or its reading is too old. In words.
     #[serde(default)]
     pub quarantine: Option<String>,
-    /// Disks; read each minute.
+    /// Disks; read each five minutes.
     #[serde(default)]
     pub disks: Vec<DiskSample>,
     /// Tap devices with their counters.
@@ -200,6 +208,10 @@ pub struct BalloonSample {
     pub rss_kib: Option<u64>,
     /// `last-update`: wall clock of the guest's report in seconds since 1970.
     pub last_update_unix_s: Option<u64>,
+    /// Wall clock of our reading, likewise. A report that was old by then is the guest's silence; one that has become old
+    /// since is ours, because balloons that nobody needs to know are read each minute only.
+    #[serde(default)]
+    pub read_unix_s: Option<u64>,
 }
 
 /// Counters of one tap device, from the guest's point of view.

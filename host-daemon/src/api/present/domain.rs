@@ -205,7 +205,7 @@ fn balloon(domain: &DomainModel, scene: &Scene<'_>) -> Option<BalloonView> {
         usable_kib: kib(balloon.usable),
         available_kib: kib(balloon.available),
         unused_kib: kib(balloon.unused),
-        stale: balloon.age.is_none_or(|age| age > scene.policy.balloon.stale_after),
+        stale: balloon.is_stale(scene.policy.balloon.stale_after),
         floor_kib: kib(least_memory(domain, &scene.policy.of(domain).balloon(), scene.history)),
         refusal: domain.balloon_refusal.clone(),
     })

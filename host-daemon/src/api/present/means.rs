@@ -138,7 +138,7 @@ fn balloon_refusal(domain: &DomainModel, scene: &Scene<'_>) -> Option<String> {
     let advice = format!("`virsh dommemstat {} --period 5 --live` makes the guest report", domain.name);
     match balloon.age {
         None => Some(format!("its guest has never reported its memory; {advice}")),
-        Some(age) if age > scene.policy.balloon.stale_after => Some(format!(
+        Some(age) if balloon.is_stale(scene.policy.balloon.stale_after) => Some(format!(
             "its guest's figures are {} s old, and nothing is decided on old ones; {advice}",
             age.as_secs()
         )),

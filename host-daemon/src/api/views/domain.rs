@@ -167,7 +167,7 @@ pub struct DomainDetailView {
     pub roles: Vec<RoleView>,
     /// Its tap devices.
     pub interfaces: Vec<InterfaceView>,
-    /// Its disks; empty before the first reading, which takes place each minute.
+    /// Its disks, read each five minutes; empty before the first reading.
     #[serde(default)]
     pub disks: Vec<DiskModel>,
     /// Its balloon; null where it has none.
@@ -263,7 +263,7 @@ pub struct BalloonView {
     pub available_kib: Option<u64>,
     /// Free inside the guest.
     pub unused_kib: Option<u64>,
-    /// The report is too old to decide on.
+    /// The guest reports nothing, or nothing new: its figures are too old to decide on.
     pub stale: bool,
     /// Least memory that kvmpilot leaves it; null before it is known.
     pub floor_kib: Option<u64>,

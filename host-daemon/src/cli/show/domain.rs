@@ -89,7 +89,7 @@ pub(in super::super) fn domain(view: &DomainDetailView, screen: Screen) -> Strin
         page.table(&["DEVICE", ">IN", ">OUT", ">PACKETS IN", ">PACKETS OUT"], rows.collect());
     }
     if !view.disks.is_empty() {
-        page.heading("DISKS (over the last minute)");
+        page.heading("DISKS (between the last two readings)");
         let kib = |bytes: u64| memory(Some(bytes / 1024));
         let rows = view.disks.iter().map(|disk| {
             vec![

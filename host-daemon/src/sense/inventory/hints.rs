@@ -93,7 +93,7 @@ mod tests {
 
     fn entries(domains: &[(u128, &str, Instant)]) -> Entries {
         let entry = |(id, name, read_at): &(u128, &str, Instant)| {
-            let entry = InventoryEntry { read_at: Some(*read_at), ..InventoryEntry::new(name) };
+            let entry = InventoryEntry { read_at: Some(*read_at), ..InventoryEntry::new(name, *read_at) };
             (Uuid::from_u128(*id), Arc::new(entry))
         };
         domains.iter().map(entry).collect()

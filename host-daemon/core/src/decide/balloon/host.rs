@@ -18,6 +18,8 @@ const SHORT: f64 = 0.20;
 const PRESSURE: f64 = 0.05;
 /// Part of the host's memory that is kept for giving back and for guests that start.
 const RESERVE: f64 = 0.05;
+/// Part of the host's memory by which more is available than should be, and yet may be gone in the time of a few readings.
+const NEAR: f64 = 0.05;
 /// Time for which the largest fall of the available memory is remembered.
 const FALLS: Duration = Duration::from_secs(600);
 /// VMware's idle memory tax of 75 %: an idle page costs as much as four that are used.
@@ -52,6 +54,13 @@ impl HostMemory {
         };
         let enough = total.part(SHORT).max(reserve + reserve);
         Self { available: Some(available), reserve, enough, short }
+    }
+
+    /// Whether it is short, or may be in the time of a few readings.
+    pub(super) fn is_nearly_short(&self, host: &HostModel) -> bool {
+        let Some((available, total)) = self.available.zip(host.memory_total) else { return true };
+        let pressed = host.memory_pressure_avg10.is_some_and(|pressure| pressure.0 >= PRESSURE / 5.0);
+        self.short.is_some() || pressed || available < self.enough + total.part(NEAR)
     }
 
     /// What can be given without touching the reserve; everything where the host does not tell.

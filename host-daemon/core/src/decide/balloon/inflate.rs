@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::accounting::Accounting;
 use super::host::{HostMemory, tax_rank};
-use super::need::{fresh, guard, least_memory, working_set};
+use super::need::{fresh, guard, is_young, least_memory, working_set};
 use super::{progress, worth};
 use crate::decide::history::History;
 use crate::decide::{input, propose, running};
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Metric, Prediction, Proposal, Reason};
-use crate::policy::Policy;
+use crate::policy::{Actuator, Mode, Policy};
 use crate::rules::Means;
 use crate::units::KiB;
 
@@ -114,6 +114,12 @@ fn step(
     let enough = least_memory(domain, &policy.of(domain).balloon(), history)?;
     let needs = working_set(domain, &policy.balloon, history)?;
     let balloon = fresh(domain, &policy.balloon)?;
+    // A person who is asked takes longer to answer than figures to change. Whoever acts at once waits for the next reading,
+    // which `often` hurries.
+    let acts = policy.of(domain).mode(Actuator::Balloon).value == Mode::Auto;
+    if acts && !is_young(&balloon, &policy.balloon) {
+        return None;
+    }
     let current = balloon.current;
     let entry = history.domains.get_mut(&domain.uuid)?;
     let probing = entry.memory.books.accounting == Accounting::Unknown;

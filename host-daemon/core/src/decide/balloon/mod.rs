@@ -9,6 +9,7 @@ mod history;
 mod host;
 mod inflate;
 mod need;
+mod often;
 mod progress;
 mod release;
 
@@ -19,6 +20,7 @@ pub(super) use history::{BalloonHistory, HostMemoryHistory};
 pub(super) use inflate::reclaimable;
 pub use need::least_memory;
 pub(super) use need::memory_use;
+pub use often::often;
 pub(super) use release::deflate;
 
 use super::history::History;
@@ -116,7 +118,12 @@ fn silence(domain: &DomainModel, policy: &BalloonPolicy) -> Option<Finding> {
             vec![],
         ));
     }
-    let age = balloon.age.map_or_else(|| "unknown".to_owned(), |age| format!("{} s", age.as_secs()));
+    // Figures that only we have not read again are no silence of the guest's: whoever keeps us from reading is named elsewhere.
+    let age = balloon.age_when_read.or(balloon.age);
+    if age.is_some_and(|age| age <= policy.stale_after) {
+        return None;
+    }
+    let age = age.map_or_else(|| "unknown".to_owned(), |age| format!("{} s", age.as_secs()));
     Some(finding(
         domain,
         "balloon_statistics_stale",

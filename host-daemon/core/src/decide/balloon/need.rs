@@ -30,10 +30,14 @@ fn floor(domain: &DomainModel, policy: &BalloonPolicy) -> KiB {
     if domain.is_windows() { policy.floor.max(WINDOWS_FLOOR) } else { policy.floor }
 }
 
-/// The statistics, if they are fresh enough to act on and can be true.
+/// The statistics, if the guest reports and they can be true. They may be a minute old where nobody needs them sooner.
 pub(super) fn fresh(domain: &DomainModel, policy: &BalloonPolicy) -> Option<BalloonModel> {
-    let is_fresh = |balloon: &BalloonModel| balloon.age.is_some_and(|age| age <= policy.stale_after);
-    domain.balloon.filter(|balloon| is_fresh(balloon) && balloon.doubt.is_none())
+    domain.balloon.filter(|balloon| !balloon.is_stale(policy.stale_after) && balloon.doubt.is_none())
+}
+
+/// Whether statistics are young enough to change something on them right now.
+pub(super) fn is_young(balloon: &BalloonModel, policy: &BalloonPolicy) -> bool {
+    balloon.age.is_some_and(|age| age <= policy.stale_after)
 }
 
 /// What the guest has in use now, its balloon left out.

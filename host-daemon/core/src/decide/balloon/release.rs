@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::history::BalloonHistory;
 use super::host::HostMemory;
-use super::need::{demand, fresh, guard};
+use super::need::{demand, fresh, guard, is_young};
 use super::progress;
 use crate::decide::history::History;
 use crate::decide::{finding, input, propose};
@@ -151,7 +151,10 @@ fn pressure(
     if let Some(doubt) = balloon.doubt {
         return all(&format!("its figures cannot be true: {doubt}"), "figures that can be true".to_owned());
     }
-    if fresh(domain, policy).is_none() {
+    // Whose memory is held back is looked at all the time: then old figures are bad news, whoever is silent.
+    let lean = entry.balloon.ours.is_some();
+    let told = fresh(domain, policy).filter(|balloon| !lean || is_young(balloon, policy));
+    if told.is_none() {
         let patience = policy.stale_after * 2;
         let unheard = memory.fresh_at.map_or(at, |then| at.saturating_sub(then));
         return (unheard >= patience).then(|| {
