@@ -51,6 +51,14 @@ impl Lab {
         exec(guest, script, timeout, |command, arguments| self.agent(guest, command, arguments))
     }
 
+    /// Starts a shell script in a guest and does not ask what came of it: for what ends the agent, or the guest.
+    ///
+    /// # Errors
+    /// When the agent does not start it.
+    pub fn guest_start(&self, guest: &str, script: &str) -> Result<()> {
+        self.agent(guest, "guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script]})).map(drop)
+    }
+
     /// CPU time so far of all processes of these names in a guest, by its own books.
     ///
     /// # Errors
@@ -70,16 +78,16 @@ impl Lab {
         Ok(Duration::from_millis(ticks.sum::<Result<u64>>()? * 10))
     }
 
-    /// Puts a script in the place of qemu-ga in a busybox guest, which carries that out itself.
+    /// Puts a script in the place of qemu-ga in a busybox guest, which carries that out itself, a second later.
     ///
     /// # Errors
-    /// When it does not.
+    /// When the agent does not start it.
     pub fn replace_agent(&self, guest: &str, agent: &str) -> Result<()> {
         let script = format!(
             "cat >/bin/other-agent <<'AGENT'\n{agent}AGENT\nchmod +x /bin/other-agent\n\
              (sleep 1; kill $(pidof qemu-ga); exec /bin/other-agent) </dev/null >/dev/ttyS0 2>&1 &\n"
         );
-        self.guest_exec(guest, &script, Duration::from_secs(60)).map(drop)
+        self.guest_start(guest, &script)
     }
 
     /// What a web server in a guest answers, without its head.

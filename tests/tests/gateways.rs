@@ -236,7 +236,7 @@ async fn sees_and_changes_the_inside_of_a_guest() -> Result<()> {
 
     // An agent that hangs: its own calls end in time, other calls do not notice.
     let ga = find(&last, "qemu-ga")?.key.pid;
-    lab.guest_exec("web", &format!("(sleep 1; kill -STOP {ga}) >/dev/null 2>&1 &"), PATIENCE)?;
+    lab.guest_start("web", &format!("sleep 1; kill -STOP {ga}"))?;
     let begin = Instant::now();
     let hung = loop {
         match agent.inventory().await {
@@ -292,8 +292,8 @@ async fn outlives_a_hung_qemu_and_a_restart_of_libvirtd() -> Result<()> {
         matches!(&unknown.kind, ErrorKind::AgentRefused(said) if said.contains("guest-nope")),
         "{unknown}"
     );
-    lab.guest_exec("late", "(sleep 1; killall qemu-ga) >/dev/null 2>&1 &", PATIENCE)?;
     let mut events = libvirt.events();
+    lab.guest_start("late", "sleep 1; killall qemu-ga")?;
     wait_event(&mut events, |event| event == DomainEvent::Agent { domain: late, connected: false }).await?;
     let gone = libvirt.agent_command(late, ping, Duration::from_secs(1)).await.unwrap_err();
     ensure!(gone.kind == ErrorKind::AgentDisconnected, "{gone}");

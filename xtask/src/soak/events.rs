@@ -64,12 +64,11 @@ impl Soak<'_> {
 
     fn power_off(&mut self) -> Result<Option<String>> {
         let Some(at) = self.pick_well(|guest| guest.spec.agent) else { return Ok(None) };
-        // On a busy machine the guest may have gone before its agent could say that the command was started.
-        let asked = self.inside(at, "(sleep 1; poweroff -f) </dev/null >/dev/null 2>&1 &");
         let name = self.guests[at].name().to_owned();
+        self.lab.guest_start(&name, "sleep 1; poweroff -f")?;
         wait_for(&format!("{name} to power off"), GUEST, || {
             let state = self.lab.virsh(&["domstate", &name])?;
-            ensure!(state.trim() == "shut off", "it is {state}; it was asked with the result {asked:?}");
+            ensure!(state.trim() == "shut off", "it is {state}");
             Ok(())
         })?;
         self.guests[at].power = Power::Off;
