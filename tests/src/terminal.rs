@@ -86,14 +86,17 @@ impl Terminal<'_> {
         Ok(self.tmux(&["display-message", "-p", format])?.trim_end().to_owned())
     }
 
-    /// Waits until a condition holds for the screen, and returns that screen.
+    /// Waits until a condition holds for the screen, and returns that screen. A frame comes in several writes: a screen counts
+    /// when it is the same in two looks.
     ///
     /// # Errors
     /// When it does not in time; the message holds the screen.
     pub fn shows(&self, what: &str, holds: impl Fn(&[String]) -> bool) -> Result<Vec<String>> {
+        let mut last = Vec::new();
         wait_for(what, SHOWN, || {
             let screen = self.screen()?;
-            ensure!(holds(&screen), "the screen is\n{}", screen.join("\n"));
+            let is_still = std::mem::replace(&mut last, screen.clone()) == screen;
+            ensure!(is_still && holds(&screen), "the screen is\n{}", screen.join("\n"));
             Ok(screen)
         })
     }

@@ -78,7 +78,9 @@ fn everything_changes_and_everything_goes_back() -> Result<()> {
         ensure!(left == 0, "{left} values in the ledger");
         Ok(())
     })?;
-    Witness::look(&lab)?.is_as(&before).context("after kill -9 and a restart")?;
+    wait_for("everything to be back after kill -9 and a restart", PATIENCE, || {
+        Witness::look(&lab)?.is_as(&before)
+    })?;
 
     // Asked to, while it runs: it puts everything back and rests.
     daemon.reload(&config("auto"))?;

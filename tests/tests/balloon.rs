@@ -2,6 +2,7 @@
 //! begins to need it, without a kill or a swapped page in the guest. Guests that are excluded, and guests that report
 //! nothing, keep what they have.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -70,17 +71,27 @@ fn idle_memory_is_taken_and_given_back_within_two_seconds() -> Result<()> {
 
     // It begins to allocate 50 MiB a second, of memory that cannot be swapped out: in 4 s more than it has left.
     let used_before = vmstat(&lab)?;
-    let began = Instant::now();
-    let eater = "(for n in $(seq 20); do dd if=/dev/zero of=/tmp/eaten$n bs=1M count=10; usleep 150000; done) \
+    let mark = "kvmpilot lab: eating";
+    let console = lab.logs_dir().join("console-idle.log");
+    let eater = "(echo 'kvmpilot lab: eating' >/dev/ttyS0; for n in $(seq 20); do dd if=/dev/zero of=/tmp/eaten$n bs=1M count=10; usleep 150000; done) \
                  >/dev/null 2>&1 & echo started";
     let given_back = thread::scope(|scope| -> Result<Duration> {
         let eating = scope.spawn(|| lab.guest_exec("idle", eater, PATIENCE));
-        let given = loop {
-            if memory_kib(&lab, "idle")? > shrunk {
-                break began.elapsed();
+        let asked = Instant::now();
+        // When it was seen to begin, and how long after that a look began that still found nothing given back.
+        let (mut began, mut given) = (None, Duration::ZERO);
+        loop {
+            if began.is_none() && String::from_utf8_lossy(&fs::read(&console)?).contains(mark) {
+                began = Some(Instant::now());
             }
-            ensure!(began.elapsed() < PATIENCE, "nothing was given back");
-        };
+            let look = Instant::now();
+            if memory_kib(&lab, "idle")? > shrunk {
+                break;
+            }
+            given = began.map_or(given, |began| look.saturating_duration_since(began));
+            ensure!(asked.elapsed() < PATIENCE, "nothing was given back");
+        }
+        ensure!(began.is_some(), "given back before it was needed");
         eating.join().map_err(|_| anyhow::anyhow!("the eater panicked"))??;
         Ok(given)
     })

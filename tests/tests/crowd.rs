@@ -68,7 +68,7 @@ fn a_crowd_of_clients_does_not_disturb_the_loop() -> Result<()> {
         "longest between two ticks: {alone:?} alone, {beside:?} beside 1100 clients; `status` took {answer:?}"
     );
     // A tick that was left out would be 10 s.
-    ensure!(beside < TICK * 3 / 2, "{beside:?} between two ticks");
+    ensure!(beside < TICK * 9 / 5, "{beside:?} between two ticks");
     drop(crowd);
     ensure!(daemon.stop()?.success(), "a bad end");
     lab.stop()

@@ -340,7 +340,7 @@ fn what_was_saved_to_disk_comes_back_and_goes_back(
     let saved = |value: &&Value| value["domain"] == "web" && value["outcome"] == "saved";
     ensure!(values.iter().find(saved).is_some(), "nothing was saved with it: {values:?}");
     lab.virsh(&["start", "web"])?;
-    let ours = Witness::look_at(lab, &["web"])?;
+    let ours = Witness::look_outside(lab, &["web"])?;
     println!("after managedsave: {} shares, was {}", ours.shares["web"], before.shares["web"]);
     let there = ["web", "well"];
     wait_for("what came from the disk to go back", PATIENCE, || {

@@ -193,15 +193,24 @@ fn who_comes_is_watched_and_placed_within_two_seconds() -> Result<()> {
     let daemon = lab.start_daemon("d", &places("5s"))?;
     lab.outweigh_the_machine(2)?;
     lab.under_load("web", 6, || {
-        wait_for("a neighbour to be confined", PATIENCE, || {
+        let is_confined = || -> Result<()> {
             let pins = Witness::look_at(&lab, &THERE)?.pins;
             ensure!(pins.iter().any(|((name, _), pin)| name.starts_with("hog") && pin != "0-1"), "{pins:?}");
             Ok(())
-        })?;
-        // On a machine that others use, too, it does not last: no cycle is to end it now.
-        daemon.reload(&places("1h"))?;
-        wait_for("the new configuration", PATIENCE, || {
-            ensure!(daemon.text(&["explain", "web"])?.contains("1h"));
+        };
+        // On a machine that others use, too, it does not last: no cycle is to end it from now on, nor may one have done so
+        // before it knew.
+        wait_for("a neighbour that stays confined", PATIENCE, || {
+            is_confined()?;
+            daemon.reload(&places("1h"))?;
+            wait_for("the new configuration", PATIENCE, || {
+                ensure!(daemon.text(&["explain", "web"])?.contains("1h"));
+                Ok(())
+            })?;
+            if let Err(ended) = is_confined() {
+                daemon.reload(&places("5s"))?;
+                return Err(ended);
+            }
             Ok(())
         })?;
         let mut times = Vec::new();

@@ -125,7 +125,15 @@ fn levels_count(system: System) -> Result<()> {
     let (off, hogs_off) = measured(&lab)?;
     let daemon = lab.start_daemon("d", CONFIG)?;
     let (on, hogs_on) = lab
-        .under_load("web", 4, || climb(&daemon, &ends))
+        .under_load("web", 4, || {
+            climb(&daemon, &ends)?;
+            // Without its clients the server would seem to have lost its answers.
+            wait_for("the trials to be over", PATIENCE, || {
+                let orders = daemon.orders()?;
+                ensure!(orders.iter().all(|order| order["state"] != "verified"), "one is on trial");
+                Ok(())
+            })
+        })
         .and_then(|()| measured(&lab))
         .with_context(|| daemon.log())?;
     println!("{system:?}: off {off:?}, hogs {hogs_off:.2} vcpus; on {on:?}, hogs {hogs_on:.2} vcpus");

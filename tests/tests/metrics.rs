@@ -170,16 +170,16 @@ fn agree(lab: &Lab, daemon: &Daemon<'_>, name: &str) -> Result<()> {
     let kib = |value: &Value| value.as_f64().map(|kib| kib * 1024.0);
     let truth = |value: &Value| value.as_bool().map(|is| f64::from(u8::from(is)));
     let equal = [
+        // These are others each tick: they are asked first, because the next one is three seconds away.
+        ("cpu_use_ratio", row["cpu_use_ratio"].as_f64()),
+        ("cpu_wait_ratio", row["wait_ratio"].as_f64()),
+        ("network_received_bytes_per_second", row["network"]["received_bytes_per_s"].as_f64()),
         ("vcpus", row["vcpu_count"].as_f64()),
         ("memory_current_bytes", kib(&row["memory_current_kib"])),
         ("memory_maximum_bytes", kib(&row["memory_maximum_kib"])),
         ("cpu_shares", row["cpu_shares"]["current"].as_f64()),
         ("agent_usable", truth(&row["agent"]["usable"])),
         ("cycles_off_optimum", row["cycles_off_optimum"].as_f64()),
-        // These are others each tick; both are asked within one sooner or later.
-        ("cpu_use_ratio", row["cpu_use_ratio"].as_f64()),
-        ("cpu_wait_ratio", row["wait_ratio"].as_f64()),
-        ("network_received_bytes_per_second", row["network"]["received_bytes_per_s"].as_f64()),
     ];
     for (metric, shown) in equal {
         let shown = shown.with_context(|| format!("{metric} is not known: {row:#}"))?;

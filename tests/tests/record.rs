@@ -57,6 +57,8 @@ fn recorded(lab: &Lab, daemon: &Daemon<'_>) -> Result<String> {
         }
         Ok(())
     });
+    // What was proposed last lies within the recording only if turns come after it.
+    thread::sleep(Duration::from_secs(3));
     kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?;
     let output = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -189,10 +189,12 @@ fn contention(workers: &[Worker]) -> Vec<Contention> {
 /// What lies outside of windows is not counted, nor is what begins in one window and ends in the next.
 #[test]
 fn only_what_lies_in_a_window_counts() {
+    // A machine whose host takes its pcpus away for 80 ms has been seen.
+    const TURN: Duration = Duration::from_millis(400);
     let worker = Worker::start(pcpu(), || thread::sleep(Duration::from_millis(1)));
     let mut watch = load(WatchKind::WakeLatency(None));
     let turn = |watch: &Watch| {
-        worker.go(Duration::from_millis(100));
+        worker.go(TURN);
         worker.rest();
         let samples = watch.latencies().unwrap();
         samples.iter().find(|sample| sample.tid == worker.tid).map_or(0, |sample| sample.woken.count)
@@ -200,7 +202,7 @@ fn only_what_lies_in_a_window_counts() {
     assert_eq!(turn(&watch), 0, "nothing is attached before the first window");
     watch.open().unwrap();
     let first = turn(&watch);
-    assert!((20..=101).contains(&first), "{first} wake-ups in 100 ms");
+    assert!((20..=401).contains(&first), "{first} wake-ups in {TURN:?}");
     watch.close().unwrap();
     let between = turn(&watch);
     assert!(between - first <= 1, "{first} and then {between} wake-ups");
@@ -211,7 +213,7 @@ fn only_what_lies_in_a_window_counts() {
     watch.close().unwrap();
     assert!(second > between, "the second window adds to the first");
     let longest = of(&watch.latencies().unwrap(), worker.tid).woken.max_ns;
-    assert!(longest < 100_000_000, "a wait of {longest} ns lies in no window");
+    assert!(u128::from(longest) < TURN.as_nanos(), "a wait of {longest} ns lies in no window");
     assert_eq!(watch.windows(), 2);
 }
 
@@ -228,10 +230,13 @@ fn threads_are_those_of_one_process() {
 
     let mut watch = load(WatchKind::WakeLatency(None));
     watch.open().unwrap();
-    let newborn = Worker::start(pcpu(), || {});
+    // One switch of a hundred goes untraced on a busy 6.18.
+    let newborns: Vec<_> = (0..4).map(|_| Worker::start(pcpu(), || {})).collect();
     watch.close().unwrap();
     let samples = watch.latencies().unwrap();
-    assert!(of(&samples, newborn.tid).woken.count >= 1, "its first wake-up");
+    let is_seen =
+        |newborn: &&Worker| samples.iter().any(|sample| sample.tid == newborn.tid && sample.woken.count >= 1);
+    assert!(newborns.iter().filter(is_seen).count() >= 3, "their first wake-ups: {samples:?}");
 }
 
 const SYSCALL: EventPair = EventPair {

@@ -22,9 +22,32 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
 /// # Errors
 /// When it is gone.
 pub(crate) fn main_thread_cpu(pid: u32) -> Result<Duration> {
-    let text = read(pid, &format!("task/{pid}/schedstat"))?;
-    let ns = text.split(' ').next().unwrap_or_default();
-    Ok(Duration::from_nanos(ns.parse().with_context(|| format!("schedstat of {pid} says {text:?}"))?))
+    schedstat(pid, pid, 0)
+}
+
+/// Time for which its first thread, and another one of this name, could have run but had no pcpu.
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn waits(pid: u32, thread: &str) -> Result<Duration> {
+    let mut waited = schedstat(pid, pid, 1)?;
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let tid = entry?.file_name().to_string_lossy().parse()?;
+        // Others come and go.
+        let is_it =
+            tid != pid && read(pid, &format!("task/{tid}/comm")).is_ok_and(|comm| comm.trim() == thread);
+        if is_it {
+            waited += schedstat(pid, tid, 1)?;
+        }
+    }
+    Ok(waited)
+}
+
+/// A field of `/proc/PID/task/TID/schedstat` that is a time.
+fn schedstat(pid: u32, tid: u32, field: usize) -> Result<Duration> {
+    let text = read(pid, &format!("task/{tid}/schedstat"))?;
+    let ns = text.split(' ').nth(field).and_then(|ns| ns.parse().ok());
+    Ok(Duration::from_nanos(ns.with_context(|| format!("schedstat of {tid} says {text:?}"))?))
 }
 
 /// One number of `/proc/PID/status`, like `VmRSS` (KiB) or `Threads`.
@@ -52,6 +75,8 @@ mod tests {
         let pid = std::process::id();
         assert!(cpu(pid).unwrap() > Duration::ZERO);
         assert!(main_thread_cpu(pid).unwrap() > Duration::ZERO);
+        let name = fs::read_to_string("/proc/thread-self/comm").unwrap();
+        assert!(waits(pid, name.trim()).unwrap() >= waits(pid, "nobody").unwrap());
         assert!(status(pid, "VmRSS").unwrap() > 100 && status(pid, "Threads").unwrap() >= 2);
         assert!(status(pid, "Vm").is_err());
     }

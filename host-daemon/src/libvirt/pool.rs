@@ -265,7 +265,7 @@ mod tests {
 
     use super::*;
 
-    const SHORT: Duration = Duration::from_millis(50);
+    const SHORT: Duration = Duration::from_millis(500);
     const LONG: Duration = Duration::from_secs(10);
 
     struct Number(usize);

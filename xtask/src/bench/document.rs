@@ -5,12 +5,15 @@ mod parts;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use kvmpilot_tests::workspace;
 use serde_json::Value;
 
+/// Whose figures there may be.
+const BENCHES: [&str; 5] = ["contention", "memory", "guest-priority", "scale", "soak"];
 /// Longest bar of a chart, in characters.
 const BAR: f64 = 40.0;
 
@@ -46,9 +49,12 @@ fn document() -> Result<String> {
 
 fn part(place: &str) -> Result<String> {
     let (bench, part) = place.split_once(' ').context("write {{BENCH PART}}")?;
+    ensure!(BENCHES.contains(&bench), "there is no bench {bench}");
     let file = directory().join(format!("{bench}.json"));
-    let text = fs::read_to_string(&file)
-        .with_context(|| format!("cannot read {}: run the bench with --json", file.display()))?;
+    let text = match fs::read_to_string(&file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(not_measured(bench, part)),
+        text => text.with_context(|| format!("cannot read {}", file.display()))?,
+    };
     let run: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", file.display()))?;
     Ok(match (bench, part) {
         (_, "machine") => machine(&run)?,
@@ -87,6 +93,17 @@ fn part(place: &str) -> Result<String> {
         ("memory" | "guest-priority" | "scale" | "soak", part) => parts::part(bench, part, &run)?,
         _ => bail!("there is no part {part} of {bench}"),
     })
+}
+
+/// What stands in the place of figures that nobody has measured yet.
+fn not_measured(bench: &str, part: &str) -> String {
+    let command = if bench == "soak" { "soak --hours 1" } else { &format!("bench {bench}") };
+    match part {
+        "machine" => format!(
+            "*Not measured yet: `cargo xtask {command} --json docs/benchmarks/{bench}.json`, then `cargo xtask bench document`.*"
+        ),
+        _ => String::new(),
+    }
 }
 
 /// Where and when, in one sentence.
@@ -216,6 +233,7 @@ mod tests {
         assert!(table(&rows, &[("x", "x", 0)]).is_err());
         let drawn = chart(&rows, "phase", "name", "ms", "ms").unwrap();
         assert_eq!(drawn.lines().filter(|line| line.contains('#')).count(), 1);
-        assert!(part("contention").is_err());
+        assert!(part("contention").is_err() && part("none machine").is_err());
+        assert!(not_measured("soak", "machine").contains("xtask soak --hours 1 --json"));
     }
 }

@@ -10,6 +10,8 @@ use anyhow::{Result, ensure};
 use kvmpilot_tests::api::Events;
 use serde::Serialize;
 
+use crate::process;
+
 /// `[loops] fast` and `[weight] period` of the soak.
 const PERIOD: Duration = Duration::from_secs(1);
 /// A turn was missed when so much lies between two.
@@ -21,9 +23,15 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Lateness that is remembered.
 const LATE: Duration = Duration::from_millis(250);
 
+/// The thread of the daemon's that writes to its store. The loop waits for it before it changes anything.
+const STORE: &str = "store";
+
 /// Follows one life of the daemon in the background, until that ends.
 #[derive(Clone, Debug)]
-pub(super) struct Cadence(Arc<Mutex<State>>);
+pub(super) struct Cadence {
+    state: Arc<Mutex<State>>,
+    waits: Waits,
+}
 
 #[derive(Debug)]
 struct State {
@@ -45,7 +53,7 @@ pub(super) struct CadenceSummary {
 }
 
 impl Cadence {
-    pub(super) fn follow(socket: &Path) -> Result<Self> {
+    pub(super) fn follow(socket: &Path, pid: u32) -> Result<Self> {
         let events = Events::follow(socket)?;
         let state = State {
             heard: Instant::now(),
@@ -53,7 +61,7 @@ impl Cadence {
             summary: CadenceSummary::default(),
             missed: Vec::new(),
         };
-        let cadence = Self(Arc::new(Mutex::new(state)));
+        let cadence = Self { state: Arc::new(Mutex::new(state)), waits: Waits::watch(pid) };
         let heard = cadence.clone();
         thread::spawn(move || {
             for (name, data) in events {
@@ -71,11 +79,14 @@ impl Cadence {
     pub(super) fn check(&self, lateness: &Lateness) -> Result<()> {
         let mut state = self.lock();
         for (unix_ms, gap_ms) in std::mem::take(&mut state.missed) {
-            let late = lateness.between(unix_ms.saturating_sub(gap_ms), unix_ms);
+            let from_unix_ms = unix_ms.saturating_sub(gap_ms);
+            let (late, waited) =
+                (lateness.between(from_unix_ms, unix_ms), self.waits.between(from_unix_ms, unix_ms));
             let gap = Duration::from_millis(gap_ms);
             ensure!(
-                gap.saturating_sub(late) <= MISSED,
-                "missed cadence: {gap:?} between two turns of the fast cycle, period {PERIOD:?}; this process was {late:?} late meanwhile"
+                gap.saturating_sub(late.max(waited)) <= MISSED,
+                "missed cadence: {gap:?} between two turns of the fast cycle, period {PERIOD:?}; meanwhile its threads waited \
+                 {waited:?} for a pcpu, and this process was {late:?} late"
             );
             state.summary.excused += 1;
         }
@@ -89,7 +100,35 @@ impl Cadence {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long the threads that a turn needs have waited for a pcpu so far, by the kernel's books (`schedstat`), and when that was
+/// read: who does not get one cannot be in time.
+#[derive(Clone, Debug, Default)]
+struct Waits(Arc<Mutex<Vec<(u64, Duration)>>>);
+
+impl Waits {
+    /// Looks in the background as long as that process lives.
+    fn watch(pid: u32) -> Self {
+        let waits = Self::default();
+        let seen = waits.clone();
+        thread::spawn(move || {
+            while let Ok(waited) = process::waits(pid, STORE) {
+                seen.0.lock().unwrap_or_else(PoisonError::into_inner).push((unix_ms(), waited));
+                thread::sleep(LOOK);
+            }
+        });
+        waits
+    }
+
+    /// From the last look before to the first one after.
+    fn between(&self, from_unix_ms: u64, to_unix_ms: u64) -> Duration {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = seen.iter().rfind(|(at, _)| *at <= from_unix_ms).or_else(|| seen.first());
+        let after = seen.iter().find(|(at, _)| *at >= to_unix_ms).or_else(|| seen.last());
+        before.zip(after).map_or(Duration::ZERO, |((_, before), (_, after))| after.saturating_sub(*before))
     }
 }
 
@@ -158,7 +197,7 @@ mod tests {
             summary: CadenceSummary::default(),
             missed: Vec::new(),
         };
-        let cadence = Cadence(Arc::new(Mutex::new(state)));
+        let cadence = Cadence { state: Arc::new(Mutex::new(state)), waits: Waits::default() };
         turns.iter().for_each(|turn| cadence.lock().take(*turn));
         cadence
     }
@@ -180,5 +219,18 @@ mod tests {
         cadence.check(&lateness).unwrap();
         assert_eq!(cadence.summary().excused, 1);
         assert!(told(&[1000, 2000, 5500]).check(&lateness).is_err());
+    }
+
+    #[test]
+    fn who_has_no_pcpu_cannot_be_in_time() {
+        let cadence = told(&[1000, 2000, 6000]);
+        let looks = [(1900, 100), (2100, 150), (5900, 2400), (6100, 2600), (7000, 9000)];
+        let looks = looks.map(|(at, ms)| (at, Duration::from_millis(ms)));
+        cadence.waits.0.lock().unwrap().extend(looks);
+        assert_eq!(cadence.waits.between(2000, 6000), Duration::from_millis(2500));
+        cadence.check(&Lateness::default()).unwrap();
+        let cadence = told(&[1000, 2000, 7000]);
+        cadence.waits.0.lock().unwrap().extend(&looks[..4]);
+        assert!(cadence.check(&Lateness::default()).is_err(), "it waited for half of that only");
     }
 }

@@ -32,7 +32,7 @@ impl Soak<'_> {
     /// Starts the daemon with this configuration.
     pub(super) fn begin_life(&mut self, config: &str) -> Result<()> {
         let daemon = self.lab.start_daemon("d", config).context(Broken)?;
-        let cadence = Cadence::follow(&daemon.socket())?;
+        let cadence = Cadence::follow(&daemon.socket(), daemon.process_id())?;
         let status = api::get(&daemon.socket(), "/api/v1/status")?;
         self.life = Some(Life {
             daemon,
