@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -23,6 +23,8 @@ const TOOLS: [&str; 8] =
     ["libvirtd", "virtlogd", "virsh", "qemu-system-x86_64", "unshare", "nsenter", "ip", "wrk"];
 /// What a guest's `init` says last.
 const READY: &str = "kvmpilot lab: ready";
+/// A guest that boots says its first word within 10 s, beside many others within 30 s.
+const MUTE: Duration = Duration::from_secs(45);
 /// Logs of this many past labs are kept.
 const KEPT_LOGS: usize = 30;
 
@@ -206,21 +208,30 @@ impl Lab {
     }
 
     /// Waits until all guests have booted. Where the machine is very busy, QEMU's emulation has been seen to reset one before
-    /// its kernel said a word, which ends the domain: such a one is started again.
+    /// its kernel said a word, which ends the domain, and to let one hang there for good: such a one is started again.
     ///
     /// # Errors
     /// When one is not ready in time.
     pub fn wait_booted(&self, timeout: Duration) -> Result<()> {
         for GuestSpec { name, .. } in &self.guests {
             let console = self.logs.join(format!("console-{name}.log"));
+            let mut started = Instant::now();
             wait_for(&format!("{name} to boot"), timeout, || {
                 let said = fs::read(&console).unwrap_or_default();
                 if String::from_utf8_lossy(&said).contains(READY) {
                     return Ok(());
                 }
-                if said.is_empty() && self.virsh(&["domstate", name])?.trim() == "shut off" {
-                    eprintln!("{name} did not boot, and is started again");
-                    self.virsh(&["start", name])?;
+                if said.is_empty() {
+                    let mut is_off = self.virsh(&["domstate", name])?.trim() == "shut off";
+                    if !is_off && started.elapsed() > MUTE {
+                        self.virsh(&["destroy", name])?;
+                        is_off = true;
+                    }
+                    if is_off {
+                        println!("{name} did not boot, and is started again");
+                        self.virsh(&["start", name])?;
+                        started = Instant::now();
+                    }
                 }
                 bail!("its console says: {}", String::from_utf8_lossy(&said))
             })?;
