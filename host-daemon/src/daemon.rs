@@ -5,6 +5,7 @@ mod ask;
 mod comings;
 mod command;
 pub mod insides;
+mod laps;
 mod on_demand;
 mod overhead;
 mod pulse;
@@ -31,6 +32,7 @@ use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use insides::{FlowReadings, Insides, Readings};
+use laps::Laps;
 use pulse::Pulse;
 use recording::Recordings;
 use start::Signals;
@@ -38,7 +40,7 @@ pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, try_tiers};
 use work::Done;
 
-use crate::act::{Executor, crash_point};
+use crate::act::Executor;
 use crate::api::present::{self, LastWishes, Scene};
 use crate::api::views::{CheckView, DoctorView, TierView, Views};
 use crate::api::{Ask, CommandRequest, RecordingRequest, WatchRequest};
@@ -180,6 +182,7 @@ impl Daemon {
 
     /// One turn of the fast loop, and of the slower ones when they are due.
     fn turn(&mut self) {
+        let mut laps = Laps::of("turn");
         self.turned_at = Instant::now();
         self.early = None;
         self.inventory.watch_balloons(self.history.lean().collect(), self.often.clone());
@@ -195,6 +198,7 @@ impl Daemon {
         self.host.note_programs(flows.into_iter().chain(self.desk.programs()).collect());
         let cadence = Cadence::of(plan.detail);
         let (sample, unread) = block_in_place(|| self.host.sample(&inventory, changed_at, cadence));
+        laps.lap("sample");
         for (domain, sign) in self.host.signs() {
             tracing::debug!(%domain, ?sign, "it may not be as libvirt told");
             self.inventory.suspect(domain, sign == Sign::Stopped);
@@ -215,6 +219,7 @@ impl Daemon {
             self.find_leftovers(&sample);
         }
         self.put_back_leftovers(&sample);
+        laps.lap("guests");
         let sample = Arc::new(sample);
         let moment = Moment { now: self.began.elapsed(), wall_unix_s: unix_ms() / 1000 };
         // What is recorded and what is decided on must be the same polls.
@@ -228,6 +233,7 @@ impl Daemon {
                 insides.add(model, policy, to_decide)
             });
         let took = started.elapsed();
+        laps.lap("decide");
 
         // All paces first, then one admission: what one of them starts must not cost another one its turn.
         let mut wanted = Vec::new();
@@ -254,8 +260,10 @@ impl Daemon {
             self.last_cycle = Some((Instant::now(), took));
         }
         self.follow(wanted);
+        laps.lap("orders");
         if publish {
             self.publish();
+            laps.lap("publish");
         }
     }
 
@@ -267,8 +275,8 @@ impl Daemon {
         for verdict in &decision.verdicts {
             let Verdict { orders, trial, .. } = verdict;
             tracing::info!(?orders, kept = trial.kept, verdict = trial.verdict, "the trial is over");
-            crash_point("judge");
-            block_in_place(|| self.book.judge(verdict, unix_ms()));
+            self.crash_point("judge");
+            self.book.judge(verdict, unix_ms());
         }
         self.note_transitions(decision.transitions);
         self.findings.insert(pace, decision.findings);
@@ -291,8 +299,7 @@ impl Daemon {
         }
         let now = self.began.elapsed();
         let mode = mode_of(&self.config.policy, &self.latest, &self.history);
-        let admitted = block_in_place(|| self.book.admit(proposals, mode, now, unix_ms()));
-        match admitted {
+        match self.book.admit(proposals, mode, now, unix_ms()) {
             Ok(orders) => self.start_work(orders),
             Err(error) => {
                 tracing::error!(%error, "nothing is changed, because orders cannot be written down");
@@ -354,7 +361,7 @@ impl Daemon {
 
     /// What people or orchestrators were to do, and have done.
     fn follow_up(&mut self, model: &Model) {
-        if let Err(error) = block_in_place(|| self.book.follow_up(model, unix_ms())) {
+        if let Err(error) = self.book.follow_up(model, unix_ms()) {
             tracing::error!(%error, "cannot write down what came of advice");
         }
     }
@@ -371,7 +378,7 @@ impl Daemon {
             model.domains.iter().any(|domain| domain.uuid == uuid && domain.state == DomainState::Running)
         };
         let now = self.began.elapsed();
-        if let Err(error) = block_in_place(|| self.book.expire(running, patience, now, unix_ms())) {
+        if let Err(error) = self.book.expire(running, patience, now, unix_ms()) {
             tracing::error!(%error, "open orders cannot be closed");
         }
     }

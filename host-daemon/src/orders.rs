@@ -96,7 +96,7 @@ impl OrderBook {
                     (OrderState::Failed, format!("{ended}; {} was not put back: {why}", value.target))
                 }
             };
-            if let Err(error) = self.store.order_update(order.id, state, &text, unix_ms) {
+            if let Err(error) = self.store.order_update_soon(order.id, state, &text, unix_ms) {
                 tracing::error!(%error, order.id, "cannot close an order that an earlier daemon left");
             }
         }
@@ -114,7 +114,7 @@ impl OrderBook {
         for (target, what) in self.open.iter().filter_map(done).collect::<Vec<_>>() {
             if let Some(open) = self.open.remove(&target) {
                 let text = format!("{what}; somebody else did it");
-                self.store.order_update(open.order.id, OrderState::Kept, &text, unix_ms)?;
+                self.store.order_update_soon(open.order.id, OrderState::Kept, &text, unix_ms)?;
             }
         }
         Ok(())
@@ -133,6 +133,10 @@ impl OrderBook {
         now: Duration,
         unix_ms: u64,
     ) -> Result<Vec<WorkOrder>, StoreError> {
+        for lost in self.store.take_lost() {
+            // Nobody could say yes or no to it.
+            self.open.retain(|_, open| open.order.id != lost);
+        }
         let mut ready = Vec::new();
         for proposal in proposals {
             let target = target_of(&proposal);
@@ -204,7 +208,7 @@ impl OrderBook {
 
     fn close(&mut self, target: &Target, why: &str, unix_ms: u64) -> Result<(), StoreError> {
         let Some(open) = self.open.remove(target) else { return Ok(()) };
-        self.store.order_update(open.order.id, OrderState::Expired, why, unix_ms)
+        self.store.order_update_soon(open.order.id, OrderState::Expired, why, unix_ms)
     }
 
     /// A person said yes: the order to carry out.
@@ -276,11 +280,7 @@ impl OrderBook {
     pub fn judge(&self, verdict: &Verdict, unix_ms: u64) {
         let Verdict { orders, state, trial } = verdict;
         for id in orders {
-            // A person may have undone it meanwhile.
-            if !matches!(self.store.order(*id), Ok(Some(order)) if order.state == OrderState::Verified) {
-                continue;
-            }
-            if let Err(error) = self.store.order_judged(*id, *state, &trial.verdict, Some(trial), unix_ms) {
+            if let Err(error) = self.store.order_judged_soon(*id, *state, trial, unix_ms) {
                 tracing::error!(%error, id, "cannot write down what a trial came to");
             }
         }
@@ -288,7 +288,7 @@ impl OrderBook {
 
     /// Writes down what came of an order.
     pub fn settle(&self, id: u64, outcome: &Outcome, unix_ms: u64) {
-        if let Err(error) = self.store.order_update(id, outcome.state, &outcome.text, unix_ms) {
+        if let Err(error) = self.store.order_update_soon(id, outcome.state, &outcome.text, unix_ms) {
             tracing::error!(%error, id, state = %outcome.state, "cannot write down what came of an order");
         }
     }

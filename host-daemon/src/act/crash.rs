@@ -7,7 +7,13 @@
 /// disk), `set` (order applied), `read_back` (value set), `settle` (read back), `conclude` (ledger settled), `answer` (order
 /// verified), `judge` (trial over). On the way back: `put_back` (a restore has looked), `forget` (it has put a value back).
 pub(crate) fn crash_point(name: &str) {
+    crash_point_after(name, || ());
+}
+
+/// The same, after what is still on its way to the disk.
+pub(crate) fn crash_point_after(name: &str, arrive: impl FnOnce()) {
     if cfg!(debug_assertions) && std::env::var_os("KVMPILOT_CRASH_AT").is_some_and(|at| at == name) {
+        arrive();
         tracing::error!(name, "ending here, as KVMPILOT_CRASH_AT says");
         std::process::abort();
     }

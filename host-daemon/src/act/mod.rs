@@ -14,7 +14,7 @@ mod restore;
 use kvmpilot_core::order::{Action, OrderState, WorkOrder};
 use kvmpilot_core::sample::Job;
 
-pub(crate) use crash::crash_point;
+pub(crate) use crash::{crash_point, crash_point_after};
 pub use ledger::Ledger;
 
 use crate::guest_channel::GuestChannel;

@@ -61,19 +61,21 @@ impl Daemon {
     }
 
     fn approve(&mut self, id: u64, by: &Asker) -> Result<WorkOrder, CommandError> {
-        let domain = self.book.read(id)?.proposal.domain;
+        let domain = block_in_place(|| self.book.read(id))?.proposal.domain;
         self.check_free(domain)?;
         block_in_place(|| self.book.approve(id, by, unix_ms()))
     }
 
     fn undo(&mut self, id: u64) -> Result<WorkOrder, CommandError> {
-        let domain = self.book.read(id)?.proposal.domain;
+        let domain = block_in_place(|| self.book.read(id))?.proposal.domain;
         self.check_free(domain)?;
         let now = self.began.elapsed();
         let proposal = self.book.undo(id, now)?;
         let mode = mode_of(&self.config.policy, &self.latest, &self.history);
-        let admitted = block_in_place(|| self.book.admit(vec![proposal], mode, now, unix_ms()));
-        let mut orders = admitted.map_err(|error| CommandError::Failed(error.to_string()))?;
+        let mut orders = self
+            .book
+            .admit(vec![proposal], mode, now, unix_ms())
+            .map_err(|error| CommandError::Failed(error.to_string()))?;
         orders.pop().ok_or_else(|| CommandError::Failed("that is nothing that kvmpilot can undo".to_owned()))
     }
 
@@ -106,7 +108,7 @@ impl Daemon {
     }
 
     fn reply(&self, id: u64, message: String) -> Result<CommandReply, CommandError> {
-        Ok(CommandReply { message, order: Some(self.book.read(id)?), restore: None })
+        Ok(CommandReply { message, order: Some(block_in_place(|| self.book.read(id))?), restore: None })
     }
 
     /// Starts a restore that somebody asked for as soon as nothing is under way.

@@ -13,7 +13,7 @@ use kvmpilot_core::policy::{Actuator, Mode};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, timeout};
 
 use super::Daemon;
@@ -160,7 +160,12 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         rules_problem,
         began,
         hook,
-        inventory: Inventory::start(libvirt.clone(), config.policy.weight.period, calls),
+        inventory: Inventory::start(
+            libvirt.clone(),
+            config.policy.weight.period,
+            config.policy.periods.cycle,
+            calls,
+        ),
         files: WatchedFiles::new(channel.clone(), began),
         guests: Guests::new(channel, began),
         host: HostSense::new(kernel.clone(), probes),
@@ -378,6 +383,9 @@ impl Daemon {
                 }
                 Err(_) => tracing::error!("putting everything back took too long"),
             }
+        }
+        if let Err(error) = block_in_place(|| self.store.settle()) {
+            tracing::error!(%error, "what came of the last orders is not written down");
         }
         match self.executor.ledger().len().saturating_sub(saved) {
             0 => Ok(()),

@@ -10,11 +10,12 @@ use kvmpilot_core::model::incarnation_of;
 use kvmpilot_core::order::{OrderState, WorkOrder};
 use kvmpilot_core::policy::Actuator;
 use kvmpilot_core::sample::{DomainSample, Sample};
-use tokio::task::JoinError;
+use tokio::task::{JoinError, block_in_place};
 use tokio::time::Instant;
 
 use super::Daemon;
-use crate::act::{Outcome, crash_point};
+use super::laps::Laps;
+use crate::act::{Outcome, crash_point_after};
 use crate::clock::unix_ms;
 use crate::record::Event;
 
@@ -54,7 +55,7 @@ impl Daemon {
                 orders.iter().for_each(|order| self.conclude(order, &outcome));
                 continue;
             };
-            crash_point("start");
+            self.crash_point("start");
             self.busy.insert(domain);
             let executor = Arc::clone(&self.executor);
             self.work.spawn(async move {
@@ -68,6 +69,12 @@ impl Daemon {
         }
     }
 
+    pub(super) fn crash_point(&self, name: &str) {
+        crash_point_after(name, || {
+            let _ = block_in_place(|| self.store.settle());
+        });
+    }
+
     /// Puts everything back in the background.
     pub(super) fn start_restore(&mut self) {
         self.restoring = true;
@@ -77,6 +84,7 @@ impl Daemon {
 
     /// Takes note of what came of it.
     pub(super) fn done(&mut self, done: Result<Done, JoinError>) {
+        let mut laps = Laps::of("what came of orders");
         match done {
             Ok(Done::Orders(domain, outcomes)) => {
                 self.busy.remove(&domain);
@@ -99,11 +107,13 @@ impl Daemon {
             }
         }
         self.restore_when_idle();
+        laps.lap("conclude");
         self.publish();
+        laps.lap("publish");
     }
 
     fn conclude(&mut self, order: &WorkOrder, outcome: &Outcome) {
-        crash_point("conclude");
+        self.crash_point("conclude");
         let WorkOrder { id, ref proposal, .. } = *order;
         let done = outcome.state == OrderState::Verified;
         let mut outcome = outcome.clone();
@@ -136,7 +146,7 @@ impl Daemon {
         for undone_id in &proposal.undoes {
             self.book.settle(*undone_id, &undone, unix_ms());
         }
-        crash_point("answer");
+        self.crash_point("answer");
         self.answer(order, &outcome);
     }
 

@@ -47,6 +47,22 @@ fn recommend_waits_for_a_person_and_keeps_one_order_for_a_target() {
 }
 
 #[test]
+fn an_order_that_could_not_be_written_down_is_proposed_anew() {
+    let (directory, mut book) = book();
+    let recommend = policy(Mode::Recommend);
+    let other = rusqlite::Connection::open(directory.path().join("kvmpilot.db")).unwrap();
+    other.execute_batch("begin immediate").unwrap();
+    assert!(book.admit(vec![proposal(1024, 8192)], recommend, S, 1).unwrap().is_empty());
+    book.store.settle().unwrap();
+    other.execute_batch("rollback").unwrap();
+    book.store.check();
+    assert!(book.admit(vec![proposal(1024, 8192)], recommend, 2 * S, 2).unwrap().is_empty());
+    let orders = book.store.orders(&OrderFilter::default()).unwrap();
+    assert_eq!(orders.iter().map(|order| order.id).collect::<Vec<_>>(), [2]);
+    assert_eq!(book.approve(2, &0.into(), 3).unwrap().state, OrderState::Approved);
+}
+
+#[test]
 fn observe_writes_nothing_and_auto_goes_ahead() {
     let (_directory, mut book) = book();
     assert!(book.admit(vec![proposal(1, 2)], policy(Mode::Observe), S, 1).unwrap().is_empty());

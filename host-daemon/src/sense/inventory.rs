@@ -71,17 +71,28 @@ enum Request {
 }
 
 impl Inventory {
-    /// Starts to read. The list is read each `period`, and a domain at once when it is not there as it is known, or when an
-    /// event of libvirt's or its hook says so.
+    /// Starts to read. The list is read each third `period`, and a domain at once when it is not there as it is known, or when an
+    /// event of libvirt's or its hook says so. A priority cycle takes `cycle`.
     #[must_use]
-    pub fn start(libvirt: Libvirt, period: Duration, hook: mpsc::Receiver<HookCall>) -> Self {
+    pub fn start(
+        libvirt: Libvirt,
+        period: Duration,
+        cycle: Duration,
+        hook: mpsc::Receiver<HookCall>,
+    ) -> Self {
         let entries = Arc::new(Mutex::new(Entries::new()));
         let watched = Arc::default();
         let comings = Arc::<Notify>::default();
         let (sender, requests) = mpsc::unbounded_channel();
         let (reporter, reports) = mpsc::channel(REPORTS);
-        let keeper =
-            Keeper::new(libvirt, Arc::clone(&entries), Arc::clone(&watched), reporter, Arc::clone(&comings));
+        let keeper = Keeper::new(
+            libvirt,
+            Arc::clone(&entries),
+            Arc::clone(&watched),
+            reporter,
+            Arc::clone(&comings),
+            cycle,
+        );
         let task = tokio::spawn(keeper.run(requests, hook, period));
         Self { reports, comings, entries, watched, requests: sender, task }
     }
@@ -93,7 +104,7 @@ impl Inventory {
     }
 
     /// Says whose balloons matter: those that are `lean` are looked at twice a second, those that are to be looked at
-    /// `often` in each sweep, and the rest each minute.
+    /// `often` in each sweep, and the rest before each priority cycle.
     pub fn watch_balloons(&self, lean: BTreeSet<Uuid>, often: BTreeSet<Uuid>) {
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Watched { lean, often };
     }

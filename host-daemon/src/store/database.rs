@@ -18,8 +18,8 @@ pub(super) const MIGRATIONS: &[M<'_>] = &[
     M::up(include_str!("faces.sql")),
 ];
 
-/// Outside programs (backup, an administrator's sqlite3) may hold the file for moments. The fast loop may wait that long,
-/// once: afterwards nothing is written until the file is free.
+/// Outside programs (backup, an administrator's sqlite3) may hold the file for moments. Beyond that nothing is written, and
+/// nothing changed, until the file is free.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// Makes directory and file, readable by their owner only, and takes the lock that keeps a second daemon out.

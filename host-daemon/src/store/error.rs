@@ -70,6 +70,13 @@ pub enum StoreError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// More waits to be written than may.
+    #[error(
+        "the disk of {} does not keep up with what is to be written; nothing is changed until it does (`iostat -x` shows \
+         how busy it is)",
+        .0.display()
+    )]
+    Behind(PathBuf),
     /// There is no order of this number.
     #[error("there is no work order {0}")]
     NoSuchOrder(u64),

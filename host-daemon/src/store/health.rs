@@ -21,6 +21,8 @@ const SPARE_NAMES: u32 = 100;
 pub(super) struct Health {
     /// Why it cannot be relied on, in words.
     trouble: Mutex<Option<String>>,
+    /// Orders that could not be written down.
+    lost: Mutex<Vec<u64>>,
 }
 
 impl Health {
@@ -31,6 +33,11 @@ impl Health {
             Ok(_) | Err(StoreError::NoSuchOrder(_)) => {}
             Err(error) => self.set(Some(error)),
         }
+    }
+
+    /// An order that somebody may know could not be written down.
+    pub(super) fn lose(&self, order: u64) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(order);
     }
 
     fn set(&self, error: Option<&StoreError>) {
@@ -91,8 +98,8 @@ impl Store {
     pub(super) fn of(directory: &Path, limits: Limits, inner: Inner) -> Self {
         let shared = Shared {
             current: std::sync::RwLock::new(Arc::new(inner)),
-            health: Health::default(),
-            moves: OrderMoves::default(),
+            health: Arc::default(),
+            moves: Arc::<OrderMoves>::default(),
             file: directory.join(FILE),
             limits,
         };
@@ -103,6 +110,11 @@ impl Store {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.shared.health.get()
+    }
+
+    /// Orders that were given out since the last call and could not be written down after all.
+    pub(crate) fn take_lost(&self) -> Vec<u64> {
+        std::mem::take(&mut self.shared.health.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether this is a spare database: what the real one has in its ledger is not known.

@@ -2,7 +2,8 @@
 //!
 //! One SQLite file in WAL mode, one thread that writes, read connections beside it. Every write is on disk when its
 //! call returns, because a change to a domain follows the ledger entry that makes it reversible. Calls block: async
-//! callers use `spawn_blocking`. There is no clock in here: times are arguments.
+//! callers use `spawn_blocking`. What the fast loop writes down of orders does not block (`..._soon`): the one thread keeps the
+//! sequence, so it is on disk before the ledger entry that follows it. There is no clock in here: times are arguments.
 
 mod database;
 mod error;
@@ -25,6 +26,7 @@ mod writer;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -68,8 +70,8 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     current: RwLock<Arc<Inner>>,
-    health: Health,
-    moves: OrderMoves,
+    health: Arc<Health>,
+    moves: Arc<OrderMoves>,
     /// The real database, whether it can be used or not.
     file: PathBuf,
     limits: Limits,
@@ -81,6 +83,8 @@ struct Inner {
     // Field order is drop order: the writer ends before the lock goes.
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
+    /// Number of the next order: nobody else writes, so it can be given out before it is on disk.
+    next_order: AtomicU64,
     file: PathBuf,
     /// Device and inode of the file that was opened.
     identity: (u64, u64),
@@ -96,8 +100,10 @@ impl Inner {
         let found =
             std::fs::metadata(&file).map_err(|source| StoreError::File { file: file.clone(), source })?;
         let identity = (found.dev(), found.ino());
+        let next_order = orders::next(&connection).map_err(|error| StoreError::from_sqlite(&file, error))?;
         let writer = Writer::start(connection, &file, limits)?;
-        Ok(Self { writer, readers: Mutex::default(), file, identity, _lock: lock, spare: None })
+        let next_order = AtomicU64::new(next_order);
+        Ok(Self { writer, readers: Mutex::default(), next_order, file, identity, _lock: lock, spare: None })
     }
 }
 
@@ -151,6 +157,35 @@ impl Store {
         let result = self.current().writer.run(job);
         self.shared.health.note(&result);
         result
+    }
+
+    /// As [`Self::write`], but does not wait: what comes of it is in the log and in [`Self::trouble`]. `what` it is, for both.
+    fn write_soon(
+        &self,
+        what: &'static str,
+        job: impl FnOnce(&mut Connection) -> rusqlite::Result<()> + Send + 'static,
+        failed: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let inner = self.current();
+        let (health, file) = (Arc::clone(&self.shared.health), inner.file.clone());
+        let result = inner.writer.post(move |state| {
+            if let Err(error) = job(&mut state.connection) {
+                let error = StoreError::from_sqlite(&file, error);
+                tracing::error!(%error, what, "not written down");
+                health.note::<()>(&Err(error));
+                failed();
+            }
+        });
+        self.shared.health.note(&result);
+        result
+    }
+
+    /// Waits until everything that was given to be written is.
+    ///
+    /// # Errors
+    /// When the writer has ended.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        self.current().writer.settle()
     }
 
     fn current(&self) -> Arc<Inner> {

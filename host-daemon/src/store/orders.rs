@@ -1,5 +1,6 @@
 //! Work orders.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvmpilot_core::Uuid;
@@ -57,49 +58,51 @@ const COLUMNS: &str =
     "id, state, created_unix_ms, changed_unix_ms, outcome, proposal, trial, decided_by_uid, decided_by_token";
 
 impl Store {
-    /// Gives a proposal its number.
+    /// Gives a proposal its number. It is written down soon: before whatever is written later, and [`Store::take_lost`] tells
+    /// if it could not be.
     ///
     /// # Errors
-    /// When the file could not be written.
+    /// When the disk does not keep up, or the writer has ended.
     pub fn order_insert(
         &self,
         proposal: &Proposal,
         state: OrderState,
         unix_ms: u64,
     ) -> Result<WorkOrder, StoreError> {
-        let proposal = proposal.clone();
-        let made = self.write(move |connection| {
-            let id: u64 = connection
+        let id = self.current().next_order.fetch_add(1, Ordering::Relaxed);
+        let (health, moves) = (Arc::clone(&self.shared.health), Arc::clone(&self.shared.moves));
+        let of_order = proposal.clone();
+        let insert = move |connection: &mut Connection| {
+            connection
                 .prepare_cached(
                     "insert into work_order
-                         (domain, domain_name, state, created_unix_ms, changed_unix_ms, outcome, proposal)
-                     values (?1, ?2, ?3, ?4, ?4, '', ?5) returning id",
+                         (id, domain, domain_name, state, created_unix_ms, changed_unix_ms, outcome, proposal)
+                     values (?1, ?2, ?3, ?4, ?5, ?5, '', ?6)",
                 )?
-                .query_row(
-                    params![
-                        proposal.domain.as_bytes(),
-                        proposal.domain_name,
-                        Word(state),
-                        clamp(unix_ms),
-                        Json(&proposal)
-                    ],
-                    |row| row.get(0),
-                )?;
-            Ok(WorkOrder {
-                id,
-                proposal,
-                state,
-                created_unix_ms: unix_ms,
-                changed_unix_ms: unix_ms,
-                outcome: String::new(),
-                trial: None,
-                decided_by_uid: None,
-                decided_by_token: None,
-                history: vec![OrderEvent { unix_ms, state, outcome: String::new() }],
-            })
-        });
-        self.shared.moves.note(state, made.is_ok());
-        made
+                .execute(params![
+                    clamp(id),
+                    of_order.domain.as_bytes(),
+                    of_order.domain_name,
+                    Word(state),
+                    clamp(unix_ms),
+                    Json(&of_order)
+                ])?;
+            moves.note(state, true);
+            Ok(())
+        };
+        self.write_soon("a work order", insert, move || health.lose(id))?;
+        Ok(WorkOrder {
+            id,
+            proposal: proposal.clone(),
+            state,
+            created_unix_ms: unix_ms,
+            changed_unix_ms: unix_ms,
+            outcome: String::new(),
+            trial: None,
+            decided_by_uid: None,
+            decided_by_token: None,
+            history: vec![OrderEvent { unix_ms, state, outcome: String::new() }],
+        })
     }
 
     /// Moves an order to another state.
@@ -113,7 +116,7 @@ impl Store {
         outcome: &str,
         unix_ms: u64,
     ) -> Result<(), StoreError> {
-        self.move_order(id, state, outcome, None, None, unix_ms)
+        self.move_order(id, state, outcome, None, unix_ms)
     }
 
     /// Moves an order from approved to applied: whoever gets `true` may make the change, and nobody gets it twice.
@@ -133,21 +136,6 @@ impl Store {
         Ok(changed > 0)
     }
 
-    /// Moves an order to the state in which its trial ended.
-    ///
-    /// # Errors
-    /// As [`Self::order_update`].
-    pub fn order_judged(
-        &self,
-        id: u64,
-        state: OrderState,
-        outcome: &str,
-        trial: Option<&Trial>,
-        unix_ms: u64,
-    ) -> Result<(), StoreError> {
-        self.move_order(id, state, outcome, trial.cloned(), None, unix_ms)
-    }
-
     /// Moves an order to the state that a person chose.
     ///
     /// # Errors
@@ -160,7 +148,7 @@ impl Store {
         outcome: &str,
         unix_ms: u64,
     ) -> Result<(), StoreError> {
-        self.move_order(id, state, outcome, None, Some(by), unix_ms)
+        self.move_order(id, state, outcome, Some(by), unix_ms)
     }
 
     fn move_order(
@@ -168,39 +156,69 @@ impl Store {
         id: u64,
         state: OrderState,
         outcome: &str,
-        trial: Option<Trial>,
         by: Option<&Asker>,
         unix_ms: u64,
     ) -> Result<(), StoreError> {
-        let outcome = outcome.to_owned();
-        let Asker { uid, token } = by.cloned().unwrap_or_default();
-        let changed = self.write(move |connection| {
-            connection
-                .prepare_cached(
-                    "update work_order set state = ?2, outcome = ?3, changed_unix_ms = ?4,
-                         trial = coalesce(?5, trial), decided_by_uid = coalesce(?6, decided_by_uid),
-                         decided_by_token = coalesce(?7, decided_by_token)
-                     where id = ?1",
-                )?
-                .execute(params![
-                    clamp(id),
-                    Word(state),
-                    outcome,
-                    clamp(unix_ms),
-                    trial.map(Json),
-                    uid,
-                    token
-                ])
-        })?;
-        self.shared.moves.note(state, changed > 0);
-        if changed == 0 { Err(StoreError::NoSuchOrder(id)) } else { Ok(()) }
+        let step = Step {
+            id,
+            from: None,
+            to: state,
+            outcome: outcome.to_owned(),
+            trial: None,
+            by: by.cloned(),
+            unix_ms,
+        };
+        let changed = self.write(move |connection| step.take(connection))?;
+        self.shared.moves.note(state, changed);
+        if changed { Ok(()) } else { Err(StoreError::NoSuchOrder(id)) }
     }
 
-    /// One order, with the states that it was in.
+    /// As [`Self::order_update`], but does not wait.
+    ///
+    /// # Errors
+    /// When the disk does not keep up, or the writer has ended.
+    pub fn order_update_soon(
+        &self,
+        id: u64,
+        state: OrderState,
+        outcome: &str,
+        unix_ms: u64,
+    ) -> Result<(), StoreError> {
+        let outcome = outcome.to_owned();
+        self.step_soon(Step { id, from: None, to: state, outcome, trial: None, by: None, unix_ms })
+    }
+
+    /// Moves a verified order to the state in which its trial ended, without waiting. One that a person has undone meanwhile
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// As [`Self::order_update_soon`].
+    pub fn order_judged_soon(
+        &self,
+        id: u64,
+        state: OrderState,
+        trial: &Trial,
+        unix_ms: u64,
+    ) -> Result<(), StoreError> {
+        let (from, outcome) = (Some(OrderState::Verified), trial.verdict.clone());
+        self.step_soon(Step { id, from, to: state, outcome, trial: Some(trial.clone()), by: None, unix_ms })
+    }
+
+    fn step_soon(&self, step: Step) -> Result<(), StoreError> {
+        let moves = Arc::clone(&self.shared.moves);
+        let take = move |connection: &mut Connection| {
+            moves.note(step.to, step.take(connection)?);
+            Ok(())
+        };
+        self.write_soon("what came of a work order", take, || ())
+    }
+
+    /// One order, with the states that it was in. As in [`Self::orders`], what was written down before is in it.
     ///
     /// # Errors
     /// When the file could not be read.
     pub fn order(&self, id: u64) -> Result<Option<WorkOrder>, StoreError> {
+        self.settle()?;
         self.read(|connection| {
             let order = connection
                 .prepare_cached(&format!("select {COLUMNS} from work_order where id = ?1"))?
@@ -217,6 +235,7 @@ impl Store {
     /// # Errors
     /// When the file could not be read.
     pub fn orders(&self, filter: &OrderFilter) -> Result<Vec<WorkOrder>, StoreError> {
+        self.settle()?;
         let uuid = filter.domain.as_deref().and_then(|domain| domain.parse::<Uuid>().ok());
         self.read(|connection| {
             let mut orders: Vec<WorkOrder> = connection
@@ -254,7 +273,7 @@ impl Store {
         OrderState::ALL.into_iter().zip(counts).collect()
     }
 
-    /// How many orders there are.
+    /// How many orders there are, without those that wait to be written.
     ///
     /// # Errors
     /// When the file could not be read.
@@ -267,6 +286,50 @@ impl Store {
                 .query_row([], |row| Ok(OrderCounts { proposed: row.get(0)?, total: row.get(1)? }))
         })
     }
+}
+
+/// An order moves to another state.
+struct Step {
+    id: u64,
+    /// Only if it is in this one.
+    from: Option<OrderState>,
+    to: OrderState,
+    outcome: String,
+    trial: Option<Trial>,
+    by: Option<Asker>,
+    unix_ms: u64,
+}
+
+impl Step {
+    /// Takes it; `false` where there is no such order.
+    fn take(self, connection: &Connection) -> rusqlite::Result<bool> {
+        let Asker { uid, token } = self.by.unwrap_or_default();
+        let changed = connection
+            .prepare_cached(
+                "update work_order set state = ?2, outcome = ?3, changed_unix_ms = ?4,
+                     trial = coalesce(?5, trial), decided_by_uid = coalesce(?6, decided_by_uid),
+                     decided_by_token = coalesce(?7, decided_by_token)
+                 where id = ?1 and (?8 is null or state = ?8)",
+            )?
+            .execute(params![
+                clamp(self.id),
+                Word(self.to),
+                self.outcome,
+                clamp(self.unix_ms),
+                self.trial.map(Json),
+                uid,
+                token,
+                self.from.map(Word)
+            ])?;
+        Ok(changed > 0)
+    }
+}
+
+/// Number of the next order. None is given out twice, also when the newest are deleted.
+pub(super) fn next(connection: &Connection) -> rusqlite::Result<u64> {
+    let last = "select max(coalesce((select seq from sqlite_sequence where name = 'work_order'), 0),
+                    coalesce((select max(id) from work_order), 0))";
+    connection.query_row(last, [], |row| row.get::<_, u64>(0)).map(|last| last + 1)
 }
 
 /// The states that an order was in, oldest first.

@@ -170,9 +170,12 @@ fn orders_are_numbered_found_and_moved_on() {
         kept: true,
         verdict: "it helped".into(),
     };
-    store.order_judged(1, OrderState::Kept, "kept: it helped", Some(&trial), 400).unwrap();
+    store.order_judged_soon(1, OrderState::Kept, &trial, 400).unwrap();
     let kept = store.order(1).unwrap().unwrap();
-    assert_eq!(kept.trial, Some(trial));
+    assert_eq!((kept.trial.as_ref(), &kept.outcome), (Some(&trial), &trial.verdict));
+    // It is over once only.
+    store.order_judged_soon(1, OrderState::RolledBack, &trial, 401).unwrap();
+    assert_eq!(store.order(1).unwrap().unwrap().state, OrderState::Kept);
     assert!(store.order_update(99, OrderState::Kept, "", 400).is_err(), "there is no such order");
     let moves: Vec<_> = store.order_moves().into_iter().filter(|(_, times)| *times > 0).collect();
     assert_eq!(moves, [(OrderState::Proposed, 2), (OrderState::Verified, 1), (OrderState::Kept, 1)]);
@@ -208,6 +211,31 @@ fn orders_are_numbered_found_and_moved_on() {
     drop(store);
     let store = Store::open(&directory.path().join("state"), Limits::default()).unwrap();
     assert_eq!(store.order_insert(&proposal(db, "db"), OrderState::Approved, 1).unwrap().id, 3);
+}
+
+#[test]
+fn what_the_loop_writes_down_waits_for_nobody_and_what_is_lost_is_known() {
+    let (directory, store) = store();
+    let other = Connection::open(directory.path().join("state").join("kvmpilot.db")).unwrap();
+    // Nobody can write now; a call that waits would not return.
+    other.execute_batch("begin immediate").unwrap();
+    let first = store.order_insert(&proposal(WEB, "web"), OrderState::Proposed, 100).unwrap();
+    store.order_update_soon(first.id, OrderState::Expired, "old", 200).unwrap();
+    other.execute_batch("rollback").unwrap();
+    assert_eq!(store.order(first.id).unwrap().unwrap().state, OrderState::Expired);
+    assert_eq!((store.take_lost(), store.trouble()), (vec![], None));
+
+    other.execute_batch("begin immediate").unwrap();
+    let lost = store.order_insert(&proposal(WEB, "web"), OrderState::Approved, 300).unwrap();
+    store.settle().unwrap();
+    assert!(store.trouble().unwrap().contains("locked"), "{:?}", store.trouble());
+    other.execute_batch("rollback").unwrap();
+    assert_eq!((store.take_lost(), store.take_lost()), (vec![lost.id], vec![]));
+    assert!(!store.order_apply(lost.id, 301).unwrap(), "nobody may carry out what is not written down");
+    store.check();
+    assert_eq!(store.trouble(), None);
+    let next = store.order_insert(&proposal(WEB, "web"), OrderState::Proposed, 400).unwrap();
+    assert!(next.id > lost.id && store.order(next.id).unwrap() == Some(next));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The one thread that writes: runs jobs in order, and prunes in small bites while none waits.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
@@ -22,6 +24,9 @@ pub(super) struct State {
     pub(super) prune: bool,
 }
 
+/// Jobs that may wait. One tick of 500 domains brings fewer, and a disk that takes so long is a reason to change nothing.
+const QUEUE: usize = 1024;
+
 /// Records come every few minutes: a longer way into the future is a step of the clock.
 const CLOCK_STEP_MS: u64 = 24 * 3600 * 1000;
 
@@ -40,18 +45,19 @@ pub(super) struct Writer {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     file: PathBuf,
+    /// Jobs that nobody waits for and that are not done yet.
+    posted: Arc<AtomicUsize>,
 }
 
 impl Writer {
     pub(super) fn start(connection: Connection, file: &Path, limits: Limits) -> Result<Self, StoreError> {
-        // Every caller waits for its reply, so the queue is as long as there are callers; 64 is beyond that.
-        let (jobs, queue) = sync_channel(64);
+        let (jobs, queue) = sync_channel(QUEUE);
         let state = State { connection, limits, newest_unix_ms: 0, prune: false };
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || work(state, &queue))
             .map_err(|source| StoreError::File { file: file.to_owned(), source })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), file: file.to_owned() })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), file: file.to_owned(), posted: Arc::default() })
     }
 
     /// Runs `job` on the thread and waits for its result.
@@ -67,6 +73,29 @@ impl Writer {
         });
         self.jobs.as_ref().ok_or_else(stopped)?.send(job).map_err(|_| stopped())?;
         result.recv().map_err(|_| stopped())?.map_err(|source| StoreError::from_sqlite(&self.file, source))
+    }
+
+    /// Has `job` run after those before it, and does not wait: the fast loop must not be held by a disk.
+    pub(super) fn post(&self, job: impl FnOnce(&mut State) + Send + 'static) -> Result<(), StoreError> {
+        let jobs = self.jobs.as_ref().ok_or_else(|| StoreError::Stopped(self.file.clone()))?;
+        let posted = Arc::clone(&self.posted);
+        let counted: Job = Box::new(move |state| {
+            job(state);
+            posted.fetch_sub(1, Ordering::Release);
+        });
+        self.posted.fetch_add(1, Ordering::Relaxed);
+        jobs.try_send(counted).map_err(|error| {
+            self.posted.fetch_sub(1, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => StoreError::Behind(self.file.clone()),
+                TrySendError::Disconnected(_) => StoreError::Stopped(self.file.clone()),
+            }
+        })
+    }
+
+    /// Waits for what was posted so far.
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        if self.posted.load(Ordering::Acquire) == 0 { Ok(()) } else { self.run(|_| Ok(())) }
     }
 }
 

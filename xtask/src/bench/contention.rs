@@ -79,8 +79,11 @@ pub(super) fn run(settings: Settings<'_>, json: Option<&Path>) -> Result<()> {
     let mut measured = Vec::new();
     for round in 1..=rounds {
         let mut contestants = Vec::new();
-        for peer in &present {
-            contestants.push((peer.name(), bench.through_all(*peer, round)?));
+        // Who comes last finds another machine than who came first; with an even number of rounds all find the same.
+        let order: Vec<Peer> =
+            if round % 2 == 1 { present.clone() } else { present.iter().rev().copied().collect() };
+        for peer in order {
+            contestants.push((peer.name(), bench.through_all(peer, round)?));
         }
         measured.push(Round { contestants });
     }
@@ -155,8 +158,10 @@ impl Bench {
     }
 
     fn through(&self, phase: Phase, contestant: &Contestant<'_>) -> Result<Measured> {
-        let began = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH);
+        let began = now()?;
         self.run_neighbours(phase.neighbours)?;
+        let changed = now()?;
         let mut measured = Measured { phase: phase.name.to_owned(), ..Measured::default() };
         let work = |seconds: u32| -> Result<_> {
             if phase.load {
@@ -180,7 +185,7 @@ impl Bench {
         measured.wake_p50_us = wake(|wakes| wakes.p50_us);
         measured.wake_p99_us = wake(|wakes| wakes.p99_us);
         measured.wake_max_us = wakes.iter().map(|wakes| wakes.max_us).fold(0.0, f64::max);
-        contestant.account(began, &mut measured)?;
+        contestant.account(began, changed, &mut measured)?;
         Ok(measured)
     }
 

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use kvmpilot_core::Uuid;
 use kvmpilot_core::sample::{BalloonSample, DomainSample, DomainState, Job};
 use kvmpilot_core::units::doubled;
 use tokio::time::Instant;
+
+use crate::libvirt::ActiveDomain;
 
 /// First pause after a domain could not be read; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// What libvirt has not confirmed for so long is not decided on. It does with each sweep, each 5 s by default.
+/// What libvirt has not confirmed for so long is not decided on. It does each 15 s by default.
 const TOO_OLD: Duration = Duration::from_secs(30);
 
 /// One domain.
@@ -129,6 +132,11 @@ impl InventoryEntry {
         {
             (domain.job_active, domain.job) = (job.is_some(), job);
         }
+    }
+
+    /// As a list would show it that has nothing new.
+    pub(super) fn as_known(&self, uuid: Uuid) -> ActiveDomain {
+        ActiveDomain { uuid, name: self.name.clone(), state: None, id: self.run }
     }
 
     /// It runs anew, as libvirt's number `run`: what was wrong with the QEMU before is no matter of this one.

@@ -25,6 +25,9 @@ const BALLOON_LOOK: Duration = Duration::from_millis(500);
 /// What was tuned is read after so long: a change of ours is read anyway as soon as it is made, and several of somebody else
 /// come together.
 const TUNED: Duration = Duration::from_millis(300);
+/// The list is read in each third sweep, unless something is the matter: at 60 domains it was a third of what libvirtd had to
+/// do for us.
+const LIST: u32 = 3;
 /// Least time between two readings of a domain for no better reason than a sign.
 const SIGNS: Duration = Duration::from_secs(5);
 
@@ -52,10 +55,14 @@ pub(super) struct Keeper {
     watched: Arc<Mutex<Watched>>,
     /// When it began: the turns of the domains are counted from there.
     began: Instant,
+    /// Time between two glances at a domain.
+    glance: Duration,
     /// Events may have been lost, and not everything has been read since.
     resync: bool,
     /// The list has been read. Whoever is in the first one may have been there for long.
     swept: bool,
+    /// Sweeps since the list was read.
+    unlisted: u32,
     /// Domains whose balloon is being looked at.
     looking: BTreeSet<Uuid>,
     reporter: mpsc::Sender<BalloonReport>,
@@ -69,21 +76,24 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Knows nothing yet.
+    /// Knows nothing yet. A priority cycle takes `cycle`.
     pub(super) fn new(
         libvirt: Libvirt,
         entries: Arc<Mutex<Entries>>,
         watched: Arc<Mutex<Watched>>,
         reporter: mpsc::Sender<BalloonReport>,
         comings: Arc<Notify>,
+        cycle: Duration,
     ) -> Self {
         Self {
             libvirt,
             entries,
             watched,
             began: Instant::now(),
+            glance: due::glance_of(cycle),
             resync: false,
             swept: false,
+            unlisted: LIST,
             looking: BTreeSet::new(),
             reporter,
             reading: BTreeSet::new(),
@@ -125,12 +135,12 @@ impl Keeper {
                     Ok(look) => self.report(look, &mut readings),
                     Err(error) => tracing::error!(%error, "looking at a balloon ended early"),
                 },
-                _ = sweep.tick() => self.sweep(&mut readings, &mut looks).await,
+                _ = sweep.tick() => self.sweep(false, &mut readings, &mut looks).await,
                 event = events.next() => match event {
                     None => return,
                     Some(DomainEvent::Resync) => {
                         self.resync = true;
-                        self.sweep(&mut readings, &mut looks).await;
+                        self.sweep(true, &mut readings, &mut looks).await;
                     }
                     Some(event) => self.follow(event, &mut readings),
                 },
@@ -236,18 +246,29 @@ impl Keeper {
         }
     }
 
-    /// Reads the list, forgets what is gone, confirms what is there as known, and sees after the rest.
-    async fn sweep(&mut self, readings: &mut JoinSet<Reading>, looks: &mut JoinSet<Look>) {
+    /// Reads the list where it is time or asked for, forgets what is gone, confirms what is there as known, and sees after the
+    /// rest.
+    async fn sweep(&mut self, list: bool, readings: &mut JoinSet<Reading>, looks: &mut JoinSet<Look>) {
         let asked = Instant::now();
-        let domains: Vec<ActiveDomain> = match self.libvirt.domains().await {
-            Ok(domains) => domains,
-            Err(error) => {
-                tracing::debug!(%error, "the domains keep their old readings");
-                return;
+        self.unlisted += 1;
+        let list = list || self.unlisted >= LIST || self.resync || self.is_restless();
+        let domains: Vec<ActiveDomain> = if list {
+            match self.libvirt.domains().await {
+                Ok(domains) => domains,
+                Err(error) => {
+                    tracing::debug!(%error, "the domains keep their old readings");
+                    self.unlisted = LIST;
+                    return;
+                }
             }
+        } else {
+            lock(&self.entries).iter().map(|(uuid, entry)| entry.as_known(*uuid)).collect()
         };
+        if list {
+            self.unlisted = 0;
+        }
         let everything = std::mem::take(&mut self.resync);
-        let sweep = Sweep { began: self.began, now: Instant::now(), everything };
+        let sweep = Sweep { began: self.began, now: Instant::now(), everything, glance: self.glance };
         let since = if std::mem::replace(&mut self.swept, true) {
             sweep.now
         } else {
@@ -279,7 +300,9 @@ impl Keeper {
                 if due == Due::Whole {
                     dues.push((domain.uuid, due));
                 } else {
-                    entry.confirmed_at = Some(asked);
+                    if list {
+                        entry.confirmed_at = Some(asked);
+                    }
                     dues.extend((due == Due::Glance).then_some((domain.uuid, due)));
                 }
             }
@@ -293,12 +316,17 @@ impl Keeper {
         }
     }
 
+    /// Whether something is the matter with any of them.
+    fn is_restless(&self) -> bool {
+        lock(&self.entries).values().any(|entry| entry.domain.is_none() || entry.is_restless())
+    }
+
     /// Sees after what libvirt's hook has told and no event of libvirt's has confirmed.
     async fn follow_hints(&mut self, readings: &mut JoinSet<Reading>, looks: &mut JoinSet<Look>) {
         let settled = self.hints.settle(Instant::now(), &lock(&self.entries));
         let Settled { look_for, look_at, everything } = settled;
         if everything {
-            return self.sweep(readings, looks).await;
+            return self.sweep(true, readings, looks).await;
         }
         for uuid in look_at {
             self.read(uuid, true, readings);

@@ -102,8 +102,8 @@ impl<'a> Contestant<'a> {
         self.daemon.as_ref().map(Daemon::log).unwrap_or_default()
     }
 
-    /// What it did since a phase began (time since 1970).
-    pub(super) fn account(&self, began: Duration, measured: &mut Measured) -> Result<()> {
+    /// What it did since a phase began, and how long after all its neighbours ran and the load came back (times since 1970).
+    pub(super) fn account(&self, began: Duration, changed: Duration, measured: &mut Measured) -> Result<()> {
         let Some(daemon) = &self.daemon else { return Ok(()) };
         let orders = daemon.orders()?;
         let at = |order: &Value| order["created_unix_ms"].as_u64().map(u128::from).unwrap_or_default();
@@ -116,7 +116,7 @@ impl<'a> Contestant<'a> {
             let done = history.filter(|event| event["state"] == "verified");
             let done = done.filter_map(|event| event["unix_ms"].as_u64()).next();
             measured.reaction_s =
-                done.map(|done| Duration::from_millis(done).saturating_sub(began).as_secs_f64());
+                done.map(|done| Duration::from_millis(done).saturating_sub(changed).as_secs_f64());
         }
         Ok(())
     }

@@ -149,7 +149,8 @@ pub(super) struct Report {
     p99_ratio_vs_static: Option<f64>,
     /// All work done in all phases under kvmpilot to that under nobody.
     total_work_ratio_vs_none: Option<f64>,
-    /// From the beginning of the phase with two neighbours, which follows one without, until the first order was in force.
+    /// From when both neighbours ran and the load came back, in the phase that follows the one without neighbours, until the first
+    /// order was in force.
     reaction_s: Option<f64>,
     /// The worst phase: p99 under kvmpilot to that under nobody; where nobody asks the server, the neighbours' work.
     worst_phase_ratio_vs_none: Option<f64>,
