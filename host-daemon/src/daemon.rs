@@ -215,9 +215,7 @@ impl Daemon {
         }
         self.follow_store();
         self.recover();
-        if plan.due.tick {
-            self.find_leftovers(&sample);
-        }
+        self.find_leftovers(&sample);
         self.put_back_leftovers(&sample);
         laps.lap("guests");
         let sample = Arc::new(sample);

@@ -1,5 +1,6 @@
 //! What the kernel says of one process: CPU time, memory, threads.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -25,19 +26,19 @@ pub(crate) fn main_thread_cpu(pid: u32) -> Result<Duration> {
     schedstat(pid, pid, 0)
 }
 
-/// Time for which its first thread, and another one of this name, could have run but had no pcpu.
+/// Time for which its first thread, and each one of this name, could have run but had no pcpu, by thread.
 ///
 /// # Errors
 /// When it is gone.
-pub(crate) fn waits(pid: u32, thread: &str) -> Result<Duration> {
-    let mut waited = schedstat(pid, pid, 1)?;
+pub(crate) fn waits(pid: u32, threads: &str) -> Result<BTreeMap<u32, Duration>> {
+    let mut waited = BTreeMap::from([(pid, schedstat(pid, pid, 1)?)]);
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let tid = entry?.file_name().to_string_lossy().parse()?;
         // Others come and go.
         let is_it =
-            tid != pid && read(pid, &format!("task/{tid}/comm")).is_ok_and(|comm| comm.trim() == thread);
+            tid != pid && read(pid, &format!("task/{tid}/comm")).is_ok_and(|comm| comm.trim() == threads);
         if is_it {
-            waited += schedstat(pid, tid, 1)?;
+            waited.insert(tid, schedstat(pid, tid, 1)?);
         }
     }
     Ok(waited)

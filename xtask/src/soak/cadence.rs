@@ -1,6 +1,7 @@
 //! Whether the daemon's fast cycle comes when it is due: each turn of a soak is a tick, and each tick is told to those who
 //! follow, with the time of its measurement.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -23,8 +24,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Lateness that is remembered.
 const LATE: Duration = Duration::from_millis(250);
 
-/// The thread of the daemon's that writes to its store. The loop waits for it before it changes anything.
-const STORE: &str = "store";
+/// The daemon's threads that wait for its timers, and wake the loop.
+const WAKERS: &str = "tokio-rt-worker";
 
 /// Follows one life of the daemon in the background, until that ends.
 #[derive(Clone, Debug)]
@@ -91,7 +92,14 @@ impl Cadence {
             state.summary.excused += 1;
         }
         let silence = state.heard.elapsed();
-        ensure!(silence < SILENT, "missed cadence: no turn of the fast cycle for {silence:?}");
+        let now = unix_ms();
+        let since = now.saturating_sub(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
+        let (late, waited) = (lateness.between(since, now), self.waits.between(since, now));
+        ensure!(
+            silence.saturating_sub(late.max(waited)) < SILENT,
+            "missed cadence: no turn of the fast cycle for {silence:?}; meanwhile its threads waited {waited:?} for a pcpu, and \
+             this process was {late:?} late"
+        );
         Ok(())
     }
 
@@ -105,17 +113,20 @@ impl Cadence {
 }
 
 /// How long the threads that a turn needs have waited for a pcpu so far, by the kernel's books (`schedstat`), and when that was
-/// read: who does not get one cannot be in time.
+/// read: who does not get one cannot be in time. A turn needs the loop's thread, and before it one of those that wake it.
 #[derive(Clone, Debug, Default)]
-struct Waits(Arc<Mutex<Vec<(u64, Duration)>>>);
+struct Waits(Arc<Mutex<Vec<Waited>>>, u32);
+
+/// When, in ms since 1970, and by then how long each thread had waited.
+type Waited = (u64, BTreeMap<u32, Duration>);
 
 impl Waits {
     /// Looks in the background as long as that process lives.
     fn watch(pid: u32) -> Self {
-        let waits = Self::default();
+        let waits = Self(Arc::default(), pid);
         let seen = waits.clone();
         thread::spawn(move || {
-            while let Ok(waited) = process::waits(pid, STORE) {
+            while let Ok(waited) = process::waits(pid, WAKERS) {
                 seen.0.lock().unwrap_or_else(PoisonError::into_inner).push((unix_ms(), waited));
                 thread::sleep(LOOK);
             }
@@ -128,7 +139,14 @@ impl Waits {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = seen.iter().rfind(|(at, _)| *at <= from_unix_ms).or_else(|| seen.first());
         let after = seen.iter().find(|(at, _)| *at >= to_unix_ms).or_else(|| seen.last());
-        before.zip(after).map_or(Duration::ZERO, |((_, before), (_, after))| after.saturating_sub(*before))
+        let Some(((_, before), (_, after))) = before.zip(after) else { return Duration::ZERO };
+        let waited = |(thread, after): (&u32, &Duration)| {
+            (*thread, after.saturating_sub(before.get(thread).copied().unwrap_or_default()))
+        };
+        let (own, wakers): (Vec<_>, Vec<_>) =
+            after.iter().map(waited).partition(|(thread, _)| *thread == self.1);
+        let longest = |threads: Vec<(u32, Duration)>| threads.into_iter().map(|(_, waited)| waited).max();
+        longest(own).unwrap_or_default() + longest(wakers).unwrap_or_default()
     }
 }
 
@@ -224,13 +242,18 @@ mod tests {
     #[test]
     fn who_has_no_pcpu_cannot_be_in_time() {
         let cadence = told(&[1000, 2000, 6000]);
-        let looks = [(1900, 100), (2100, 150), (5900, 2400), (6100, 2600), (7000, 9000)];
-        let looks = looks.map(|(at, ms)| (at, Duration::from_millis(ms)));
-        cadence.waits.0.lock().unwrap().extend(looks);
+        // The loop's thread is 0. Of two that wake it the one that waited longest counts.
+        let looks =
+            [(1900, 100, 0), (2100, 150, 0), (5900, 2000, 400), (6100, 2100, 500), (7000, 8000, 1000)];
+        let looks = looks.map(|(at, own, waker)| {
+            let waits = [(0, own), (1, waker), (2, waker / 2)];
+            (at, BTreeMap::from(waits.map(|(thread, ms)| (thread, Duration::from_millis(ms)))))
+        });
+        cadence.waits.0.lock().unwrap().extend(looks.clone());
         assert_eq!(cadence.waits.between(2000, 6000), Duration::from_millis(2500));
         cadence.check(&Lateness::default()).unwrap();
         let cadence = told(&[1000, 2000, 7000]);
-        cadence.waits.0.lock().unwrap().extend(&looks[..4]);
+        cadence.waits.0.lock().unwrap().extend(looks[..4].iter().cloned());
         assert!(cadence.check(&Lateness::default()).is_err(), "it waited for half of that only");
     }
 }

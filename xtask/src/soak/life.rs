@@ -31,7 +31,9 @@ pub(super) struct Life<'a> {
 impl Soak<'_> {
     /// Starts the daemon with this configuration.
     pub(super) fn begin_life(&mut self, config: &str) -> Result<()> {
-        let daemon = self.lab.start_daemon("d", config).context(Broken)?;
+        // In a session, and so in a scheduler's group, of its own, as a service has its cgroup: what the soak does besides, and
+        // whoever shares its session, is not to take the daemon's part of the pcpus.
+        let daemon = self.lab.start_wrapped_daemon("d", config, &["setsid"]).context(Broken)?;
         let cadence = Cadence::follow(&daemon.socket(), daemon.process_id())?;
         let status = api::get(&daemon.socket(), "/api/v1/status")?;
         self.life = Some(Life {

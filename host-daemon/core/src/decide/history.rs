@@ -133,6 +133,11 @@ impl History {
         for domain in &model.domains {
             let enforce = policy.of(domain).enforce().value;
             let entry = self.domains.entry(domain.uuid).or_insert_with(DomainHistory::of_newcomer);
+            if entry.is_another_life(domain) {
+                // It has its configured values again.
+                *entry = DomainHistory::of_newcomer();
+                self.trials.born(domain.uuid, model.at);
+            }
             for target in entry.observe(domain, Look { moment, enforce }) {
                 self.trials.taken_over(domain.uuid, &target);
             }
@@ -296,12 +301,13 @@ impl DomainHistory {
         Some(entry)
     }
 
+    /// Whether the domain was started anew since the last look.
+    fn is_another_life(&self, live: &DomainModel) -> bool {
+        self.incarnation.is_some() && live.incarnation.is_some() && self.incarnation != live.incarnation
+    }
+
     /// Takes note of what is live; returns the targets that others have taken over just now.
     fn observe(&mut self, live: &DomainModel, look: Look) -> Vec<String> {
-        if self.incarnation.is_some() && live.incarnation.is_some() && self.incarnation != live.incarnation {
-            // A new life of the domain has its configured values again.
-            *self = Self::of_newcomer();
-        }
         self.incarnation = live.incarnation.clone().or_else(|| self.incarnation.take());
         let mut taken_over = Vec::new();
         if let Some(shares) = &live.cpu_shares

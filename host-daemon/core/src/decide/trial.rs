@@ -188,6 +188,20 @@ impl TrialHistory {
         self.open.retain(|open| !open.steps.is_empty());
     }
 
+    /// A domain has a new life, with its configured values: those that it had before are not on trial any more, and what others
+    /// do for it is measured anew.
+    pub(super) fn born(&mut self, domain: Uuid, now: Duration) {
+        let why = "the domain was started anew before the trial was over";
+        let open = self.open.iter_mut();
+        let ended = open.filter_map(|open| open.drop_those(|of| of == domain, OrderState::RolledBack, why));
+        self.ended.extend(ended);
+        self.open.retain(|open| !open.steps.is_empty());
+        self.open
+            .iter_mut()
+            .filter(|open| open.prediction.of == domain)
+            .for_each(|open| open.begin_again(now));
+    }
+
     /// Everything was put back: nothing is on trial.
     pub(super) fn restored(&mut self) {
         for open in std::mem::take(&mut self.open) {

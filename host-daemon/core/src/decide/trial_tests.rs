@@ -345,6 +345,34 @@ fn what_somebody_else_sets_meanwhile_is_theirs_and_not_judged() {
 }
 
 #[test]
+fn what_an_earlier_life_was_tried_with_is_not_undone_in_the_next_one() {
+    let (mut model, _) = contended();
+    let policy = classes(&LATENCY_AND_BATCH);
+    let mut history = History::default();
+    model.at += Duration::from_secs(5);
+    let decision = tick(&model, &policy, &mut history);
+    carry_out(&decision.proposals, &mut model, &mut history);
+    // Two windows of three.
+    for _ in 0..2 {
+        model.at += Duration::from_secs(5);
+        assert_eq!(tick(&model, &policy, &mut history).verdicts, []);
+    }
+    let shares = model.domains[0].cpu_shares.replace(1024);
+    assert_ne!(shares, Some(1024), "there was nothing on trial");
+    model.domains[0].incarnation = Some("9:1".into());
+    // What its neighbour gave is measured anew, too.
+    for step in 0..2 {
+        model.at += Duration::from_secs(5);
+        let decision = tick(&model, &policy, &mut history);
+        let of_web: Vec<_> =
+            decision.verdicts.iter().filter(|verdict| verdict.state == OrderState::RolledBack).collect();
+        assert_eq!(of_web.len(), usize::from(step == 0), "{decision:?}");
+        assert!(of_web.iter().all(|verdict| verdict.trial.verdict.contains("started anew")), "{of_web:?}");
+        assert!(decision.proposals.iter().all(|order| order.reason.rule != "trial.rollback"), "{decision:?}");
+    }
+}
+
+#[test]
 fn priorities_that_cost_a_guest_its_answers_are_undone() {
     for (packets, kept) in [(90.0, true), (20.0, false)] {
         let server = domain(1, 2, 0.5, 0.0, 100.0, 2);

@@ -162,11 +162,20 @@ impl Open {
 
     /// Leaves out what is not here any more.
     pub(super) fn drop_what_is_gone(&mut self, model: &Model) -> Option<Verdict> {
-        let here = |step: &Step| model.domains.iter().any(|domain| domain.uuid == step.target.0);
-        let (steps, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.steps).into_iter().partition(here);
-        self.steps = steps;
+        let here = |domain: Uuid| model.domains.iter().any(|other| other.uuid == domain);
+        self.drop_those(|domain| !here(domain), OrderState::Kept, "the domain has gone")
+    }
+
+    /// Leaves out the values of some domains.
+    pub(super) fn drop_those(
+        &mut self,
+        goes: impl Fn(Uuid) -> bool,
+        state: OrderState,
+        why: &str,
+    ) -> Option<Verdict> {
+        let gone: Vec<Step> = self.steps.extract_if(.., |step| goes(step.target.0)).collect();
         let orders: Vec<u64> = gone.into_iter().flat_map(|step| step.orders).collect();
-        (!orders.is_empty()).then(|| self.verdict(orders, OrderState::Kept, "the domain has gone".to_owned()))
+        (!orders.is_empty()).then(|| self.verdict(orders, state, why.to_owned()))
     }
 
     /// Looks at one window.
