@@ -39,8 +39,9 @@ impl Soak<'_> {
         let script = format!(
             "ga=$(tr '\\000' ' ' </proc/$(pidof qemu-ga)/cmdline); (sleep 1; {fails}) </dev/null >/dev/null 2>&1 &"
         );
-        self.inside(at, &script)?;
+        // First: an order that is given up after 5 s may be carried out after 6.
         self.guests[at].sick_for(OUT + RECOVERY);
+        self.inside(at, &script)?;
         Ok(Some(self.guests[at].name().to_owned()))
     }
 
