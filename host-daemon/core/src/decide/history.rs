@@ -338,6 +338,9 @@ impl DomainHistory {
         self.iothread_pins.retain(|number, _| live.iothreads.iter().any(|other| other.number == *number));
         // A balloon moves slowly towards its target, so a value that is not ours says nothing about others yet. Nor is it
         // ever enforced: that would take memory in one step.
+        if live.balloon.is_none() {
+            self.memory.unseen();
+        }
         if let Some(balloon) = &live.balloon {
             let (at, current) = (look.moment.at, balloon.current);
             self.memory.follow(current, live.memory_maximum, at);

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::accounting::{Accounting, Books};
 use crate::units::KiB;
 
+/// A balloon that rests for so long has arrived. Where it was sent libvirt does not tell: a guest that was put back while it was
+/// paused, or by a daemon that has ended since, is on its way when the next one meets it, and would have lost what it had not
+/// got back yet (the soak found one with 254 MiB for its original, of 384).
+const STILL: Duration = Duration::from_secs(10);
 /// A balloon that strays from its target for so long was moved by somebody else.
 const STRAYED: Duration = Duration::from_secs(10);
 
@@ -48,6 +52,9 @@ pub(in crate::decide) struct BalloonHistory {
     /// Since when the guest counts as one that does not follow.
     pub(super) uncooperative_since: Option<Duration>,
     strayed_since: Option<Duration>,
+    /// Since when it has been seen without a break, and at one place.
+    #[serde(default)]
+    still_since: Option<Duration>,
 }
 
 /// A target that was set.
@@ -81,7 +88,9 @@ impl BalloonHistory {
     pub(in crate::decide) fn follow(&mut self, current: KiB, maximum: KiB, at: Duration) {
         if self.moved.is_none_or(|(_, before)| current != before) {
             self.moved = Some((at, current));
+            self.still_since = None;
         }
+        self.still_since.get_or_insert(at);
         let reached = |asked: Asked| {
             let near = super::worth(maximum);
             if asked.takes { current <= asked.to + near } else { current + near >= asked.to }
@@ -89,6 +98,16 @@ impl BalloonHistory {
         if self.asked.is_some_and(reached) {
             self.asked = None;
         }
+    }
+
+    /// It cannot be seen: the domain does not run, or could not be read.
+    pub(in crate::decide) const fn unseen(&mut self) {
+        self.still_since = None;
+    }
+
+    /// Whether it has been at one place for long enough to be where it belongs.
+    pub(super) fn is_still(&self, at: Duration) -> bool {
+        self.still_since.is_some_and(|since| at.saturating_sub(since) >= STILL)
     }
 
     /// Whether a target of ours was not reached yet, and may still be.

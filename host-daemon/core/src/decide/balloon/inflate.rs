@@ -73,6 +73,9 @@ pub(super) fn waits(
     if entry.balloon.is_theirs() {
         return Some("somebody else has set it".to_owned());
     }
+    if entry.balloon.ours.is_none() && !memory.is_still(at) {
+        return Some("it may be on its way to where it belongs: it is watched for 10 s first".to_owned());
+    }
     if progress::is_left_alone(domain, at, history) {
         return Some("it does not follow".to_owned());
     }

@@ -207,6 +207,32 @@ fn a_guest_that_grew_once_gives_again_when_its_own_rest_is_over() {
 }
 
 #[test]
+fn a_balloon_that_is_on_its_way_is_not_taken_for_one_that_belongs_there() {
+    let mut scene = Scene::new();
+    // Put back by a daemon that has ended: it climbs to its maximum, which takes a minute.
+    scene.current = 400;
+    for _ in 0..60 {
+        scene.target = scene.current + 10;
+        assert_eq!(scene.second(), [], "at {} MiB", scene.current);
+    }
+    let first = loop {
+        assert!(scene.second < 1200, "it never gives");
+        if let Some(order) = scene.second().pop() {
+            break order;
+        }
+    };
+    assert!((10..=15).contains(&(scene.second - 1060)), "{first:?}");
+    let Action::SetBalloon { from, .. } = first.action else { panic!("{first:?}") };
+    assert_eq!(from, KiB::from_mib(1000));
+    // One that was paused may be on its way as well.
+    let mut scene = Scene::new();
+    scene.edit = |guest| guest.balloon = None;
+    assert_eq!(scene.run(60), []);
+    scene.edit = |_| ();
+    assert_eq!(scene.run(9), []);
+}
+
+#[test]
 fn nothing_is_taken_while_the_need_grows() {
     let mut scene = Scene::new();
     scene.run(120);
