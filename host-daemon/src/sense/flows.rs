@@ -203,21 +203,24 @@ impl Worker {
         if all && let Err(error) = self.probes.read_sockets(now) {
             trouble.push(error.words());
         }
+        let (hook, programs) = (self.probes.hook(), self.probes.programs());
+        let fresh = |(uuid, _)| {
+            let sample = self.probes.sample(uuid, now)?;
+            Some((uuid, Arc::new(FlowReading { at: now, sample })))
+        };
+        let fresh: Vec<_> = if all { self.probes.domains().filter_map(fresh).collect() } else { Vec::new() };
+        // The fast loop waits for this lock, and on a busy host for as long as this thread waits for a pcpu with it: nothing is
+        // asked or computed under it.
         let mut state = self.shared.lock();
-        state.trouble = trouble;
-        state.hook = self.probes.hook();
-        state.programs = self.probes.programs();
+        (state.trouble, state.hook, state.programs) = (trouble, hook, programs);
         if !all {
             return due;
         }
         let mut before = std::mem::take(&mut state.domains);
-        for (uuid, _) in self.probes.domains() {
-            let Some(sample) = self.probes.sample(uuid, now) else { continue };
+        state.domains.extend(fresh.into_iter().map(|(uuid, latest)| {
             let previous = before.remove(&uuid).map(|before| before.latest);
-            state
-                .domains
-                .insert(uuid, FlowState { previous, latest: Arc::new(FlowReading { at: now, sample }) });
-        }
+            (uuid, FlowState { previous, latest })
+        }));
         now + PERIOD
     }
 }
