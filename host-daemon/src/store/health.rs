@@ -133,6 +133,8 @@ impl Store {
                 Ok(inner) => {
                     *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(inner);
                     self.shared.health.set(None);
+                    // The spare numbered its orders anew: those that it lost have namesakes here.
+                    drop(self.take_lost());
                     true
                 }
                 Err(error) => {

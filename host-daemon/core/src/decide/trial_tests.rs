@@ -328,14 +328,20 @@ fn a_neighbour_that_comes_or_goes_begins_the_count_again() {
     assert_eq!(ticks_to_verdict, 6);
 }
 
-#[test]
-fn what_somebody_else_sets_meanwhile_is_theirs_and_not_judged() {
+/// A server that waits beside a burner, their weights just changed.
+fn on_trial() -> (Model, Policy, History) {
     let (mut model, _) = contended();
     let policy = classes(&LATENCY_AND_BATCH);
     let mut history = History::default();
     model.at += Duration::from_secs(5);
     let decision = tick(&model, &policy, &mut history);
     carry_out(&decision.proposals, &mut model, &mut history);
+    (model, policy, history)
+}
+
+#[test]
+fn what_somebody_else_sets_meanwhile_is_theirs_and_not_judged() {
+    let (mut model, policy, mut history) = on_trial();
     model.domains[0].cpu_shares = Some(3000);
     model.at += Duration::from_secs(5);
     let verdicts = tick(&model, &policy, &mut history).verdicts;
@@ -346,12 +352,7 @@ fn what_somebody_else_sets_meanwhile_is_theirs_and_not_judged() {
 
 #[test]
 fn what_an_earlier_life_was_tried_with_is_not_undone_in_the_next_one() {
-    let (mut model, _) = contended();
-    let policy = classes(&LATENCY_AND_BATCH);
-    let mut history = History::default();
-    model.at += Duration::from_secs(5);
-    let decision = tick(&model, &policy, &mut history);
-    carry_out(&decision.proposals, &mut model, &mut history);
+    let (mut model, policy, mut history) = on_trial();
     // Two windows of three.
     for _ in 0..2 {
         model.at += Duration::from_secs(5);
