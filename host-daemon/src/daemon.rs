@@ -85,6 +85,8 @@ struct Daemon {
     tiers: Vec<TierView>,
     checks: Vec<CheckView>,
     store: Store,
+    /// What is known is a spare database's.
+    on_spare: bool,
     pulse: Pulse,
     executor: Arc<Executor>,
     /// Watches on demand; the host's budget has a say through [`Desk::set_allowed`].
@@ -104,6 +106,8 @@ struct Daemon {
     leftovers: BTreeMap<Uuid, Instant>,
     /// When we last changed levels inside its guest.
     levelled: BTreeMap<Uuid, Instant>,
+    /// What a trial has decided to undo, and could not be yet: nobody proposes it again.
+    undoing: Vec<Proposal>,
     /// What the last daemon left has been put back.
     recovered: bool,
     /// Nothing is changed, because a person asked for a restore.
@@ -289,20 +293,37 @@ impl Daemon {
             wanted.extend(proposals);
             return;
         }
+        proposals.append(&mut self.undoing);
         // A domain that is being changed is decided on again when its new values have been read.
-        let rests = |uuid: Uuid| self.busy.contains(&uuid) || self.leftovers.contains_key(&uuid);
-        proposals.retain(|proposal| !rests(proposal.domain));
-        if proposals.is_empty() || !self.may_change() {
+        let may_change = self.may_change();
+        let rests =
+            |uuid: Uuid| !may_change || self.busy.contains(&uuid) || self.leftovers.contains_key(&uuid);
+        let held = proposals.extract_if(.., |proposal| rests(proposal.domain));
+        self.undoing = held.filter(|proposal| self.is_to_be_undone(proposal)).collect();
+        if proposals.is_empty() {
             return;
         }
+        let undos: Vec<Proposal> =
+            proposals.iter().filter(|other| !other.undoes.is_empty()).cloned().collect();
         let now = self.began.elapsed();
         let mode = mode_of(&self.config.policy, &self.latest, &self.history);
         match self.book.admit(proposals, mode, now, unix_ms()) {
-            Ok(orders) => self.start_work(orders),
+            Ok(orders) => {
+                let is_left =
+                    |undo: &Proposal| orders.iter().all(|order| order.proposal.undoes != undo.undoes);
+                self.undoing.extend(undos.into_iter().filter(is_left));
+                self.start_work(orders);
+            }
             Err(error) => {
+                self.undoing.extend(undos);
                 tracing::error!(%error, "nothing is changed, because orders cannot be written down");
             }
         }
+    }
+
+    /// Whether a proposal undoes something that is in force still: what a domain had goes with it.
+    fn is_to_be_undone(&self, proposal: &Proposal) -> bool {
+        !proposal.undoes.is_empty() && self.latest.domains.iter().any(|domain| domain.uuid == proposal.domain)
     }
 
     fn may_change(&self) -> bool {

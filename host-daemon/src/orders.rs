@@ -207,8 +207,10 @@ impl OrderBook {
     }
 
     fn close(&mut self, target: &Target, why: &str, unix_ms: u64) -> Result<(), StoreError> {
-        let Some(open) = self.open.remove(target) else { return Ok(()) };
-        self.store.order_update_soon(open.order.id, OrderState::Expired, why, unix_ms)
+        let Some(open) = self.open.get(target) else { return Ok(()) };
+        self.store.order_update_soon(open.order.id, OrderState::Expired, why, unix_ms)?;
+        self.open.remove(target);
+        Ok(())
     }
 
     /// A person said yes: the order to carry out.

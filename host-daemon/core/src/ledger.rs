@@ -223,7 +223,8 @@ impl LedgerEntry {
             fresh.original.clone_from(&earlier.original);
             // Killed after it was set and before that was noted: it is ours all the same.
             let arrived = earlier.intended == *live;
-            fresh.applied = if arrived { Some(live.clone()) } else { earlier.applied.clone() };
+            fresh.applied =
+                if arrived { Some(live.clone()) } else { earlier.turned_round(live, &fresh.intended) };
         }
         fresh
     }
@@ -256,6 +257,16 @@ impl LedgerEntry {
         }
     }
 
+    /// What counts as set last when a value that is not where it was sent is sent to `to`. A balloon that turns round may have gone on
+    /// to where it was sent until then; any other begins where it is.
+    fn turned_round(&self, live: &Value, to: &Value) -> Option<Value> {
+        let (Value::Memory(live), Value::Memory(to), Value::Memory(sent)) = (live, to, &self.intended) else {
+            return self.applied.clone();
+        };
+        let turns = (to.min(sent)..=to.max(sent)).contains(&live);
+        Some(Value::Memory(if turns { *sent } else { *live }))
+    }
+
     /// A balloon moves slowly, so that a value between the old and the new target is ours, too.
     fn is_balloon_on_its_way(&self, live: &Value) -> bool {
         let (Value::Memory(live), Value::Memory(intended)) = (live, &self.intended) else { return false };
@@ -269,6 +280,8 @@ impl LedgerEntry {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn entry(original: Value, applied: Option<Value>, intended: Value) -> LedgerEntry {
@@ -307,6 +320,50 @@ mod tests {
         let other_life = LedgerEntry { incarnation: "2:2".into(), ..next(2048) };
         let restarted = LedgerEntry::before_change(Some(&first), other_life, &Value::Shares(2048), true);
         assert_eq!(restarted.original, Value::Shares(2048));
+    }
+
+    #[test]
+    fn a_balloon_that_is_sent_back_on_its_way_keeps_its_original() {
+        let send = |earlier: &LedgerEntry, live: u64, to: u64| {
+            let [live, to] = [live, to].map(|kib| Value::Memory(KiB(kib)));
+            LedgerEntry::before_change(Some(earlier), entry(live.clone(), None, to), &live, false)
+        };
+        let memory = |kib| Value::Memory(KiB(kib));
+        // It was to go from 3800 to 3600 when its guest became short.
+        let taking = entry(memory(4000), Some(memory(3800)), memory(3600));
+        let first = send(&taking, 3700, 3900);
+        let second = send(&first, 3750, 4000);
+        for (sent, lives) in [(&first, [3600, 3650, 3700, 3900]), (&second, [3750, 3800, 3900, 3950])] {
+            assert_eq!(sent.original, memory(4000), "{sent:?}");
+            for live in lives {
+                assert_eq!(
+                    sent.restore_verdict(&memory(live)),
+                    RestoreVerdict::Restore,
+                    "{live} of {sent:?}"
+                );
+            }
+        }
+        assert_eq!(first.restore_verdict(&memory(3500)), RestoreVerdict::Drift);
+    }
+
+    proptest! {
+        /// However it is sent to and fro on its way.
+        #[test]
+        fn a_balloon_that_only_we_move_keeps_its_original(
+            events in prop::collection::vec((1000_u64..5000, 0_u64..=4), 1..12)
+        ) {
+            let mut live = 4000_u64;
+            let memory = |kib| Value::Memory(KiB(kib));
+            let mut known: Option<LedgerEntry> = None;
+            for (to, quarters) in events {
+                let fresh = entry(memory(live), None, memory(to));
+                let sent = LedgerEntry::before_change(known.as_ref(), fresh, &memory(live), false);
+                live = live + to * quarters / 4 - live * quarters / 4;
+                prop_assert_eq!(&sent.original, &memory(4000));
+                prop_assert_ne!(sent.restore_verdict(&memory(live)), RestoreVerdict::Drift, "{} of {:?}", live, sent);
+                known = Some(sent);
+            }
+        }
     }
 
     #[test]

@@ -81,7 +81,13 @@ impl Executor {
         let overrules = proposal.reason.rule == ENFORCE;
         self.ledger.announce(vec![(entry, live.clone())], overrules).await?;
         crash_point("claim");
-        self.claim(order.id).await?;
+        if let Err(refused) = self.claim(order.id, incarnation).await {
+            // Of a balloon on its way the ledger knows more than what is live.
+            if !balloon {
+                self.ledger.settle(domain, vec![(target, live)]).await?;
+            }
+            return Err(refused);
+        }
         crash_point("set");
         let result = self.set(domain, &target, &live, &wanted).await;
         crash_point("settle");

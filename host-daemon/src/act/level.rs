@@ -38,7 +38,7 @@ impl Executor {
         let of_groups = groups.iter().map(|prepared| (prepared.entry.clone(), prepared.live.clone()));
         self.ledger.announce(entries.chain(of_groups).collect(), false).await?;
         crash_point("claim");
-        self.claim(order.id).await?;
+        self.claim(order.id, incarnation).await?;
         crash_point("set");
         let changes: Vec<NiceChange> = processes
             .iter()
@@ -111,6 +111,7 @@ impl Executor {
             text.push_str("; left alone: ");
             text.push_str(&trouble);
         }
-        Ok(Done::Changed(text))
+        // Where all of them had ended nothing of ours is in force.
+        Ok(if applied == 0 { Done::Already(text) } else { Done::Changed(text) })
     }
 }

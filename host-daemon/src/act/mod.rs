@@ -11,6 +11,7 @@ mod ledger;
 mod level;
 mod restore;
 
+use kvmpilot_core::model::incarnation;
 use kvmpilot_core::order::{Action, OrderState, WorkOrder};
 use kvmpilot_core::sample::Job;
 
@@ -39,13 +40,21 @@ pub struct Outcome {
     pub text: String,
     /// Whether we changed anything: not if the value was there already.
     pub changed: bool,
+    /// It failed before anything was tried: all is as it was.
+    pub untried: bool,
 }
 
 impl Outcome {
     /// It could not be done.
     #[must_use]
     pub const fn failed(text: String) -> Self {
-        Self { state: OrderState::Failed, text, changed: false }
+        Self { state: OrderState::Failed, text, changed: false, untried: false }
+    }
+
+    /// It was refused before anything was tried.
+    #[must_use]
+    pub fn untried(text: String) -> Self {
+        Self { untried: true, ..Self::failed(text) }
     }
 }
 
@@ -80,6 +89,18 @@ enum Failure {
     NotOurs,
     #[error("the order is not approved any more, or was carried out already: nothing was changed")]
     NotApproved,
+    #[error("nothing was changed, because the domain was started anew since the order was decided on")]
+    AnotherLife,
+}
+
+impl Failure {
+    fn outcome(self) -> Outcome {
+        let untried = matches!(
+            self,
+            Self::Moved { .. } | Self::Job(_) | Self::NotOurs | Self::NotApproved | Self::AnotherLife
+        );
+        if untried { Outcome::untried(self.to_string()) } else { Outcome::failed(self.to_string()) }
+    }
 }
 
 impl Executor {
@@ -106,8 +127,9 @@ impl Executor {
     /// Carries out one order on the life of the domain that it was made for.
     pub async fn carry_out(&self, order: &WorkOrder, incarnation: &str) -> Outcome {
         if let Err(failure) = self.check_job(order).await {
-            return Outcome::failed(failure.to_string());
+            return failure.outcome();
         }
+        let verified = |text, changed| Outcome { state: OrderState::Verified, text, changed, untried: false };
         let result = match &order.proposal.action {
             Action::SetLevel { processes, groups, to, .. } => {
                 self.set_level(order, incarnation, (processes, groups), *to).await
@@ -115,14 +137,20 @@ impl Executor {
             action => self.change_value(order, incarnation, action).await,
         };
         match result {
-            Ok(Done::Changed(text)) => Outcome { state: OrderState::Verified, text, changed: true },
-            Ok(Done::Already(text)) => Outcome { state: OrderState::Verified, text, changed: false },
-            Err(failure) => Outcome::failed(failure.to_string()),
+            Ok(Done::Changed(text)) => verified(text, true),
+            Ok(Done::Already(text)) => verified(text, false),
+            Err(failure) => failure.outcome(),
         }
     }
 
-    /// From here on the change of this order is being made, and by nobody else.
-    async fn claim(&self, order: u64) -> Result<(), Failure> {
+    /// From here on the change of this order is being made, and by nobody else. Orders of a domain wait for each other: it may
+    /// have been started anew meanwhile, and its new life has values of its own.
+    async fn claim(&self, order: u64, life: &str) -> Result<(), Failure> {
+        let pid = life.split(':').next().and_then(|pid| pid.parse().ok());
+        let main = pid.and_then(|pid| self.kernel.thread(pid, pid).ok());
+        if main.is_none_or(|main| incarnation(main.tid, main.start_ticks) != life) {
+            return Err(Failure::AnotherLife);
+        }
         if self.ledger.mark_applied(order).await? { Ok(()) } else { Err(Failure::NotApproved) }
     }
 }

@@ -12,7 +12,9 @@ use kvmpilot_core::sample::{GuestSample, ProcessKey, ProcessSample};
 use tokio::task::JoinSet;
 
 use super::{Executor, crash_point};
-use crate::agent::{NiceChange, NiceResult};
+use crate::agent::{AgentError, MOST_NICE_CHANGES, NiceChange, NiceOutcome, NiceResult};
+use crate::guest_channel::GuestAgent;
+use crate::libvirt;
 
 /// What became of values of an earlier life.
 enum Fate {
@@ -119,11 +121,21 @@ impl Executor {
         let told = if runs {
             self.libvirt.is_booted(domain).await.map(|booted| if booted { Fate::Void } else { Fate::Brought })
         } else {
-            let saved = "the domain is saved to disk, and what kvmpilot had set with it".to_owned();
-            let is_saved = self.libvirt.is_saved(domain).await;
-            is_saved.map(|is| if is { Fate::Open(RestoreOutcome::Saved, saved) } else { Fate::Void })
+            self.fate_of_absent(domain).await
         };
         told.unwrap_or_else(|error| Fate::Open(RestoreOutcome::Failed, error.to_string()))
+    }
+
+    /// The same where no QEMU of it was found. That it does not run only libvirt knows: `/proc` may not have been read, or somebody
+    /// else's process may say that it is its QEMU, too.
+    async fn fate_of_absent(&self, domain: Uuid) -> Result<Fate, libvirt::Error> {
+        if self.libvirt.is_active(domain).await? {
+            let why = "libvirt says that the domain runs, but its QEMU was not found".to_owned();
+            return Ok(Fate::Open(RestoreOutcome::Failed, why));
+        }
+        let saved = "the domain is saved to disk, and what kvmpilot had set with it".to_owned();
+        let is_saved = self.libvirt.is_saved(domain).await?;
+        Ok(if is_saved { Fate::Open(RestoreOutcome::Saved, saved) } else { Fate::Void })
     }
 
     async fn restore_value(&self, entry: &LedgerEntry) -> (RestoreOutcome, Option<String>) {
@@ -170,7 +182,7 @@ impl Executor {
             let changes: Vec<NiceChange> =
                 open.iter().filter_map(|(entry, live)| change(entry, live)).collect();
             crash_point("put_back");
-            let outcomes = match agent.set_nice(&changes).await {
+            let outcomes = match set_all(&agent, &changes).await {
                 Ok(outcomes) => outcomes,
                 Err(error) => {
                     let why = error.to_string();
@@ -216,13 +228,22 @@ impl Executor {
         if let Ok(inventory) = agent.inventory().await {
             let heirs = heirs(&inventory, &entries);
             if !heirs.is_empty()
-                && let Err(error) = agent.set_nice(&heirs).await
+                && let Err(error) = set_all(&agent, &heirs).await
             {
                 tracing::warn!(%domain, %error, "workers of re-levelled processes keep their nice value");
             }
         }
         results
     }
+}
+
+/// One call takes so many only.
+async fn set_all(agent: &GuestAgent, changes: &[NiceChange]) -> Result<Vec<NiceOutcome>, AgentError> {
+    let mut outcomes = Vec::with_capacity(changes.len());
+    for batch in changes.chunks(MOST_NICE_CHANGES) {
+        outcomes.extend(agent.set_nice(batch).await?);
+    }
+    Ok(outcomes)
 }
 
 pub(super) fn drift(entry: &LedgerEntry, live: &Value) -> String {

@@ -36,7 +36,7 @@ use std::time::Duration;
 pub use abilities::Abilities;
 pub use error::{AgentError, TransportError};
 pub use group::{GroupChange, GroupResult};
-pub use nice::{NiceChange, NiceOutcome, NiceResult};
+pub use nice::{MOST as MOST_NICE_CHANGES, NiceChange, NiceOutcome, NiceResult};
 
 /// Carries one agent command to the guest and its reply back.
 pub trait Transport: Send + Sync {

@@ -10,7 +10,7 @@ use super::{Agent, AgentError, Kind, Transport};
 const NICE: &str = include_str!("nice.sh");
 
 /// Changes in one batch at most; the rest fails, for its caller to send again. Keeps the command line small.
-const MOST: usize = 1024;
+pub const MOST: usize = 1024;
 
 /// One process that is to get another nice value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

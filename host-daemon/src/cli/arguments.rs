@@ -172,10 +172,10 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Try the configured policy on a simulated host, and compare with the same host without kvmpilot
+    /// Try a policy, the built-in one or --config's, on a simulated host, and compare with the same host without kvmpilot
     ///
-    /// Needs no daemon and touches nothing. Scenarios are in the repository's folder `scenarios`. Exit code 1 if a bound
-    /// that the scenario sets is missed.
+    /// Needs no daemon and touches nothing. Scenarios are in the repository's folder `scenarios`, and in
+    /// /usr/share/kvmpilot/scenarios of the packages. Exit code 1 if a bound that the scenario sets is missed.
     Simulate {
         /// The scenario
         file: PathBuf,

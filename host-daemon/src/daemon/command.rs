@@ -24,7 +24,7 @@ impl Daemon {
         tracing::info!(?command, %by, "command");
         let now = self.began.elapsed();
         let order = match command {
-            Command::Restore if self.store.is_spare() => {
+            Command::Restore if self.on_spare => {
                 let trouble = self.store.trouble().unwrap_or_default();
                 return send(
                     reply,

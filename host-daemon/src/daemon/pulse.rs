@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kvmpilot_core::decide::History;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::{Instant, sleep};
 
-use super::Daemon;
+use super::{Daemon, services};
 use crate::clock::unix_ms;
 use crate::orders::OrderBook;
 use crate::store::Store;
@@ -20,48 +21,33 @@ const SILENT: Duration = Duration::from_secs(30);
 /// Looks at the store again and again, in the background.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    state: Arc<Mutex<State>>,
+    answered: Arc<Mutex<Instant>>,
     task: JoinHandle<()>,
-}
-
-#[derive(Debug)]
-struct State {
-    answered: Instant,
-    mended: bool,
 }
 
 impl Pulse {
     pub(super) fn start(store: Store) -> Self {
-        let state = Arc::new(Mutex::new(State { answered: Instant::now(), mended: false }));
-        let seen = Arc::clone(&state);
+        let answered = Arc::new(Mutex::new(Instant::now()));
+        let seen = Arc::clone(&answered);
         let task = tokio::spawn(async move {
             loop {
                 let store = store.clone();
                 // One look at a time: those that hang do not pile up.
                 let checked = tokio::task::spawn_blocking(move || store.check()).await;
                 match checked {
-                    Ok(mended) => {
-                        let mut state = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                        state.mended |= mended;
-                        state.answered = Instant::now();
-                    }
+                    Ok(()) => *seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now(),
                     Err(error) => tracing::error!(%error, "looking at the store ended early"),
                 }
                 sleep(BEAT).await;
             }
         });
-        Self { state, task }
+        Self { answered, task }
     }
 
     /// For how long the store has not answered, if that is too long.
     pub(super) fn silence(&self) -> Option<Duration> {
-        let answered = self.state.lock().unwrap_or_else(PoisonError::into_inner).answered;
+        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         Some(answered.elapsed()).filter(|silence| *silence > SILENT)
-    }
-
-    /// Whether the real database took the place of a spare one since the last call.
-    fn take_mended(&self) -> bool {
-        std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).mended)
     }
 }
 
@@ -80,9 +66,10 @@ impl Daemon {
         silent.or_else(|| self.store.trouble())
     }
 
-    /// The real database can be used at last: begins with what it knows as after a start.
+    /// The real database can be used at last: begins with what it knows as after a start. Until that has been read nothing is put
+    /// back or changed: what the spare knew of originals is nothing.
     pub(super) fn follow_store(&mut self) {
-        if !self.pulse.take_mended() {
+        if !self.on_spare || self.store.is_spare() {
             return;
         }
         let opened = block_in_place(|| {
@@ -91,8 +78,9 @@ impl Daemon {
         });
         match opened {
             Ok(book) => {
-                self.book = book;
-                self.recovered = false;
+                let History { baselines, services, .. } = block_in_place(|| services::learned(&self.store));
+                (self.history.baselines, self.history.services) = (baselines, services);
+                (self.book, self.recovered, self.on_spare) = (book, false, false);
                 tracing::info!("the database can be used");
             }
             Err(error) => tracing::error!(%error, "the database could be used for a moment only"),

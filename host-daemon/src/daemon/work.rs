@@ -51,7 +51,7 @@ impl Daemon {
             let life = self.latest.domains.iter().find(|other| other.uuid == domain);
             let Some(incarnation) = life.and_then(|domain| domain.incarnation.clone()) else {
                 let text = "nothing was changed, because the domain's QEMU process is not known".to_owned();
-                let outcome = Outcome::failed(text);
+                let outcome = Outcome::untried(text);
                 orders.iter().for_each(|order| self.conclude(order, &outcome));
                 continue;
             };
@@ -131,19 +131,22 @@ impl Daemon {
             }
         } else {
             tracing::warn!(id, outcome = outcome.text, "not done");
-            // It may have been changed all the same: the ledger knows the original.
-            let ledger = self.executor.ledger().entries_of(proposal.domain);
-            self.history.unsure(proposal, &ledger);
-            self.recordings.event(|| Event::Unsure { proposal: Box::new(proposal.clone()), ledger });
+            if !outcome.untried {
+                // It may have been changed all the same: the ledger knows the original.
+                let ledger = self.executor.ledger().entries_of(proposal.domain);
+                self.history.unsure(proposal, &ledger);
+                self.recordings.event(|| Event::Unsure { proposal: Box::new(proposal.clone()), ledger });
+            }
         }
         self.book.settle(id, &outcome, unix_ms());
         let undone = if done {
             let text = format!("rolled back by order {id}: {}", proposal.reason.summary);
-            Outcome { state: OrderState::RolledBack, text, changed: true }
+            Outcome { state: OrderState::RolledBack, text, changed: true, untried: false }
         } else {
             Outcome::failed(format!("it could not be undone by order {id}: {}", outcome.text))
         };
-        for undone_id in &proposal.undoes {
+        // Where nothing was tried they are in force as before, and can be undone later.
+        for undone_id in proposal.undoes.iter().filter(|_| !outcome.untried) {
             self.book.settle(*undone_id, &undone, unix_ms());
         }
         self.crash_point("answer");
@@ -158,6 +161,7 @@ impl Daemon {
         self.recovered = true;
         self.book.put_back(&values, unix_ms());
         self.history.restored();
+        self.undoing.clear();
         self.recordings.event(|| Event::Restored);
         for domain in self.inventory.snapshot().into_keys() {
             self.changed.insert(domain, Instant::now());
@@ -219,7 +223,7 @@ impl Daemon {
     /// Before the first change: puts back what a daemon that was killed has left.
     pub(super) fn recover(&mut self) {
         // What a spare database knows of originals is nothing.
-        if self.recovered || self.restoring || self.store.is_spare() {
+        if self.recovered || self.restoring || self.on_spare {
             return;
         }
         if self.executor.ledger().is_empty() {

@@ -9,7 +9,7 @@ use crate::api::views::{CheckView, Verdict};
 use crate::hook::{Heard, HookReport};
 
 /// What goes without the hook.
-const WITHOUT: &str = "domains are seen by libvirt's events, and at most 5 s later where one is lost";
+const WITHOUT: &str = "domains are seen by libvirt's events, and at most 15 s later where one is lost";
 
 /// Whether it is installed at `path`, and whether it has been heard of.
 pub(super) fn check_hook(path: &Path, report: Option<&HookReport>) -> CheckView {

@@ -97,6 +97,20 @@ impl Libvirt {
         self.read("state", Some(uuid), move |session| ffi::is_booted(&session.domain(uuid)?)).await
     }
 
+    /// Whether the domain runs, or is paused.
+    ///
+    /// # Errors
+    /// When libvirt cannot be asked.
+    pub async fn is_active(&self, uuid: Uuid) -> Result<bool, Error> {
+        self.read("state", Some(uuid), move |session| {
+            match session.domain(uuid).and_then(|domain| Ok(domain.is_active()?)) {
+                Err(ErrorKind::DomainGone) => Ok(false),
+                result => result,
+            }
+        })
+        .await
+    }
+
     /// Whether the domain is saved to disk, in libvirt's own place, and will go on from there.
     ///
     /// # Errors

@@ -30,6 +30,8 @@ use keeper::Keeper;
 
 /// Reports that may wait for the loop; it looks at all balloons by itself soon enough.
 const REPORTS: usize = 64;
+/// Longest time between two sweeps, each third of which has the list: without that word a domain is in quarantine after 30 s.
+const SWEEP: Duration = Duration::from_secs(5);
 /// The domains as libvirt last told.
 #[derive(Debug)]
 pub struct Inventory {
@@ -93,7 +95,7 @@ impl Inventory {
             Arc::clone(&comings),
             cycle,
         );
-        let task = tokio::spawn(keeper.run(requests, hook, period));
+        let task = tokio::spawn(keeper.run(requests, hook, period.min(SWEEP)));
         Self { reports, comings, entries, watched, requests: sender, task }
     }
 

@@ -4,6 +4,7 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::orders::OrderMoves;
@@ -21,6 +22,8 @@ const SPARE_NAMES: u32 = 100;
 pub(super) struct Health {
     /// Why it cannot be relied on, in words.
     trouble: Mutex<Option<String>>,
+    /// Writes that failed.
+    failures: AtomicU64,
     /// Orders that could not be written down.
     lost: Mutex<Vec<u64>>,
 }
@@ -31,7 +34,10 @@ impl Health {
         match result {
             // A write that failed says more than one that went well: only `Store::check` gives the all-clear.
             Ok(_) | Err(StoreError::NoSuchOrder(_)) => {}
-            Err(error) => self.set(Some(error)),
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::SeqCst);
+                self.set(Some(error));
+            }
         }
     }
 
@@ -74,8 +80,9 @@ impl Store {
             Err(error) => error,
         };
         let spare = spare_directory()?;
-        let limits = Limits { max_bytes: limits.max_bytes.min(SPARE_BYTES), ..limits };
-        let inner = Inner::open(&spare.0, limits)?;
+        // The real one has its own limits when its time comes.
+        let small = Limits { max_bytes: limits.max_bytes.min(SPARE_BYTES), ..limits };
+        let inner = Inner::open(&spare.0, small)?;
         let store = Self::of(directory, limits, Inner { spare: Some(spare), ..inner });
         store.shared.health.set(Some(&error));
         Ok(store)
@@ -123,26 +130,25 @@ impl Store {
         self.current().spare.is_some()
     }
 
-    /// Looks whether the writer answers and the file is there and can be written, and updates [`Store::trouble`]. Returns
-    /// whether the real database has just taken the place of a spare one: everything read before is void then.
+    /// Looks whether the writer answers and the file is there and can be written, and updates [`Store::trouble`]. Where this is a
+    /// spare database and the real one can be used, that takes its place: everything read before is void then.
     /// Blocks for as long as the disk or another program does.
-    pub fn check(&self) -> bool {
+    pub fn check(&self) {
         if self.is_spare() {
             let directory = self.shared.file.parent().unwrap_or_else(|| Path::new("/"));
-            return match Self::open_sound(directory, self.shared.limits) {
+            match Self::open_sound(directory, self.shared.limits) {
                 Ok(inner) => {
                     *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(inner);
                     self.shared.health.set(None);
                     // The spare numbered its orders anew: those that it lost have namesakes here.
                     drop(self.take_lost());
-                    true
                 }
-                Err(error) => {
-                    self.shared.health.set(Some(&error));
-                    false
-                }
-            };
+                Err(error) => self.shared.health.set(Some(&error)),
+            }
+            return;
         }
+        let health = &self.shared.health;
+        let failures = health.failures.load(Ordering::SeqCst);
         let in_trouble = self.trouble().is_some();
         let checked = self.is_there().and_then(|()| self.has_room()).and_then(|()| {
             let inner = self.current();
@@ -156,8 +162,10 @@ impl Store {
                 state.connection.execute_batch("begin immediate; rollback")
             })
         });
-        self.shared.health.set(checked.err().as_ref());
-        false
+        // A write that has failed meanwhile knows better; the next look tells.
+        if checked.is_err() || health.failures.load(Ordering::SeqCst) == failures {
+            health.set(checked.err().as_ref());
+        }
     }
 
     /// What is changed must be written down, now and when it goes back: that is not begun on the last bytes.

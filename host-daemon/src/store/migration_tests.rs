@@ -94,6 +94,21 @@ fn a_newer_database_is_refused_and_not_touched() {
 }
 
 #[test]
+fn the_real_database_has_its_own_limits_when_it_follows_a_spare_one() {
+    let (directory, file) = left_by(MIGRATIONS.len());
+    let set_version =
+        |version| Connection::open(&file).unwrap().pragma_update(None, "user_version", version).unwrap();
+    set_version(MIGRATIONS.len() + 1);
+    let store = Store::open_or_spare(directory.path(), Limits::default()).unwrap();
+    assert!(store.is_spare());
+    set_version(MIGRATIONS.len());
+    store.check();
+    assert!(!store.is_spare(), "{:?}", store.trouble());
+    // With those of the spare all history beyond 32 MiB would be gone.
+    assert_eq!(store.shared.limits.max_bytes, Limits::default().max_bytes);
+}
+
+#[test]
 fn a_migration_that_fails_leaves_the_old_database_as_it_was() {
     let version = MIGRATIONS.len();
     let (directory, file) = left_by(version);

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::tests::{advance, carry_out, contended, protect};
+use super::tests::{advance, balloon_of, carry_out, contended, protect};
 use super::*;
 use crate::CpuSet;
+use crate::ledger::{LedgerEntry, LedgerTarget, Value};
 use crate::policy::{Actuator, Mode};
+use crate::units::KiB;
 
 const BATCH: Uuid = Uuid::from_u128(2);
 
@@ -162,4 +164,39 @@ fn what_an_administrator_tuned_in_the_xml_is_left_alone_with_the_reason() {
     assert_eq!(model.domains[1].vcpus[0].pin, Some(CpuSet::first(2)));
     let of_batch: Vec<_> = held.iter().filter(|(order, _)| order.domain == BATCH).collect();
     assert!(of_batch.iter().any(|(_, why)| why.contains("real time")), "{held:?}");
+}
+
+/// It has been sent from 1024 to 800 MiB, and is at 900, when an order fails: one about the weight, or the balloon's own.
+#[test]
+fn an_order_that_fails_makes_no_balloon_on_its_way_somebody_else_s() {
+    let [before, to] = [1024, 800].map(KiB::from_mib);
+    let order = |web: &DomainModel, action| propose(web, action, Reason::default(), false);
+    for fails in [Action::SetCpuShares { from: 1024, to: 8192 }, Action::SetBalloon { from: before, to }] {
+        let (mut model, web) = contended();
+        let policy = Policy::default();
+        let mut history = History::default();
+        model.domains[0].balloon = Some(balloon_of(1024, 300));
+        let _ = tick(&model, &policy, &mut history);
+        history.applied(1, &order(&web, Action::SetBalloon { from: before, to }), model.at);
+        let entry = LedgerEntry {
+            domain: web.uuid,
+            domain_name: web.name.clone(),
+            incarnation: "1:1".into(),
+            target: LedgerTarget::Balloon,
+            original: Value::Memory(before),
+            applied: None,
+            intended: Value::Memory(to),
+        };
+        history.unsure(&order(&web, fails.clone()), &[entry]);
+        // It goes on, and stops beside its target.
+        for mib in [950, 900, 850, 801, 801, 801, 801, 801] {
+            model.at += Duration::from_secs(5);
+            model.domains[0].balloon = Some(balloon_of(mib, 300));
+            let decision = tick(&model, &policy, &mut history);
+            assert_eq!(drifts(&decision), Vec::<&Finding>::new(), "{fails:?}: {mib} MiB");
+            let balloon = &history.domains[&web.uuid].balloon;
+            assert_eq!((balloon.original, balloon.ours), (Some(before), Some(to)), "{fails:?}: {mib} MiB");
+        }
+        assert!(history.lean().any(|domain| domain == web.uuid));
+    }
 }

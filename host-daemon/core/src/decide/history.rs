@@ -127,7 +127,12 @@ impl History {
     /// Takes note of what is live now.
     pub(super) fn observe(&mut self, model: &Model, policy: &Policy) {
         let present: BTreeSet<Uuid> = model.domains.iter().map(|domain| domain.uuid).collect();
-        self.domains.retain(|uuid, _| present.contains(uuid));
+        // One that is destroyed and started again is mostly seen to be away in between, and is a new one when it is back.
+        let gone: Vec<Uuid> = self.domains.keys().filter(|uuid| !present.contains(uuid)).copied().collect();
+        for uuid in gone {
+            self.domains.remove(&uuid);
+            self.trials.gone(uuid, model.at);
+        }
         self.rivals.observe(&model.host);
         let moment = Moment { at: model.at, unix_s: model.wall_unix_s };
         for domain in &model.domains {
@@ -179,11 +184,13 @@ impl History {
         self.trials.applied(order, proposal, now);
     }
 
-    /// Takes note of a change with an unclear outcome: it may be in force or not. `ledger` has the domain's entries.
+    /// Takes note of a change with an unclear outcome: it may be in force or not. `ledger` has the domain's entries; those of
+    /// other values are as sure as before.
     pub fn unsure(&mut self, proposal: &Proposal, ledger: &[LedgerEntry]) {
         let domain = self.domains.entry(proposal.domain).or_default();
         domain.remember_originals(&proposal.action);
-        for entry in ledger {
+        let touched = LedgerTarget::of(&proposal.action);
+        for entry in ledger.iter().filter(|entry| touched.contains(&entry.target)) {
             let pin = match &entry.target {
                 LedgerTarget::CpuShares => {
                     domain.shares.doubt(entry, |value| match value {
@@ -198,6 +205,7 @@ impl History {
                         Value::Memory(memory) => Some(*memory),
                         _ => None,
                     });
+                    domain.balloon.suppose_sent();
                     continue;
                 }
                 LedgerTarget::VcpuPin { vcpu } => domain.pins.entry(*vcpu).or_default(),
@@ -347,9 +355,13 @@ impl DomainHistory {
             let ours = self.balloon.ours;
             let strays = ours.is_some_and(|ours| self.memory.strays(current, ours, live.memory_maximum, at));
             let at_rest = ours.is_none() && !self.memory.is_on_its_way(at);
-            if (at_rest || self.balloon.is_unsure() || strays)
-                && self.balloon.observe(&current, Look { enforce: false, ..look })
-            {
+            let (is_due, stands_for) = if self.balloon.is_unsure() {
+                // Whose it is shows where it comes to rest.
+                (self.memory.is_still(at), self.balloon.stands_for(current, live.memory_maximum))
+            } else {
+                (at_rest || strays, current)
+            };
+            if is_due && self.balloon.observe(&stands_for, Look { enforce: false, ..look }) {
                 taken_over.push("balloon".to_owned());
             }
         }

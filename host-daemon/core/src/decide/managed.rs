@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::balloon::worth;
 use crate::ledger::{LedgerEntry, Value};
+use crate::units::KiB;
 
 /// When something was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,14 +110,13 @@ impl<T: Clone + PartialEq> Managed<T> {
 
     /// Takes note of a value that we set.
     pub(super) fn set(&mut self, value: &T) {
+        self.restored();
         self.ours = (self.original.as_ref() != Some(value)).then(|| value.clone());
-        self.drift = None;
     }
 
     /// Takes note that the original is back.
     pub(super) fn restored(&mut self) {
-        self.ours = None;
-        self.drift = None;
+        *self = Self { original: self.original.take(), ..Self::default() };
     }
 
     pub(super) const fn is_unsure(&self) -> bool {
@@ -129,12 +130,59 @@ impl<T: Clone + PartialEq> Managed<T> {
     }
 }
 
+impl Managed<KiB> {
+    /// Until it is clear whether a balloon was sent it counts as sent: its guest gets back what it needs meanwhile.
+    pub(super) fn suppose_sent(&mut self) {
+        let sent = self.candidates.first().copied().filter(|_| self.unsure);
+        self.ours = sent.map_or(self.ours, |sent| Some(sent).filter(|_| self.original != Some(sent)));
+    }
+
+    /// What a balloon that rests at `current` stands for while it is not clear where it was sent: guests stop beside their target,
+    /// and some on their way to it.
+    pub(super) fn stands_for(&self, current: KiB, maximum: KiB) -> KiB {
+        let known = || self.original.iter().chain(&self.candidates).copied();
+        if let Some(near) = known().find(|value| value.0.abs_diff(current.0) <= worth(maximum).0) {
+            return near;
+        }
+        let ours = self.candidates.first().copied();
+        let is_between = known().min() <= Some(current) && Some(current) <= known().max();
+        ours.filter(|_| is_between).unwrap_or(current)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
 
     use super::*;
     use crate::ledger::LedgerTarget;
+
+    #[test]
+    fn a_balloon_that_stops_on_its_way_to_where_it_was_sent_is_ours() {
+        let memory = |value: &Value| match value {
+            Value::Memory(memory) => Some(*memory),
+            _ => None,
+        };
+        let entry = LedgerEntry {
+            domain: Uuid::nil(),
+            domain_name: "web".into(),
+            incarnation: "1:1".into(),
+            target: LedgerTarget::Balloon,
+            original: Value::Memory(KiB(4_000_000)),
+            applied: None,
+            intended: Value::Memory(KiB(3_500_000)),
+        };
+        for (rests_at, stands_for) in
+            [(3_500_100, 3_500_000), (3_999_900, 4_000_000), (3_650_000, 3_500_000), (3_000_000, 3_000_000)]
+        {
+            let mut balloon = Managed::default();
+            balloon.doubt(&entry, memory);
+            balloon.suppose_sent();
+            assert_eq!(balloon.ours, Some(KiB(3_500_000)));
+            assert_eq!(balloon.stands_for(KiB(rests_at), KiB(4_000_000)), KiB(stands_for), "{rests_at}");
+        }
+        assert_eq!(Managed::default().stands_for(KiB(7), KiB(4_000_000)), KiB(7), "nothing is known");
+    }
 
     fn look(at: u64, enforce: bool) -> Look {
         Look { moment: Moment { at: Duration::from_secs(at), unix_s: 1000 + at }, enforce }

@@ -191,9 +191,21 @@ impl TrialHistory {
     /// A domain has a new life, with its configured values: those that it had before are not on trial any more, and what others
     /// do for it is measured anew.
     pub(super) fn born(&mut self, domain: Uuid, now: Duration) {
-        let why = "the domain was started anew before the trial was over";
+        self.ends_with(
+            domain,
+            (OrderState::RolledBack, "the domain was started anew before the trial was over"),
+            now,
+        );
+    }
+
+    /// A domain does not run any more.
+    pub(super) fn gone(&mut self, domain: Uuid, now: Duration) {
+        self.ends_with(domain, (OrderState::Kept, "the domain has gone"), now);
+    }
+
+    fn ends_with(&mut self, domain: Uuid, (state, why): (OrderState, &str), now: Duration) {
         let open = self.open.iter_mut();
-        let ended = open.filter_map(|open| open.drop_those(|of| of == domain, OrderState::RolledBack, why));
+        let ended = open.filter_map(|open| open.drop_those(|of| of == domain, state, why));
         self.ended.extend(ended);
         self.open.retain(|open| !open.steps.is_empty());
         self.open
@@ -240,10 +252,6 @@ pub(super) fn judge(model: &Model, pace: Pace, policy: &Policy, history: &mut Hi
         // Part of a window was before the change.
         if open.pace() != pace || model.at.saturating_sub(model.elapsed) < open.since {
             history.trials.open.push(open);
-            continue;
-        }
-        decision.verdicts.extend(open.drop_what_is_gone(model));
-        if open.steps.is_empty() {
             continue;
         }
         // It could not be undone now, and what is measured meanwhile says nothing.

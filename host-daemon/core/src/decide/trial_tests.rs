@@ -374,6 +374,25 @@ fn what_an_earlier_life_was_tried_with_is_not_undone_in_the_next_one() {
 }
 
 #[test]
+fn a_domain_that_was_away_is_not_on_trial_when_it_is_back() {
+    let (mut model, policy, mut history) = on_trial();
+    let web = model.domains.remove(0);
+    model.at += Duration::from_secs(1);
+    let _ = release(&model, &policy, &mut history);
+    let reborn = DomainModel { incarnation: Some("9:1".into()), cpu_shares: Some(1024), ..web };
+    model.domains.insert(0, reborn);
+    let mut verdicts = Vec::new();
+    for _ in 0..2 {
+        model.at += Duration::from_secs(5);
+        let decision = tick(&model, &policy, &mut history);
+        assert!(decision.proposals.iter().all(|order| order.reason.rule != "trial.rollback"), "{decision:?}");
+        verdicts.extend(decision.verdicts);
+    }
+    let [verdict] = &verdicts[..] else { panic!("{verdicts:?}") };
+    assert_eq!((verdict.state, &*verdict.trial.verdict), (OrderState::Kept, "the domain has gone"));
+}
+
+#[test]
 fn priorities_that_cost_a_guest_its_answers_are_undone() {
     for (packets, kept) in [(90.0, true), (20.0, false)] {
         let server = domain(1, 2, 0.5, 0.0, 100.0, 2);

@@ -108,8 +108,9 @@ impl BalloonModel {
     }
 }
 
-/// Age up to which figures of a guest that reports say how it is: balloons that nobody needs to know are read each minute.
-const RECENT: Duration = Duration::from_secs(80);
+/// Age up to which figures of a guest that reports say how it is. Balloons that nobody needs to know have to be read more often
+/// than that, sweeps that come late included: what is old is not decided on, and never counts as idle.
+pub const BALLOON_RECENT: Duration = Duration::from_secs(260);
 
 impl BalloonModel {
     /// Whether the figures say nothing any more: the guest had been silent for longer than `stale_after` when they were
@@ -118,7 +119,7 @@ impl BalloonModel {
     pub fn is_stale(&self, stale_after: Duration) -> bool {
         let Some(age) = self.age else { return true };
         match self.age_when_read {
-            Some(then) => then > stale_after || age > RECENT.max(stale_after),
+            Some(then) => then > stale_after || age > BALLOON_RECENT.max(stale_after),
             None => age > stale_after,
         }
     }
@@ -206,9 +207,9 @@ mod tests {
             (model.is_stale(10 * S), model.age)
         };
         // The guest reported at 100.
-        assert_eq!(stale(Some(101), 165), (false, Some(65 * S)), "read a minute ago");
+        assert_eq!(stale(Some(101), 345), (false, Some(245 * S)), "read four minutes ago");
         assert_eq!(stale(Some(111), 112), (true, Some(12 * S)), "silent");
-        assert_eq!(stale(Some(101), 181), (true, Some(81 * S)), "not read for long");
+        assert_eq!(stale(Some(101), 361), (true, Some(261 * S)), "not read for long");
         assert_eq!((stale(None, 110).0, stale(None, 111).0), (false, true), "an older recording");
         assert_eq!(stale(Some(99), 99), (true, None), "a clock that was put back");
     }

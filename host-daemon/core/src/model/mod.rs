@@ -22,7 +22,7 @@ mod watch;
 
 use std::time::Duration;
 
-pub use balloon::{BalloonModel, Doubt, is_bad_news};
+pub use balloon::{BALLOON_RECENT, BalloonModel, Doubt, is_bad_news};
 pub use detail::{DetailModel, GroupPressureModel, VcpuTimeModel};
 pub use disk::DiskModel;
 pub use domain::{DomainModel, InterfaceModel, ThreadModel, VcpuModel, incarnation, incarnation_of};

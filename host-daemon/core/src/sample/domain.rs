@@ -209,7 +209,7 @@ pub struct BalloonSample {
     /// `last-update`: wall clock of the guest's report in seconds since 1970.
     pub last_update_unix_s: Option<u64>,
     /// Wall clock of our reading, likewise. A report that was old by then is the guest's silence; one that has become old
-    /// since is ours, because balloons that nobody needs to know are read each minute only.
+    /// since is ours, because balloons that nobody needs to know are read each four minutes only.
     #[serde(default)]
     pub read_unix_s: Option<u64>,
 }

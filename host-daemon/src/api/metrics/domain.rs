@@ -16,7 +16,7 @@ pub(super) const FAMILIES: &[Family] = &[
     gauge("domain_state", "Constant 1: the domain's state.", &["domain", "uuid", "state"], |views, sink| {
         each(views, |[name, uuid], domain| some(sink, &[name, uuid, state(domain.row.state)], 1.0));
     }),
-    gauge("domain_resource_state", "Constant 1: whether the domain has enough of the resource (ok, over, under or unknown).",
+    gauge("domain_resource_state", "Constant 1: how much of the resource the domain wants, by the thresholds of [state] (ok, over, under or unknown).",
         &["domain", "uuid", "resource", "state"], |views, sink| {
             each(views, |[name, uuid], domain| {
                 some(sink, &[name, uuid, "cpu", domain.row.states.cpu.as_str()], 1.0);

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use kvmpilot_core::Uuid;
+use kvmpilot_core::model::BALLOON_RECENT;
 use kvmpilot_core::sample::DomainState;
 use tokio::time::Instant;
 
@@ -14,8 +15,9 @@ use crate::libvirt::ActiveDomain;
 
 /// Between two whole readings of a domain that nothing is the matter with.
 const WHOLE: Duration = Duration::from_secs(900);
-/// Longest time between two glances at it.
-const GLANCE: Duration = Duration::from_secs(240);
+/// Longest time between two glances at it. The sweep that has the next one may come late, and what it saw must not be old by
+/// then: with a minute's bound and these four nothing was ever idle long enough to be taken.
+const GLANCE: Duration = Duration::from_secs(BALLOON_RECENT.as_secs() - 20);
 /// Time for which a domain that is new, or in a new state, and a balloon that moves are looked at in each sweep.
 pub(super) const FRESH: Duration = Duration::from_secs(60);
 

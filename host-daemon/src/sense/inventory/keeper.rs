@@ -341,7 +341,10 @@ impl Keeper {
                     self.read(domain.uuid, true, readings);
                 }
             }
-            Err(error) => tracing::debug!(%error, "what the hook has told is left to the next sweep"),
+            Err(error) => {
+                tracing::debug!(%error, "what the hook has told is left to the next sweep");
+                self.unlisted = LIST;
+            }
         }
     }
 

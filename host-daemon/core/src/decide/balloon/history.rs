@@ -106,7 +106,7 @@ impl BalloonHistory {
     }
 
     /// Whether it has been at one place for long enough to be where it belongs.
-    pub(super) fn is_still(&self, at: Duration) -> bool {
+    pub(in crate::decide) fn is_still(&self, at: Duration) -> bool {
         self.still_since.is_some_and(|since| at.saturating_sub(since) >= STILL)
     }
 

@@ -35,7 +35,7 @@ use crate::units::KiB;
 const WORTH: f64 = 0.0025;
 
 /// The least change of a balloon that is worth a call.
-fn worth(maximum: KiB) -> KiB {
+pub(super) fn worth(maximum: KiB) -> KiB {
     maximum.part(WORTH).max(KiB(1))
 }
 

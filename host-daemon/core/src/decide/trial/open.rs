@@ -160,12 +160,6 @@ impl Open {
         self.steps.iter().flat_map(|step| step.orders.iter().copied()).collect()
     }
 
-    /// Leaves out what is not here any more.
-    pub(super) fn drop_what_is_gone(&mut self, model: &Model) -> Option<Verdict> {
-        let here = |domain: Uuid| model.domains.iter().any(|other| other.uuid == domain);
-        self.drop_those(|domain| !here(domain), OrderState::Kept, "the domain has gone")
-    }
-
     /// Leaves out the values of some domains.
     pub(super) fn drop_those(
         &mut self,
