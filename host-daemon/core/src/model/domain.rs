@@ -160,9 +160,10 @@ impl DomainModel {
             .iter()
             .map(|thread| {
                 let earlier = begin.and_then(|begin| {
+                    // From either source: their totals go on from each other, and the probe meets a thread that slept, as those
+                    // of a paused guest do, when it wakes up. What only the probe counts is missing at one of the ends then.
                     let same = |other: &&ThreadSample| {
-                        (other.tid, other.start_ticks, other.source)
-                            == (thread.tid, thread.start_ticks, thread.source)
+                        (other.tid, other.start_ticks) == (thread.tid, thread.start_ticks)
                     };
                     begin.threads.iter().find(same)
                 });
@@ -372,5 +373,31 @@ impl InterfaceModel {
             received_packets_per_s: rate(|tap| tap.received_packets),
             sent_packets_per_s: rate(|tap| tap.sent_packets),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One vcpu, read by `source`, that ran for `ran_ms` and waited as long.
+    fn sample(source: &str, ran_ms: u64, switches: Option<u64>) -> DomainSample {
+        serde_json::from_value(serde_json::json!({
+            "uuid": Uuid::from_u128(1), "name": "batch", "state": "running", "accel": "tcg", "qemu_pid": 10,
+            "vcpus": [{ "number": 0, "pin": "0" }], "memory_maximum_kib": 1024, "job_active": false, "interfaces": [],
+            "threads": [{
+                "tid": 11, "tgid": 10, "start_ticks": 5, "role": { "vcpu": 0 }, "comm": "CPU 0/TCG", "source": source,
+                "on_cpu_ns": ran_ms * 1_000_000, "runq_wait_ns": ran_ms * 1_000_000, "switches_preempted": switches,
+            }],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_guest_that_goes_on_is_measured_from_its_first_window_on() {
+        let (paused, runs) = (sample("schedstat", 700, None), sample("probe", 1100, Some(90)));
+        let domain = DomainModel::new(Some(&paused), &runs, Duration::from_secs(1), 0);
+        assert_eq!((domain.cpu_demand(), domain.wait_ratio()), (Some(0.8), Some(Ratio(0.5))));
+        assert_eq!(domain.vcpus[0].thread.as_ref().unwrap().preempted_per_s, None);
     }
 }
