@@ -65,6 +65,7 @@ fn part(place: &str) -> Result<String> {
                 ("p99_ratio_vs_none", "at most 0.15"),
                 ("p99_ratio_vs_static", ""),
                 ("total_work_ratio_vs_none", "at least 0.97"),
+                ("guest_cpu_ratio_vs_none", ""),
                 ("reaction_s", "at most 5"),
                 ("worst_phase_ratio_vs_none", "at most 1.05"),
                 ("actions", ""),

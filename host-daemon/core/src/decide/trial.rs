@@ -3,7 +3,8 @@
 //! * What is for the same end is one trial with one verdict: the weight of a domain that waits and the weights that yield
 //!   to it, all pins that one domain is to gain by, the levels of one guest.
 //! * Steps that follow each other on one target before three quiet windows have gone by belong to one trial: it begins
-//!   where the first began, and goes back to there.
+//!   where the first began, and goes back to there. If what a domain waits for had hardly begun by then, what it is compared with is
+//!   what came after the first step.
 //! * A window in which there was nothing to measure (the load has gone, a reading is missing, another domain came or went)
 //!   is none, and after [`PATIENCE`] of them the change stays: what goes back for want of need is the relax step's. Nobody
 //!   has been harmed by then, and undoing without evidence would only move things once more.
@@ -137,8 +138,9 @@ impl TrialHistory {
             open.touches(&target)
                 && (open.is_for(proposal, prediction) || open.promises_more_than(prediction))
         };
+        let wait = self.waits.get(&prediction.of).copied();
         if let Some(open) = self.open.iter_mut().find(|open| holds(open)) {
-            open.go_on(order, proposal, prediction);
+            open.go_on(order, proposal, prediction, wait);
             open.begin_again(now);
         } else {
             let earlier = self.open.iter_mut().find_map(|open| open.take(&target));
@@ -148,7 +150,7 @@ impl TrialHistory {
                 None => Step::new(order, proposal, target),
             };
             match self.open.iter_mut().find(|open| open.is_for(proposal, prediction)) {
-                Some(open) => open.add(step, prediction),
+                Some(open) => open.add(step, prediction, wait),
                 None => self.open.push(Open::new(step, prediction.clone(), self.waits.clone(), now)),
             }
         }

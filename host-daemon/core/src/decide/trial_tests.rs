@@ -52,7 +52,7 @@ fn until_verdict(
     model: &mut Model,
     policy: &Policy,
     history: &mut History,
-    world: impl Fn(&mut Model),
+    mut world: impl FnMut(&mut Model),
 ) -> Decision {
     for _ in 0..30 {
         model.at += Duration::from_secs(5);
@@ -371,6 +371,25 @@ fn what_an_earlier_life_was_tried_with_is_not_undone_in_the_next_one() {
         assert!(of_web.iter().all(|verdict| verdict.trial.verdict.contains("started anew")), "{of_web:?}");
         assert!(decision.proposals.iter().all(|order| order.reason.rule != "trial.rollback"), "{decision:?}");
     }
+}
+
+#[test]
+fn what_had_hardly_begun_when_the_first_step_was_made_is_no_measure_of_what_it_brought() {
+    let (mut model, _) = contended();
+    let policy = classes(&LATENCY_AND_BATCH);
+    let mut history = History::default();
+    // The tick caught the beginning only; then they were there all the time, and what helped was the second step.
+    set_load(&mut model.domains[0], 0.9, 0.06);
+    let mut steps = 0;
+    let decision = until_verdict(&mut model, &policy, &mut history, |model| {
+        steps += 1;
+        let wait = if steps == 1 { 0.3 } else { 0.09 };
+        set_load(&mut model.domains[0], 0.9 - wait, wait);
+        // The shape of who takes it is the same all along.
+        model.steal = StealModel { domains: vec![row(1, &[(2, 1000)])] };
+    });
+    let trial = &decision.verdicts[0].trial;
+    assert!(trial.kept && trial.before > 0.25, "{trial:?}");
 }
 
 #[test]
