@@ -45,10 +45,11 @@ pub fn class_of(domain: &DomainModel, policy: &Policy, history: &History) -> Cla
 pub(super) fn will_be_batch(domain: &DomainModel, policy: &Policy, history: &History) -> bool {
     let is_open = policy.of(domain).class().value == ClassSetting::Auto;
     is_open
-        && history
-            .domains
-            .get(&domain.uuid)
-            .is_some_and(|entry| entry.class.candidate == Class::Batch && entry.asked.class().is_none())
+        && history.domains.get(&domain.uuid).is_some_and(|entry| {
+            // A tick that saw its beginning only has no word for it yet.
+            let burns = entry.class.candidate == Class::Batch || entry.onset.begins_to_burn();
+            burns && entry.asked.class().is_none()
+        })
 }
 
 /// Whether a domain answers others in this window.

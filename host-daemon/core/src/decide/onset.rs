@@ -38,6 +38,11 @@ impl Onset {
         self.talks >= ENOUGH
     }
 
+    /// Whether it burned CPU in silence in the last fast window.
+    pub(super) const fn begins_to_burn(&self) -> bool {
+        self.burns > 0
+    }
+
     /// Whether it is plain by now that it burns CPU in silence.
     pub(super) const fn burns(&self) -> bool {
         self.burns >= ENOUGH
@@ -152,6 +157,23 @@ mod tests {
         let raised = |order: &&crate::order::Proposal| matches!(order.action, Action::SetCpuShares { from, to } if to > from);
         let raised: Vec<u128> = orders.iter().filter(raised).map(|order| order.domain.as_u128()).collect();
         assert_eq!(raised, [1], "{orders:?}");
+    }
+
+    #[test]
+    fn who_began_to_burn_just_before_a_tick_is_not_raised() {
+        let (policy, mut history) = (Policy::default(), History::default());
+        let mut model = host(2, vec![domain(2, 2, 0.9, 0.0, 0.0, 2), domain(3, 2, 0.0, 0.0, 0.0, 2)]);
+        for _ in 0..3 {
+            second(&mut model, &policy, &mut history);
+        }
+        let _ = tick(&model, &policy, &mut history);
+        set_load(&mut model.domains[1], 0.4, 0.6);
+        second(&mut model, &policy, &mut history);
+        // One second of the tick's five.
+        model.at += Duration::from_secs(1);
+        set_load(&mut model.domains[1], 0.08, 0.12);
+        let orders = tick(&model, &policy, &mut history).proposals;
+        assert!(orders.iter().all(|order| order.domain.as_u128() != 3), "{orders:?}");
     }
 
     #[test]
