@@ -138,8 +138,8 @@ impl Open {
     }
 
     /// Whether the trouble had hardly begun when the first weight was changed: those that have to give way took more of the
-    /// domain's time after that than before, which a weight that is raised against them cannot be the reason of. (A tick that caught
-    /// 40 ms of two burners had 6.6 % before, 26.3 % came, and 9.0 % thereafter counted as a failure.)
+    /// domain's time after that than before, which a weight that is raised against them cannot be the reason of. (A tick that caught the
+    /// first moment of two burners had 6.6 % before, 26.3 % came, and 9.0 % thereafter counted as a failure.)
     fn came_late(&self, wait: Wait) -> bool {
         let before = self.waits_before.get(&self.prediction.of);
         let rose =
