@@ -74,15 +74,19 @@ fn link(path: &std::path::Path) -> io::Result<String> {
 mod tests {
     use std::fs::File;
     use std::io::{Read, Seek, Write};
+    use std::process::Command;
 
     use super::*;
 
     #[test]
     fn a_duplicate_is_the_same_open_file() {
         let kernel = Kernel::default();
-        let pid = std::process::id();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap().to_owned();
+        // Somebody else's: among our own the duplicate is met as well, where it has the largest number of all.
+        let mut holder =
+            Command::new("sleep").arg("60").stdin(file.as_file().try_clone().unwrap()).spawn().unwrap();
+        let pid = holder.id();
         let process = kernel.hold(pid).unwrap();
         let mut found = kernel.duplicates(&process, |link| link == path).unwrap();
         assert_eq!(found.len(), 1);
@@ -95,5 +99,7 @@ mod tests {
         ours.read_to_string(&mut text).unwrap();
         assert_eq!(text, "seen");
         assert!(kernel.holds(pid, &path) && !kernel.holds(pid, "/dev/none"));
+        holder.kill().unwrap();
+        holder.wait().unwrap();
     }
 }

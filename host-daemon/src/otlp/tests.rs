@@ -197,6 +197,8 @@ async fn each_state_of_an_order_is_a_record_and_what_was_before_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path(), Limits::default()).unwrap();
     store.order_insert(&proposal, OrderState::Proposed, 1).unwrap();
+    // Nobody waits for an order to be written down, and one that is written after the first look is news.
+    store.settle().unwrap();
     let (_views, shown) = watch::channel(Arc::new(host_with(1)));
     let _otlp = Otlp::start(&config(collector.address), shown, store.clone()).unwrap();
     // The first look says from where on there is something new.
