@@ -106,8 +106,9 @@ struct Daemon {
     leftovers: BTreeMap<Uuid, Instant>,
     /// When we last changed levels inside its guest.
     levelled: BTreeMap<Uuid, Instant>,
-    /// What a trial has decided to undo, and could not be yet: nobody proposes it again.
-    undoing: Vec<Proposal>,
+    /// What a trial has decided to undo, and could not be yet, with the life of the domain that it is for: nobody proposes it
+    /// again.
+    undoing: Vec<(Proposal, Option<String>)>,
     /// What the last daemon left has been put back.
     recovered: bool,
     /// Nothing is changed, because a person asked for a restore.
@@ -293,37 +294,41 @@ impl Daemon {
             wanted.extend(proposals);
             return;
         }
-        proposals.append(&mut self.undoing);
+        let waited = std::mem::take(&mut self.undoing).into_iter();
+        // What a domain had goes with it.
+        let lives =
+            |(undo, life): &(Proposal, Option<String>)| life.is_some() && self.life_of(undo.domain) == *life;
+        proposals.extend(waited.filter(lives).map(|(undo, _)| undo));
         // A domain that is being changed is decided on again when its new values have been read.
         let may_change = self.may_change();
         let rests =
             |uuid: Uuid| !may_change || self.busy.contains(&uuid) || self.leftovers.contains_key(&uuid);
-        let held = proposals.extract_if(.., |proposal| rests(proposal.domain));
-        self.undoing = held.filter(|proposal| self.is_to_be_undone(proposal)).collect();
-        if proposals.is_empty() {
-            return;
-        }
-        let undos: Vec<Proposal> =
-            proposals.iter().filter(|other| !other.undoes.is_empty()).cloned().collect();
-        let now = self.began.elapsed();
-        let mode = mode_of(&self.config.policy, &self.latest, &self.history);
-        match self.book.admit(proposals, mode, now, unix_ms()) {
-            Ok(orders) => {
-                let is_left =
-                    |undo: &Proposal| orders.iter().all(|order| order.proposal.undoes != undo.undoes);
-                self.undoing.extend(undos.into_iter().filter(is_left));
-                self.start_work(orders);
-            }
-            Err(error) => {
-                self.undoing.extend(undos);
+        let (mut left, proposals): (Vec<_>, Vec<_>) =
+            proposals.into_iter().partition(|proposal| rests(proposal.domain));
+        if !proposals.is_empty() {
+            let undos: Vec<Proposal> =
+                proposals.iter().filter(|one| !one.undoes.is_empty()).cloned().collect();
+            let now = self.began.elapsed();
+            let mode = mode_of(&self.config.policy, &self.latest, &self.history);
+            let orders = self.book.admit(proposals, mode, now, unix_ms()).unwrap_or_else(|error| {
                 tracing::error!(%error, "nothing is changed, because orders cannot be written down");
-            }
+                Vec::new()
+            });
+            let is_left = |undo: &Proposal| orders.iter().all(|order| order.proposal.undoes != undo.undoes);
+            left.extend(undos.into_iter().filter(is_left));
+            self.start_work(orders);
         }
+        let undos = left.into_iter().filter(|proposal| !proposal.undoes.is_empty());
+        let with_life = |undo: Proposal| {
+            let life = self.life_of(undo.domain);
+            (undo, life)
+        };
+        self.undoing = undos.map(with_life).collect();
     }
 
-    /// Whether a proposal undoes something that is in force still: what a domain had goes with it.
-    fn is_to_be_undone(&self, proposal: &Proposal) -> bool {
-        !proposal.undoes.is_empty() && self.latest.domains.iter().any(|domain| domain.uuid == proposal.domain)
+    /// Names the life of a domain, as of the last tick.
+    fn life_of(&self, domain: Uuid) -> Option<String> {
+        self.latest.domains.iter().find(|other| other.uuid == domain)?.incarnation.clone()
     }
 
     fn may_change(&self) -> bool {

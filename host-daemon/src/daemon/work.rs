@@ -48,8 +48,7 @@ impl Daemon {
             by_domain.entry(order.proposal.domain).or_default().push(order);
         }
         for (domain, orders) in by_domain {
-            let life = self.latest.domains.iter().find(|other| other.uuid == domain);
-            let Some(incarnation) = life.and_then(|domain| domain.incarnation.clone()) else {
+            let Some(incarnation) = self.life_of(domain) else {
                 let text = "nothing was changed, because the domain's QEMU process is not known".to_owned();
                 let outcome = Outcome::untried(text);
                 orders.iter().for_each(|order| self.conclude(order, &outcome));

@@ -36,7 +36,7 @@ const BOOTING: Duration = Duration::from_secs(60);
 /// Descriptors that a daemon may have more of than one that has never seen a domain.
 const SLACK: u64 = 8;
 /// Threads that it may have more of, for blocking calls. Those that have nothing to do take turns, and one that had none for 2 s
-/// ends; at 10 s, and one or two calls a second, up to six stayed.
+/// ends; at 10 s, and one or two calls a second, five stayed.
 const BLOCKING: u64 = 4;
 /// Workers for calls and agents that such a one has not needed yet: seven of eight. They stay.
 const WORKERS: u64 = 7;

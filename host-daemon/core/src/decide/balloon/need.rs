@@ -30,7 +30,8 @@ fn floor(domain: &DomainModel, policy: &BalloonPolicy) -> KiB {
     if domain.is_windows() { policy.floor.max(WINDOWS_FLOOR) } else { policy.floor }
 }
 
-/// The statistics, if the guest reports and they can be true. They may be [some minutes](crate::model::BALLOON_RECENT) old where nobody needs them sooner.
+/// The statistics, if the guest reports and they can be true. They may be
+/// [some minutes](crate::model::BALLOON_RECENT) old where nobody needs them sooner.
 pub(super) fn fresh(domain: &DomainModel, policy: &BalloonPolicy) -> Option<BalloonModel> {
     domain.balloon.filter(|balloon| !balloon.is_stale(policy.stale_after) && balloon.doubt.is_none())
 }
