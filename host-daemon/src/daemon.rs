@@ -12,6 +12,7 @@ mod pulse;
 mod recording;
 mod services;
 mod start;
+mod undoing;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,7 @@ use std::time::Duration;
 use kvmpilot_core::Uuid;
 use kvmpilot_core::decide::{Decision, History, Overhead, Shed, Verdict, often};
 use kvmpilot_core::finding::Finding;
-use kvmpilot_core::model::{Model, is_bad_news};
+use kvmpilot_core::model::{DomainModel, Model, is_bad_news};
 use kvmpilot_core::order::Proposal;
 use kvmpilot_core::policy::{Actuator, Mode, Policy, Subject};
 use kvmpilot_core::sample::{DomainState, Sample};
@@ -38,6 +39,7 @@ use recording::Recordings;
 use start::Signals;
 pub use start::{DaemonError, Options, chain, run};
 pub(crate) use start::{connect, try_tiers};
+use undoing::Undoing;
 use work::Done;
 
 use crate::act::Executor;
@@ -106,9 +108,7 @@ struct Daemon {
     leftovers: BTreeMap<Uuid, Instant>,
     /// When we last changed levels inside its guest.
     levelled: BTreeMap<Uuid, Instant>,
-    /// What a trial has decided to undo, and could not be yet, with the life of the domain that it is for: nobody proposes it
-    /// again.
-    undoing: Vec<(Proposal, Option<String>)>,
+    undoing: Undoing,
     /// What the last daemon left has been put back.
     recovered: bool,
     /// Nothing is changed, because a person asked for a restore.
@@ -294,17 +294,19 @@ impl Daemon {
             wanted.extend(proposals);
             return;
         }
-        let waited = std::mem::take(&mut self.undoing).into_iter();
-        // What a domain had goes with it.
-        let lives =
-            |(undo, life): &(Proposal, Option<String>)| life.is_some() && self.life_of(undo.domain) == *life;
-        proposals.extend(waited.filter(lives).map(|(undo, _)| undo));
+        proposals.extend(self.undoing.take(Instant::now(), |domain| life_of(&self.latest, domain)));
         // A domain that is being changed is decided on again when its new values have been read.
         let may_change = self.may_change();
         let rests =
             |uuid: Uuid| !may_change || self.busy.contains(&uuid) || self.leftovers.contains_key(&uuid);
+        // Decisions about held domains were held back already; an undo may have waited since.
+        let held = |undo: &Proposal| {
+            let of = |domain: &&DomainModel| domain.uuid == undo.domain;
+            !undo.undoes.is_empty()
+                && self.latest.domains.iter().find(of).is_some_and(|of| of.hold(true).is_some())
+        };
         let (mut left, proposals): (Vec<_>, Vec<_>) =
-            proposals.into_iter().partition(|proposal| rests(proposal.domain));
+            proposals.into_iter().partition(|proposal| rests(proposal.domain) || held(proposal));
         if !proposals.is_empty() {
             let undos: Vec<Proposal> =
                 proposals.iter().filter(|one| !one.undoes.is_empty()).cloned().collect();
@@ -318,17 +320,10 @@ impl Daemon {
             left.extend(undos.into_iter().filter(is_left));
             self.start_work(orders);
         }
-        let undos = left.into_iter().filter(|proposal| !proposal.undoes.is_empty());
-        let with_life = |undo: Proposal| {
-            let life = self.life_of(undo.domain);
-            (undo, life)
-        };
-        self.undoing = undos.map(with_life).collect();
-    }
-
-    /// Names the life of a domain, as of the last tick.
-    fn life_of(&self, domain: Uuid) -> Option<String> {
-        self.latest.domains.iter().find(|other| other.uuid == domain)?.incarnation.clone()
+        for undo in left.into_iter().filter(|proposal| !proposal.undoes.is_empty()) {
+            let life = life_of(&self.latest, undo.domain);
+            self.undoing.keep(undo, life, Instant::now());
+        }
     }
 
     fn may_change(&self) -> bool {
@@ -470,6 +465,11 @@ impl Daemon {
         };
         show(&scene)
     }
+}
+
+/// Names the life of a domain, as of the last tick.
+fn life_of(latest: &Model, domain: Uuid) -> Option<String> {
+    latest.domains.iter().find(|other| other.uuid == domain)?.incarnation.clone()
 }
 
 /// How far a proposal may go: what counts for its domain, whose own XML has a say; and no farther than beside those who change

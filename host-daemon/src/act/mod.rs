@@ -42,13 +42,21 @@ pub struct Outcome {
     pub changed: bool,
     /// It failed before anything was tried: all is as it was.
     pub untried: bool,
+    /// A job of the domain was in the way: what was not tried can be tried again.
+    pub in_the_way: bool,
 }
 
 impl Outcome {
+    /// It was done.
+    #[must_use]
+    pub const fn verified(text: String, changed: bool) -> Self {
+        Self { state: OrderState::Verified, text, changed, untried: false, in_the_way: false }
+    }
+
     /// It could not be done.
     #[must_use]
-    pub const fn failed(text: String) -> Self {
-        Self { state: OrderState::Failed, text, changed: false, untried: false }
+    pub fn failed(text: String) -> Self {
+        Self { state: OrderState::Failed, ..Self::verified(text, false) }
     }
 
     /// It was refused before anything was tried.
@@ -95,11 +103,10 @@ enum Failure {
 
 impl Failure {
     fn outcome(self) -> Outcome {
-        let untried = matches!(
-            self,
-            Self::Moved { .. } | Self::Job(_) | Self::NotOurs | Self::NotApproved | Self::AnotherLife
-        );
-        if untried { Outcome::untried(self.to_string()) } else { Outcome::failed(self.to_string()) }
+        let in_the_way = matches!(self, Self::Job(_));
+        let untried = in_the_way
+            || matches!(self, Self::Moved { .. } | Self::NotOurs | Self::NotApproved | Self::AnotherLife);
+        Outcome { untried, in_the_way, ..Outcome::failed(self.to_string()) }
     }
 }
 
@@ -129,7 +136,6 @@ impl Executor {
         if let Err(failure) = self.check_job(order).await {
             return failure.outcome();
         }
-        let verified = |text, changed| Outcome { state: OrderState::Verified, text, changed, untried: false };
         let result = match &order.proposal.action {
             Action::SetLevel { processes, groups, to, .. } => {
                 self.set_level(order, incarnation, (processes, groups), *to).await
@@ -137,8 +143,8 @@ impl Executor {
             action => self.change_value(order, incarnation, action).await,
         };
         match result {
-            Ok(Done::Changed(text)) => verified(text, true),
-            Ok(Done::Already(text)) => verified(text, false),
+            Ok(Done::Changed(text)) => Outcome::verified(text, true),
+            Ok(Done::Already(text)) => Outcome::verified(text, false),
             Err(failure) => failure.outcome(),
         }
     }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::Daemon;
 use super::pulse::Pulse;
 use super::recording::Recordings;
+use super::undoing::Undoing;
 use crate::act::{Executor, Ledger};
 use crate::api::views::{TierView, Views};
 use crate::api::{self, ApiContext};
@@ -191,7 +192,7 @@ pub async fn run(mut config: Config, options: Options) -> Result<(), DaemonError
         changed: BTreeMap::new(),
         leftovers: BTreeMap::new(),
         levelled: BTreeMap::new(),
-        undoing: Vec::new(),
+        undoing: Undoing::default(),
         recovered: false,
         paused: false,
         restoring: false,
@@ -371,6 +372,8 @@ impl Daemon {
         };
         if timeout(FINISH, finish).await.is_err() {
             tracing::warn!("orders under way did not end in time; the ledger knows what they touched");
+            // None of them may take its next step beside what is put back.
+            self.work.shutdown().await;
         }
         let mut saved = 0;
         if !self.executor.ledger().is_empty() && self.libvirt.status().is_up() {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Daemon;
 use super::laps::Laps;
+use super::life_of;
 use crate::act::{Outcome, crash_point_after};
 use crate::clock::unix_ms;
 use crate::record::Event;
@@ -48,7 +49,7 @@ impl Daemon {
             by_domain.entry(order.proposal.domain).or_default().push(order);
         }
         for (domain, orders) in by_domain {
-            let Some(incarnation) = self.life_of(domain) else {
+            let Some(incarnation) = life_of(&self.latest, domain) else {
                 let text = "nothing was changed, because the domain's QEMU process is not known".to_owned();
                 let outcome = Outcome::untried(text);
                 orders.iter().for_each(|order| self.conclude(order, &outcome));
@@ -136,11 +137,16 @@ impl Daemon {
                 self.history.unsure(proposal, &ledger);
                 self.recordings.event(|| Event::Unsure { proposal: Box::new(proposal.clone()), ledger });
             }
+            // A person who asked for it has the answer, and may ask again.
+            if outcome.in_the_way && !proposal.undoes.is_empty() && !self.waiting.contains_key(&id) {
+                let life = life_of(&self.latest, proposal.domain);
+                self.undoing.keep(proposal.clone(), life, Instant::now() + REST);
+            }
         }
         self.book.settle(id, &outcome, unix_ms());
         let undone = if done {
             let text = format!("rolled back by order {id}: {}", proposal.reason.summary);
-            Outcome { state: OrderState::RolledBack, text, changed: true, untried: false }
+            Outcome { state: OrderState::RolledBack, ..Outcome::verified(text, true) }
         } else {
             Outcome::failed(format!("it could not be undone by order {id}: {}", outcome.text))
         };

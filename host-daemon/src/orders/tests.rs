@@ -93,11 +93,7 @@ fn an_undo_is_the_change_the_other_way_round() {
     let (_directory, mut book) = book();
     let order = book.admit(vec![proposal(1024, 8192)], policy(Mode::Auto), S, 1).unwrap().remove(0);
     assert!(book.undo(order.id, S).is_err(), "not carried out yet");
-    book.settle(
-        order.id,
-        &Outcome { state: OrderState::Verified, text: "done".into(), changed: true, untried: false },
-        2,
-    );
+    book.settle(order.id, &Outcome::verified("done".into(), true), 2);
     let undo = book.undo(order.id, S).unwrap();
     assert_eq!(undo.action, Action::SetCpuShares { from: 8192, to: 1024 });
     assert!(book.admit(vec![proposal(1024, 8192)], policy(Mode::Auto), 2 * S, 3).unwrap().is_empty());

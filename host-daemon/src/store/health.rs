@@ -152,12 +152,14 @@ impl Store {
         let in_trouble = self.trouble().is_some();
         let checked = self.is_there().and_then(|()| self.has_room()).and_then(|()| {
             let inner = self.current();
+            let moves = Arc::clone(&self.shared.moves);
             // All is well until a write fails; then only a write that succeeds says that it is well again.
             inner.writer.run(move |state| {
                 if in_trouble {
                     let version: i64 =
                         state.connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-                    return state.connection.pragma_update(None, "user_version", version);
+                    state.connection.pragma_update(None, "user_version", version)?;
+                    return state.catch_up(&moves);
                 }
                 state.connection.execute_batch("begin immediate; rollback")
             })

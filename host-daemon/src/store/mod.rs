@@ -159,17 +159,17 @@ impl Store {
         result
     }
 
-    /// As [`Self::write`], but does not wait: what comes of it is in the log and in [`Self::trouble`]. `what` it is, for both.
+    /// As [`Self::run`], but does not wait: what comes of it is in the log and in [`Self::trouble`]. `what` it is, for both.
     fn write_soon(
         &self,
         what: &'static str,
-        job: impl FnOnce(&mut Connection) -> rusqlite::Result<()> + Send + 'static,
+        job: impl FnOnce(&mut writer::State) -> rusqlite::Result<()> + Send + 'static,
         failed: impl FnOnce() + Send + 'static,
     ) -> Result<(), StoreError> {
         let inner = self.current();
         let (health, file) = (Arc::clone(&self.shared.health), inner.file.clone());
         let result = inner.writer.post(move |state| {
-            if let Err(error) = job(&mut state.connection) {
+            if let Err(error) = job(state) {
                 let error = StoreError::from_sqlite(&file, error);
                 tracing::error!(%error, what, "not written down");
                 health.note::<()>(&Err(error));

@@ -9,6 +9,7 @@ use kvmpilot_core::order::{OrderEvent, OrderState, Proposal, Trial, WorkOrder};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::sql::{Json, Word, clamp};
+use super::writer::State;
 use super::{Store, StoreError};
 
 /// Which work orders to list.
@@ -43,7 +44,7 @@ pub struct OrderCounts {
 pub(super) struct OrderMoves([AtomicU64; OrderState::ALL.len()]);
 
 impl OrderMoves {
-    fn note(&self, state: OrderState, moved: bool) {
+    pub(super) fn note(&self, state: OrderState, moved: bool) {
         if !moved {
             return;
         }
@@ -72,8 +73,9 @@ impl Store {
         let id = self.current().next_order.fetch_add(1, Ordering::Relaxed);
         let (health, moves) = (Arc::clone(&self.shared.health), Arc::clone(&self.shared.moves));
         let of_order = proposal.clone();
-        let insert = move |connection: &mut Connection| {
-            connection
+        let insert = move |writer: &mut State| {
+            writer
+                .connection
                 .prepare_cached(
                     "insert into work_order
                          (id, domain, domain_name, state, created_unix_ms, changed_unix_ms, outcome, proposal)
@@ -206,11 +208,8 @@ impl Store {
 
     fn step_soon(&self, step: Step) -> Result<(), StoreError> {
         let moves = Arc::clone(&self.shared.moves);
-        let take = move |connection: &mut Connection| {
-            moves.note(step.to, step.take(connection)?);
-            Ok(())
-        };
-        self.write_soon("what came of a work order", take, || ())
+        let take = move |state: &mut State| state.step(step, &moves);
+        self.write_soon("what came of a work order; it is tried again", take, || ())
     }
 
     /// One order, with the states that it was in. As in [`Self::orders`], what was written down before is in it.
@@ -289,11 +288,12 @@ impl Store {
 }
 
 /// An order moves to another state.
-struct Step {
+#[derive(Debug)]
+pub(super) struct Step {
     id: u64,
     /// Only if it is in this one.
     from: Option<OrderState>,
-    to: OrderState,
+    pub(super) to: OrderState,
     outcome: String,
     trial: Option<Trial>,
     by: Option<Asker>,
@@ -302,8 +302,8 @@ struct Step {
 
 impl Step {
     /// Takes it; `false` where there is no such order.
-    fn take(self, connection: &Connection) -> rusqlite::Result<bool> {
-        let Asker { uid, token } = self.by.unwrap_or_default();
+    pub(super) fn take(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let Asker { uid, token } = self.by.clone().unwrap_or_default();
         let changed = connection
             .prepare_cached(
                 "update work_order set state = ?2, outcome = ?3, changed_unix_ms = ?4,
@@ -316,7 +316,7 @@ impl Step {
                 Word(self.to),
                 self.outcome,
                 clamp(self.unix_ms),
-                self.trial.map(Json),
+                self.trial.as_ref().map(Json),
                 uid,
                 token,
                 self.from.map(Word)

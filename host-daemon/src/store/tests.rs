@@ -227,13 +227,20 @@ fn what_the_loop_writes_down_waits_for_nobody_and_what_is_lost_is_known() {
 
     other.execute_batch("begin immediate").unwrap();
     let lost = store.order_insert(&proposal(WEB, "web"), OrderState::Approved, 300).unwrap();
+    store.order_update_soon(first.id, OrderState::Failed, "late", 300).unwrap();
+    store.order_update_soon(first.id, OrderState::RolledBack, "later", 301).unwrap();
     store.settle().unwrap();
     assert!(store.trouble().unwrap().contains("locked"), "{:?}", store.trouble());
     other.execute_batch("rollback").unwrap();
     assert_eq!((store.take_lost(), store.take_lost()), (vec![lost.id], vec![]));
     assert!(!store.order_apply(lost.id, 301).unwrap(), "nobody may carry out what is not written down");
+    assert_eq!(store.order(first.id).unwrap().unwrap().state, OrderState::Expired);
     store.check();
     assert_eq!(store.trouble(), None);
+    let first = store.order(first.id).unwrap().unwrap();
+    assert_eq!((first.state, first.outcome.as_str()), (OrderState::RolledBack, "later"));
+    let states: Vec<_> = first.history.iter().map(|event| event.state).collect();
+    assert_eq!(states[2..], [OrderState::Failed, OrderState::RolledBack], "none of its steps is left out");
     let next = store.order_insert(&proposal(WEB, "web"), OrderState::Proposed, 400).unwrap();
     assert!(next.id > lost.id && store.order(next.id).unwrap() == Some(next));
 }

@@ -1,13 +1,15 @@
 //! The one thread that writes: runs jobs in order, and prunes in small bites while none waits.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
+use super::orders::{OrderMoves, Step};
 use super::prune;
 use super::{Limits, StoreError};
 
@@ -22,10 +24,14 @@ pub(super) struct State {
     pub(super) newest_unix_ms: u64,
     /// Whether there may be something to prune.
     pub(super) prune: bool,
+    /// Steps of orders that could not be written down yet, oldest first.
+    late: VecDeque<Step>,
 }
 
 /// Jobs that may wait. One tick of 500 domains brings fewer, and a disk that takes so long is a reason to change nothing.
 const QUEUE: usize = 1024;
+/// Steps of orders that are kept while the file cannot be written. Nothing is carried out then, so that there are few more.
+const LATE: usize = 4096;
 
 /// Records come every few minutes: a longer way into the future is a step of the clock.
 const CLOCK_STEP_MS: u64 = 24 * 3600 * 1000;
@@ -37,6 +43,38 @@ impl State {
             self.newest_unix_ms = unix_ms;
         }
     }
+
+    /// Writes down a step of an order, after those that are late.
+    pub(super) fn step(&mut self, step: Step, moves: &OrderMoves) -> rusqlite::Result<()> {
+        if self.late.len() == LATE {
+            tracing::error!(step = ?self.late.pop_front(), "never written down: too many are late");
+        }
+        self.late.push_back(step);
+        self.catch_up(moves)
+    }
+
+    /// Writes down what is late, up to the first that cannot be yet.
+    pub(super) fn catch_up(&mut self, moves: &OrderMoves) -> rusqlite::Result<()> {
+        while let Some(step) = self.late.front() {
+            let taken = step.take(&self.connection);
+            if taken.as_ref().is_err_and(passes) {
+                return taken.map(drop);
+            }
+            let to = step.to;
+            self.late.pop_front();
+            moves.note(to, taken?);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the same may succeed later.
+fn passes(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, ReadOnly, SystemIoFailure};
+    let code = error.sqlite_error_code();
+    code.is_some_and(|code| {
+        matches!(code, CannotOpen | DatabaseBusy | DatabaseLocked | DiskFull | ReadOnly | SystemIoFailure)
+    })
 }
 
 /// Handle of the thread. Dropping it lets the thread finish its jobs and waits for it.
@@ -52,7 +90,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(connection: Connection, file: &Path, limits: Limits) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE);
-        let state = State { connection, limits, newest_unix_ms: 0, prune: false };
+        let state = State { connection, limits, newest_unix_ms: 0, prune: false, late: VecDeque::new() };
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || work(state, &queue))

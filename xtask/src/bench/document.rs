@@ -62,6 +62,7 @@ fn part(place: &str) -> Result<String> {
             &run,
             &[
                 ("p99_vs_alone", "at most 1.25"),
+                ("p99_vs_alone_of_others", ""),
                 ("p99_ratio_vs_none", "at most 0.15"),
                 ("p99_ratio_vs_static", ""),
                 ("total_work_ratio_vs_none", "at least 0.97"),
