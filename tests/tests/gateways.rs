@@ -140,6 +140,7 @@ async fn reads_and_changes_a_domain() -> Result<()> {
         !lab.virsh(&["dumpxml", "web", "--inactive"])?.contains("cputune"),
         "the stored configuration changed"
     );
+    a_balloon_is_where_qemu_says(&lab, &libvirt, uuid, maximum).await?;
 
     lab.virsh(&["destroy", "web"])?;
     wait_event(&mut events, |event| matches!(event, DomainEvent::Lifecycle { domain, .. } if domain == uuid))
@@ -148,6 +149,29 @@ async fn reads_and_changes_a_domain() -> Result<()> {
     ensure!(gone.kind == ErrorKind::DomainGone && gone.domain.as_deref() == Some("web"), "{gone}");
     ensure!(libvirt.domains().await?.is_empty());
     lab.stop()
+}
+
+/// Saved within the second for which QEMU holds its event back, so that libvirt remembers another value when it runs again.
+async fn a_balloon_is_where_qemu_says(lab: &Lab, libvirt: &Libvirt, uuid: Uuid, maximum: u64) -> Result<()> {
+    let sent = maximum - 48 * 1024;
+    for kib in [maximum - 16 * 1024, sent] {
+        libvirt.set_balloon(uuid, kib).await?;
+        let give_up = Instant::now() + PATIENCE;
+        while libvirt.read_balloon(uuid).await?.current_kib != kib {
+            ensure!(Instant::now() < give_up, "the balloon does not get to {kib} KiB");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    lab.virsh(&["managedsave", "web"])?;
+    lab.virsh(&["start", "web"])?;
+    let now = libvirt.balloon_current_kib(uuid).await?;
+    println!(
+        "{now} KiB of {maximum} after it was saved; libvirt remembers:\n{}",
+        lab.virsh(&["dominfo", "web"])?
+    );
+    ensure!(now == sent, "{now} KiB instead of {sent}");
+    libvirt.set_balloon(uuid, maximum).await?;
+    settle(libvirt, uuid, maximum).await
 }
 
 async fn settle(libvirt: &Libvirt, uuid: Uuid, kib: u64) -> Result<()> {

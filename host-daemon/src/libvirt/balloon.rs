@@ -34,6 +34,20 @@ pub struct Glance {
 }
 
 impl Libvirt {
+    /// Memory that the domain has now; while the balloon moves, where it has got to. QEMU says so: what libvirt remembers of it
+    /// (`virDomainGetInfo`) comes with events, of which QEMU sends one a second, and a domain that was saved in such a second has the
+    /// old value when it runs again, until its balloon moves. The soak of 2026-11-27 took that for somebody else's.
+    ///
+    /// # Errors
+    /// As [`Libvirt::read_balloon`].
+    pub async fn balloon_current_kib(&self, uuid: Uuid) -> Result<u64, Error> {
+        self.read("balloon", Some(uuid), move |session| {
+            let domain = session.domain(uuid)?;
+            current_kib(&domain, &domain.memory_stats(0)?)
+        })
+        .await
+    }
+
     /// The balloon and its statistics: two calls. Asks QEMU: 1 ms where it is well, for ever where it hangs.
     ///
     /// # Errors
@@ -84,13 +98,15 @@ fn balloon(
     Ok(sample)
 }
 
+fn current_kib(domain: &Domain, stats: &[MemoryStat]) -> Result<u64, ErrorKind> {
+    let actual = stats.iter().find(|stat| stat.tag == sys::VIR_DOMAIN_MEMORY_STAT_ACTUAL_BALLOON);
+    actual.map_or_else(|| Ok(domain.info()?.memory), |actual| Ok(actual.val))
+}
+
 fn from_libvirt(domain: &Domain, stats: &[MemoryStat]) -> Result<BalloonSample, ErrorKind> {
     let value = |tag| stats.iter().find(|stat| stat.tag == tag).map(|stat| stat.val);
     Ok(BalloonSample {
-        current_kib: match value(sys::VIR_DOMAIN_MEMORY_STAT_ACTUAL_BALLOON) {
-            Some(kib) => kib,
-            None => domain.info()?.memory,
-        },
+        current_kib: current_kib(domain, stats)?,
         unused_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_UNUSED),
         usable_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_USABLE),
         available_kib: value(sys::VIR_DOMAIN_MEMORY_STAT_AVAILABLE),

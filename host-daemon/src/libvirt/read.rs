@@ -132,14 +132,6 @@ impl Libvirt {
     pub async fn job(&self, uuid: Uuid) -> Result<Option<Job>, Error> {
         self.read("job", Some(uuid), move |session| ffi::job(&session.domain(uuid)?)).await
     }
-
-    /// Memory that the domain has now; while the balloon moves, where it has got to.
-    ///
-    /// # Errors
-    /// When the domain is gone or libvirt cannot be asked.
-    pub async fn balloon_current_kib(&self, uuid: Uuid) -> Result<u64, Error> {
-        self.read("balloon", Some(uuid), move |session| Ok(session.domain(uuid)?.info()?.memory)).await
-    }
 }
 
 type Reading = (DomainSample, Option<u32>, Vec<(&'static str, ErrorKind)>);
