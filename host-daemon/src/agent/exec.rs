@@ -86,8 +86,9 @@ impl<T: Transport> Agent<T> {
 
     /// Runs a program in the guest, given as the arguments of `guest-exec`, and waits for its end.
     pub(super) async fn run(&mut self, exec: &serde_json::Value) -> Result<Output, AgentError> {
+        // A guest that was short of CPU may need a moment more, also for the sake of what is to be put back in it now.
+        self.reap(Instant::now() + self.limits.total / 2).await?;
         let deadline = Instant::now() + self.limits.total;
-        self.reap(deadline).await?;
         if !self.may_exec {
             self.learn(deadline).await?;
             if !self.may_exec {
@@ -108,20 +109,24 @@ impl<T: Transport> Agent<T> {
             }
         };
         self.pending = Some(pid);
+        let late = AgentError::TimedOut { what: "the program", after: self.limits.total };
+        let status = self.end_of(pid, deadline).await?.ok_or(late)?;
+        self.pending = None;
+        output(status, self.limits.output_bytes)
+    }
 
+    /// Waits for the end of a program; `None` if that has not come by then.
+    async fn end_of(&self, pid: i64, deadline: Instant) -> Result<Option<Status>, AgentError> {
         let mut wait = FIRST_POLL;
-        loop {
-            if Instant::now() + wait >= deadline {
-                return Err(AgentError::TimedOut { what: "the program", after: self.limits.total });
-            }
+        while Instant::now() + wait < deadline {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LAST_POLL);
             let status: Status = self.send(STATUS, &json!({"pid": pid}), deadline).await?;
             if status.exited {
-                self.pending = None;
-                return output(status, self.limits.output_bytes);
+                return Ok(Some(status));
             }
         }
+        Ok(None)
     }
 
     /// Asks what the agent permits.
@@ -176,8 +181,8 @@ impl<T: Transport> Agent<T> {
     /// Collects the program of an earlier poll whose end was not seen. While it runs there is no other.
     async fn reap(&mut self, deadline: Instant) -> Result<(), AgentError> {
         let Some(pid) = self.pending else { return Ok(()) };
-        match self.send::<Status>(STATUS, &json!({"pid": pid}), deadline).await {
-            Ok(status) if !status.exited => {
+        match self.end_of(pid, deadline).await {
+            Ok(None) => {
                 Err(AgentError::TimedOut { what: "the program of an earlier poll", after: self.limits.total })
             }
             Err(error @ (AgentError::NotConnected(_) | AgentError::TimedOut { .. })) => Err(error),

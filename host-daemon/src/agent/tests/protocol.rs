@@ -65,6 +65,10 @@ async fn frozen_file_systems_are_not_taken_for_an_administrators_will() {
     }
 }
 
+fn asked<F>(agent: &Agent<Scripted<F>>, name: &str) -> usize {
+    agent.transport.asked.lock().unwrap().iter().filter(|asked| *asked == name).count()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_program_that_does_not_end_is_collected_before_the_next() {
     let ended = Mutex::new(false);
@@ -79,14 +83,19 @@ async fn a_program_that_does_not_end_is_collected_before_the_next() {
     let late = agent.exec("sleep", &[], &[]).await.unwrap_err();
     assert!(matches!(late, AgentError::TimedOut { what: "the program", .. }), "{late}");
     assert!(begin.elapsed() <= Limits::default().total, "{:?}", begin.elapsed());
+    let polls = asked(&agent, "guest-exec-status");
+    assert!(polls < 20, "{polls} polls");
     let again = agent.exec("sleep", &[], &[]).await.unwrap_err();
     assert!(matches!(again, AgentError::TimedOut { what: "the program of an earlier poll", .. }), "{again}");
-    let asked =
-        |name: &str| agent.transport.asked.lock().unwrap().iter().filter(|asked| *asked == name).count();
-    assert_eq!(asked("guest-exec"), 1, "a second program was started beside the hanging one");
-    assert!(asked("guest-exec-status") < 20, "{} polls", asked("guest-exec-status"));
-    *ended.lock().unwrap() = true;
-    agent.exec("true", &[], &[]).await.unwrap();
+    assert_eq!(asked(&agent, "guest-exec"), 1, "a second program was started beside the hanging one");
+    assert!(asked(&agent, "guest-exec-status") < 2 * polls, "{polls} polls, and then more");
+    // It ends while the next one waits for it.
+    let end = async {
+        tokio::time::sleep(Limits::default().total / 4).await;
+        *ended.lock().unwrap() = true;
+    };
+    let (next, ()) = tokio::join!(agent.exec("true", &[], &[]), end);
+    next.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
