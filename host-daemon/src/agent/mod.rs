@@ -51,7 +51,8 @@ pub trait Transport: Send + Sync {
 /// Bounds on what a guest may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Time for a whole poll or change, from the first command to the last reply.
+    /// Time for a whole poll or change, from the first command to the last reply. The program of an earlier one that has not ended
+    /// gets half of it more, before.
     pub total: Duration,
     /// Time for a single agent command.
     pub command: Duration,
