@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 use crate::Lab;
 use crate::run::{output_of, wait_for};
 
+/// Seconds that an agent has for one command of a script's: one that was given up after 5 s was carried out all the same, and each
+/// try made a guest with little CPU slower (soak, 2026-11-27).
+const SLOW_S: u32 = 20;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct ExecStatus {
@@ -48,7 +52,7 @@ impl Lab {
     /// # Errors
     /// When the agent does not answer, the script fails (with its standard error) or does not end in time.
     pub fn guest_exec(&self, guest: &str, script: &str, timeout: Duration) -> Result<String> {
-        exec(guest, script, timeout, |command, arguments| self.agent(guest, command, arguments))
+        exec(guest, script, timeout, |command, arguments| self.ask_agent(guest, command, arguments, SLOW_S))
     }
 
     /// Starts a shell script in a guest and does not ask what came of it: for what ends the agent, or the guest.
@@ -109,8 +113,13 @@ impl Lab {
     /// # Errors
     /// When libvirt or the agent refuses, or does not answer within 5 s.
     pub fn agent(&self, guest: &str, command: &str, arguments: &Value) -> Result<Value> {
+        self.ask_agent(guest, command, arguments, 5)
+    }
+
+    fn ask_agent(&self, guest: &str, command: &str, arguments: &Value, timeout_s: u32) -> Result<Value> {
         let request = json!({"execute": command, "arguments": arguments}).to_string();
-        let answer = self.virsh(&["qemu-agent-command", guest, &request, "--timeout", "5"])?;
+        let timeout = timeout_s.to_string();
+        let answer = self.virsh(&["qemu-agent-command", guest, &request, "--timeout", &timeout])?;
         let mut answer: Value = serde_json::from_str(&answer)?;
         Ok(answer["return"].take())
     }

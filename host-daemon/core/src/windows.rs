@@ -86,8 +86,8 @@ impl Windows {
         }
     }
 
-    /// Closes the windows that are due and decides on them. `with_guests` adds what the agents told: to show, or (`true`)
-    /// as far as it may be decided on.
+    /// Closes the windows that are due and decides on them. `with_guests` adds what the agents told, in place of
+    /// what it has added before: to show, or (`true`) as far as it may be decided on.
     pub fn decide(
         &mut self,
         sample: &Arc<Sample>,
@@ -107,9 +107,10 @@ impl Windows {
         if due.tick
             && let Some(model) = self.tick.close(sample, moment)
         {
-            let shown = with_guests(model.clone(), false);
-            let decision = decide::tick(&with_guests(model, true), policy, history);
-            decided.tick = Some((shown, decision));
+            let model = with_guests(model, true);
+            let decision = decide::tick(&model, policy, history);
+            // Anew: a copy of the model before costs more.
+            decided.tick = Some((with_guests(model, false), decision));
         }
         if due.cycle
             && let Some(model) = self.cycle.close(sample, moment)

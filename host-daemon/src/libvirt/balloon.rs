@@ -88,9 +88,10 @@ fn balloon(
     monitor: bool,
 ) -> Result<BalloonSample, ErrorKind> {
     let mut sample = from_libvirt(domain, &domain.memory_stats(0)?)?;
-    if monitor {
+    // A guest that never reported has told QEMU nothing else either.
+    if monitor && sample.last_update_unix_s.is_some() {
         let facts = session.link.cache.facts(uuid, || domain.xml_desc(0).map_err(ErrorKind::from))?;
-        // Without the guest's driver, or before QEMU 9.2, there is nothing; the rest is good all the same.
+        // Before QEMU 9.2 there is nothing; the rest is good all the same.
         if let Some(want) = facts.balloon_alias.as_deref().and_then(|alias| from_qemu(domain, alias)) {
             add(&mut sample, &want);
         }

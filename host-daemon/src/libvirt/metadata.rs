@@ -105,7 +105,7 @@ fn lookup(session: &Session, wanted: &str) -> Result<Domain, ErrorKind> {
     match session.connection.lookup_domain_by_name(wanted) {
         Ok(domain) => Ok(domain),
         Err(error) => match wanted.parse() {
-            Ok(uuid) => session.domain(uuid),
+            Ok(uuid) => session.look_up(uuid),
             Err(_) => Err(error.into()),
         },
     }

@@ -137,7 +137,7 @@ impl Libvirt {
 type Reading = (DomainSample, Option<u32>, Vec<(&'static str, ErrorKind)>);
 
 fn read_domain(session: &Session, uuid: Uuid) -> Result<Reading, ErrorKind> {
-    let domain = session.domain(uuid)?;
+    let domain = session.look_up(uuid)?;
     let info = domain.info()?;
     let facts = session.link.cache.facts(uuid, || domain.xml_desc(0).map_err(ErrorKind::from))?;
     let online = online_vcpus(session, &domain, uuid, &info)?;

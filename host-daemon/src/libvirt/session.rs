@@ -1,5 +1,7 @@
 //! [`Link`], what all connections share, and [`Session`], the connection of one worker.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
@@ -20,6 +22,9 @@ use super::{ffi, pool};
 /// Keepalive: a probe each 5 s, dead after 5 unanswered. libvirt's own defaults.
 const KEEPALIVE_INTERVAL_S: i32 = 5;
 const KEEPALIVE_COUNT: u32 = 5;
+
+/// Handles that a session keeps; with more it begins anew. One takes 100 bytes.
+const HANDLES: usize = 1024;
 
 /// What all connections to one libvirt share.
 pub(super) struct Link {
@@ -53,6 +58,9 @@ impl Link {
 
 /// A worker's connection.
 pub(super) struct Session {
+    /// Handles of domains. libvirt's QEMU driver finds a domain by the UUID in them and looks at nothing else
+    /// (`qemuDomainObjFromDomain`), so one serves for all lives of a domain, and spares libvirtd a lookup for each call of ours.
+    handles: RefCell<HashMap<Uuid, Domain>>,
     pub(super) link: Arc<Link>,
     pub(super) connection: Connect,
     /// pcpus of the host, also the offline ones: the length of a cpumap.
@@ -75,11 +83,24 @@ impl Session {
             sys::VIR_DOMAIN_AFFECT_LIVE
         };
         let pcpus = ffi::host_pcpus(&connection)?;
-        Ok(Self { link: Arc::clone(link), connection, pcpus, live, epoch })
+        Ok(Self { handles: RefCell::default(), link: Arc::clone(link), connection, pcpus, live, epoch })
     }
 
+    /// A handle for calls. Its name and its number of the run may be those of an earlier life.
     pub(super) fn domain(&self, domain: Uuid) -> Result<Domain, ErrorKind> {
-        Ok(self.connection.lookup_domain_by_uuid(domain)?)
+        let known = self.handles.borrow().get(&domain).cloned();
+        known.map_or_else(|| self.look_up(domain), Ok)
+    }
+
+    /// The domain as libvirt knows it now, with its name and its number of the run.
+    pub(super) fn look_up(&self, uuid: Uuid) -> Result<Domain, ErrorKind> {
+        let domain = self.connection.lookup_domain_by_uuid(uuid)?;
+        let mut handles = self.handles.borrow_mut();
+        if handles.len() >= HANDLES {
+            handles.clear();
+        }
+        handles.insert(uuid, domain.clone());
+        Ok(domain)
     }
 
     /// Says so where a call failed because the wire is broken.

@@ -11,6 +11,7 @@ mod claim;
 mod class;
 mod confine;
 mod drift;
+mod floor;
 mod guard;
 pub mod history;
 mod managed;

@@ -224,6 +224,12 @@ impl TrialHistory {
         }
     }
 
+    /// Whether what this would change is on trial.
+    pub(super) fn tries(&self, proposal: &Proposal) -> bool {
+        let target = target_of(proposal);
+        self.open.iter().any(|open| open.touches(&target))
+    }
+
     /// How long a target rests because a trial on it failed; steps back towards its original may be made meanwhile.
     pub(super) fn rests(&self, proposal: &Proposal, now: Duration) -> Option<Duration> {
         if GO_BACK.contains(&proposal.reason.rule.as_str()) {

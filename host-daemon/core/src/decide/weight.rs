@@ -11,7 +11,7 @@ use super::class::{class_of, will_be_batch};
 use super::history::{History, Managed};
 use super::rules::wants;
 use super::state::{target_wait, wants_cpu};
-use super::{finding, input, propose, running};
+use super::{finding, floor, input, propose, running};
 use crate::finding::{Finding, Severity};
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Metric, Prediction, Proposal, Reason};
@@ -80,6 +80,11 @@ pub(super) fn decide(
         }
         proposals.extend(relaxed);
     }
+    let lifted: Vec<Proposal> = running(model)
+        .filter(|domain| !proposals.iter().any(|proposal| proposal.domain == domain.uuid))
+        .filter_map(|domain| floor::lift(domain, model, policy, history))
+        .collect();
+    proposals.extend(lifted);
     proposals
 }
 
@@ -141,7 +146,7 @@ pub(super) fn yields_to(
 
 /// Whether a domain may run where another one does, as far as its administrator is concerned. Pins that are not known keep
 /// nobody apart.
-fn may_meet(other: &DomainModel, victim: &DomainModel, history: &History) -> bool {
+pub(super) fn may_meet(other: &DomainModel, victim: &DomainModel, history: &History) -> bool {
     let entry = history.domains.get(&other.uuid);
     let mut own =
         entry.into_iter().flat_map(|entry| entry.pins.values()).filter_map(|pin| pin.original.as_ref());
@@ -176,7 +181,7 @@ pub(super) fn took(other: &DomainModel, stolen: &[(Runner, f64)]) -> bool {
 }
 
 /// Whether we hold its weight down: what it takes now says nothing about what it would take.
-fn is_lowered(domain: &DomainModel, history: &History) -> bool {
+pub(super) fn is_lowered(domain: &DomainModel, history: &History) -> bool {
     let shares = history.domains.get(&domain.uuid).map(|entry| &entry.shares);
     shares.is_some_and(|shares| {
         shares.ours.zip(shares.original).is_some_and(|(ours, original)| ours < original)
@@ -252,8 +257,12 @@ impl Victim<'_> {
             let Some((current, shares)) = weight_of(aggressor, history) else { continue };
             let original = as_float(shares.original.unwrap_or(current));
             let to = limited(original * lowest / missing, shares, policy.of(aggressor).weight_limits());
+            let crowd = floor::crowd(aggressor, model, history);
+            let to = to.max(floor::least(aggressor, shares, crowd, policy));
+            // A crowd comes and goes: its least weight is not followed down in small steps.
+            let is_small = crowd > 1.0 && is_lowered(aggressor, history) && to * 2 > current;
             let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
-            if to < current && !known && wants(aggressor, Means::Yield, history) {
+            if to < current && !is_small && !known && wants(aggressor, Means::Yield, history) {
                 let summary = format!(
                     "{} takes CPU that {} ({class}) waits for, whose own weight is at its limit",
                     aggressor.name, domain.name
@@ -340,12 +349,12 @@ fn relax(domain: &DomainModel, model: &Model, policy: &Policy, history: &History
     Some(propose(domain, Action::SetCpuShares { from: ours, to }, reason, false))
 }
 
-fn weight_of<'a>(domain: &DomainModel, history: &'a History) -> Option<(u64, &'a Managed<u64>)> {
+pub(super) fn weight_of<'a>(domain: &DomainModel, history: &'a History) -> Option<(u64, &'a Managed<u64>)> {
     Some((domain.cpu_shares?, &history.domains.get(&domain.uuid)?.shares))
 }
 
 /// `wanted` inside the domain's limits, and inside what cgroups accept. The original is always inside, so that it can go back.
-fn limited(wanted: f64, shares: &Managed<u64>, limits: WeightLimits) -> u64 {
+pub(super) fn limited(wanted: f64, shares: &Managed<u64>, limits: WeightLimits) -> u64 {
     let WeightLimits { max_factor, min, max } = limits;
     let original = shares.original.unwrap_or(1024);
     let most = round(as_float(original) * max_factor).min(*VALID.end()).min(max.unwrap_or(u64::MAX));
@@ -354,7 +363,7 @@ fn limited(wanted: f64, shares: &Managed<u64>, limits: WeightLimits) -> u64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "weights are below 2^18")]
-fn as_float(weight: u64) -> f64 {
+pub(super) fn as_float(weight: u64) -> f64 {
     weight as f64
 }
 
