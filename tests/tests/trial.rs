@@ -1,5 +1,5 @@
-//! Trials on real guests: a weight that helps is kept; one that cannot help, because too many domains of its class want the
-//! same pcpu, is rolled back, explained, and not tried again.
+//! Trials on real guests: a weight that helps is kept, and who yields for it keeps a share beside several; one that cannot help,
+//! because too many domains of its class want the same pcpu, is rolled back, explained, and not tried again.
 
 use std::time::Duration;
 
@@ -71,13 +71,36 @@ fn what_helps_is_kept_and_what_does_not_is_rolled_back() -> Result<()> {
     let lines = daemon.text(&["orders", "export", "--since", "1h", "--state", "kept"])?;
     let exported: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     ensure!(exported.iter().any(|order| order["id"] == kept["id"] && order["history"][3]["state"] == "kept"));
+
+    // Two more that are raised, each while the others rest. With what it has beside one the hog would have next to nothing beside three.
+    for (rests, runs) in [("lat1", "lat2"), ("lat2", "lat3")] {
+        lab.virsh(&["suspend", rests])?;
+        lab.virsh(&["resume", runs])?;
+        wait_for(&format!("the weight of {runs} to be kept"), PATIENCE, || {
+            let orders = daemon.orders()?;
+            let raised = |order: &Value| {
+                order["domain_name"] == runs
+                    && order["reason"]["rule"] == "weight.protect"
+                    && order["state"] == "kept"
+            };
+            ensure!(orders.iter().any(raised), "{orders:#?}");
+            Ok(())
+        })
+        .with_context(|| daemon.log())?;
+    }
+    for name in ["lat1", "lat2"] {
+        lab.virsh(&["resume", name])?;
+    }
+    let lifted =
+        wait_for("the hog to get some weight back", PATIENCE, || order(&daemon, "weight.floor", "kept"))
+            .with_context(|| daemon.log())?;
+    let (from, to) = (number(&lifted["action"]["from"])?, number(&lifted["action"]["to"])?);
+    ensure!(lifted["domain_name"] == "hog" && to >= 2.0 * from && to < 1024.0, "{lifted}");
     ensure!(daemon.stop()?.success());
     Witness::look_at(&lab, &NAMES)?.is_as(&before)?;
 
     // Four of them: whatever their weights, each has a quarter of the pcpu at best, and had a fifth.
-    for name in ["lat2", "lat3", "lat4"] {
-        lab.virsh(&["resume", name])?;
-    }
+    lab.virsh(&["resume", "lat4"])?;
     let daemon = lab.start_daemon("useless", CONFIG)?;
     let undo =
         wait_for("an order that takes others back", PATIENCE, || order(&daemon, "trial.rollback", "kept"))

@@ -6,23 +6,34 @@
 //! want each pcpu k times, the limit is k times as high.
 
 use super::history::{History, Managed};
-use super::weight::{as_float, is_lowered, limited, may_meet, weight_of};
+use super::weight::{as_float, is_lowered, limited, weight_of};
 use super::{input, propose, running};
+use crate::CpuSet;
 use crate::model::{DomainModel, Model};
 use crate::order::{Action, Proposal, Reason};
 use crate::policy::Policy;
 
-/// How many times raised domains want each pcpu of the host, in whole numbers; at least once.
+/// How many times raised domains want each pcpu that `domain` may use, in whole numbers; at least once. What one wants is spread over
+/// the pcpus that it may use itself; a domain without known pins may use all.
 pub(super) fn crowd(domain: &DomainModel, model: &Model, history: &History) -> f64 {
+    let all = model.topology.online();
+    let pins = |domain: &DomainModel| domain.pins().unwrap_or_else(|| all.clone());
+    let own = pins(domain);
     let raised = |other: &&DomainModel| {
         let shares = history.domains.get(&other.uuid).map(|entry| &entry.shares);
-        let is_raised =
-            shares.is_some_and(|shares| shares.ours > shares.original && shares.original.is_some());
-        other.uuid != domain.uuid && is_raised && may_meet(domain, other, history)
+        other.uuid != domain.uuid
+            && shares.is_some_and(|shares| shares.ours > shares.original && shares.original.is_some())
     };
-    let wanted: f64 = running(model).filter(raised).filter_map(DomainModel::cpu_demand).sum();
-    let pcpus = u32::try_from(model.topology.pcpus.len()).map_or(f64::INFINITY, f64::from);
-    (wanted / pcpus.max(1.0)).floor().max(1.0)
+    let wants = |other: &DomainModel| {
+        let theirs = pins(other);
+        Some(other.cpu_demand()? * count(&theirs.intersection(&own)) / count(&theirs).max(1.0))
+    };
+    let wanted: f64 = running(model).filter(raised).filter_map(wants).sum();
+    (wanted / count(&own).max(1.0)).floor().max(1.0)
+}
+
+fn count(pcpus: &CpuSet) -> f64 {
+    u32::try_from(pcpus.len()).map_or(f64::INFINITY, f64::from)
 }
 
 /// The least weight of `domain` in such a crowd; never above its original.
@@ -109,6 +120,21 @@ mod tests {
             Some(Action::SetCpuShares { from: 128, to: 1024 }),
             "its own weight, and no more"
         );
+    }
+
+    #[test]
+    fn those_on_other_pcpus_are_no_crowd() {
+        let (mut model, history) = beside(4);
+        model.topology = host(4, Vec::new()).topology;
+        let pin = |domain: &mut DomainModel, to: &str| {
+            domain.vcpus.iter_mut().for_each(|vcpu| vcpu.pin = Some(to.parse().unwrap()));
+        };
+        (0..2).for_each(|at| pin(&mut model.domains[at], "2-3"));
+        assert_eq!(crowd(&model.domains[4], &model, &history), 2.0, "two of the four");
+        pin(&mut model.domains[2], "1-2");
+        assert_eq!(crowd(&model.domains[4], &model, &history), 1.0, "one and a half");
+        pin(&mut model.domains[4], "3");
+        assert_eq!(crowd(&model.domains[4], &model, &history), 2.0, "half of two that want two each");
     }
 
     #[test]

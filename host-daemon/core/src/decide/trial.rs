@@ -42,7 +42,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(6 * 3600);
 const ANSWERS: f64 = 5.0;
 
 /// Rules that only bring something back towards its original: none of their steps is another attempt.
-const GO_BACK: [&str; 3] = ["weight.relax", "ladder.decay", "ladder.void"];
+const GO_BACK: [&str; 4] = ["weight.relax", "weight.floor", "ladder.decay", "ladder.void"];
 
 type Target = (Uuid, String);
 

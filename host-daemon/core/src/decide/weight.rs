@@ -146,7 +146,7 @@ pub(super) fn yields_to(
 
 /// Whether a domain may run where another one does, as far as its administrator is concerned. Pins that are not known keep
 /// nobody apart.
-pub(super) fn may_meet(other: &DomainModel, victim: &DomainModel, history: &History) -> bool {
+fn may_meet(other: &DomainModel, victim: &DomainModel, history: &History) -> bool {
     let entry = history.domains.get(&other.uuid);
     let mut own =
         entry.into_iter().flat_map(|entry| entry.pins.values()).filter_map(|pin| pin.original.as_ref());
@@ -257,12 +257,15 @@ impl Victim<'_> {
             let Some((current, shares)) = weight_of(aggressor, history) else { continue };
             let original = as_float(shares.original.unwrap_or(current));
             let to = limited(original * lowest / missing, shares, policy.of(aggressor).weight_limits());
+            let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
+            if to >= current || known || !wants(aggressor, Means::Yield, history) {
+                continue;
+            }
             let crowd = floor::crowd(aggressor, model, history);
             let to = to.max(floor::least(aggressor, shares, crowd, policy));
             // A crowd comes and goes: its least weight is not followed down in small steps.
             let is_small = crowd > 1.0 && is_lowered(aggressor, history) && to * 2 > current;
-            let known = proposals.iter().any(|proposal| proposal.domain == aggressor.uuid);
-            if to < current && !is_small && !known && wants(aggressor, Means::Yield, history) {
+            if to < current && !is_small {
                 let summary = format!(
                     "{} takes CPU that {} ({class}) waits for, whose own weight is at its limit",
                     aggressor.name, domain.name
