@@ -23,7 +23,7 @@ use super::{ffi, pool};
 const KEEPALIVE_INTERVAL_S: i32 = 5;
 const KEEPALIVE_COUNT: u32 = 5;
 
-/// Handles that a session keeps; with more it begins anew. One takes 100 bytes.
+/// Handles that a session keeps; with more it begins anew. Those of domains that are gone for good end that way.
 const HANDLES: usize = 1024;
 
 /// What all connections to one libvirt share.
