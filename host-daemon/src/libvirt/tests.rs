@@ -80,6 +80,39 @@ async fn the_list_tells_states_and_without_them_it_is_the_same() {
 }
 
 #[tokio::test]
+async fn a_handle_serves_a_domain_in_all_its_lives_and_says_when_it_is_gone() {
+    let (libvirt, _turn) = connected(Options::default()).await;
+    let uuid = Uuid::from_u128(0x77);
+    let lives = move |session: &super::Session| {
+        let begin = |name: &str| -> Result<(), ErrorKind> {
+            let xml = format!(
+                "<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>8192</memory><os><type>hvm</type></os></domain>"
+            );
+            session.connection.define_domain_xml(&xml)?.create()?;
+            Ok(())
+        };
+        let end = || -> Result<(), ErrorKind> {
+            let domain = session.connection.lookup_domain_by_uuid(uuid)?;
+            domain.destroy()?;
+            Ok(domain.undefine()?)
+        };
+        begin("first")?;
+        let first = session.domain(uuid)?;
+        end()?;
+        let gone = session.domain(uuid)?.info().map_err(ErrorKind::from).err();
+        begin("second")?;
+        let again = session.domain(uuid)?;
+        let (serves, kept) = (again.info()?.max_mem, again.name()? == first.name()?);
+        let (name, id) = (session.look_up(uuid)?.name()?, session.look_up(uuid)?.id());
+        end()?;
+        Ok((gone, serves, kept, name, id != first.id()))
+    };
+    let seen = libvirt.read("two lives", Some(uuid), lives).await.unwrap();
+    assert_eq!(seen, (Some(ErrorKind::DomainGone), 8192, true, "second".to_owned(), true));
+    assert!(!libvirt.is_active(uuid).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_domain_s_own_word_is_written_read_and_announced() {
     let (libvirt, _turn) = connected(Options::default()).await;
     let uuid = only_domain(&libvirt).await;
